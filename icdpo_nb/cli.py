@@ -1,0 +1,56 @@
+"""`icdpo-nb`: run notebooks as reports. Exit codes: 0 done, 2 bad input, 3 the notebook broke, 130 interrupted."""
+
+import argparse
+import sys
+
+from .protocol import InputError
+from .report import RunError, notebook_names, open_notebook, run_notebook
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line. Returns the exit code; every complaint is one sentence on stderr."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args)
+    except InputError as error:
+        print(f"icdpo-nb: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"icdpo-nb: the notebook broke: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("icdpo-nb: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="icdpo-nb", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    report = commands.add_parser("report", help="run notebooks and render them as HTML")
+    report.add_argument("notebook", nargs="+", help="for example 01_method; several run one after another")
+    report.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="repeatable")
+    report.add_argument("-o", "--out", default="reports", help="folder of the reports (default: reports)")
+    report.set_defaults(command=_report)
+    listing = commands.add_parser("list", help="list the notebooks and their parameters")
+    listing.set_defaults(command=_list)
+    return parser
+
+
+def _report(args: argparse.Namespace) -> int:
+    for name in args.notebook:
+        folder = run_notebook(name, dict(args.parameter), args.out, progress=sys.stderr.isatty())
+        print(folder / "report.html")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    for name in notebook_names():
+        _, declared = open_notebook(name)
+        print(name)
+        for p in declared.values():
+            print(f"  {p.name}: {p.kind.__name__} = {p.default!r}  {p.help}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,263 @@
+"""Preference data: from raw rows to `Preference` records in support, dev and test splits.
+
+Understands HH-RLHF (whole dialogues), SyntheticGPT and any prompt/chosen/rejected columns, TL;DR comparisons, and
+chat-message lists; see `load_preferences`. Rows that cannot serve are counted by reason in `PreferenceSet.dropped`, never
+dropped in silence.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .protocol import InputError
+from .sources import SPLITS, Rows, read_source
+
+LENGTHS = {"hh-rlhf": (320, 128), "synthetic-gpt": (128, 200)}  # Appendix A: tokens of prompt / response
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One prompt with a preferred and a dispreferred response."""
+
+    prompt_id: str
+    domain: str
+    prompt: str  # "Human: …\n\nAssistant: …\n\nHuman: …", ends with a Human turn
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class PreferenceSet:
+    """A loaded preference set. Demonstrations come from `support`, evaluation prompts from `test`."""
+
+    name: str
+    revision: str
+    demonstrations: str  # which responses stand as `chosen` in the support split
+    support: tuple[Preference, ...]
+    dev: tuple[Preference, ...]
+    test: tuple[Preference, ...]
+    dropped: dict[str, int]  # reason -> rows
+    sha256: str  # of the kept rows, all splits
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains of the test prompts, in alphabetical order."""
+        return sorted({p.domain for p in self.test})
+
+    def describe(self) -> str:
+        """One line: name, revision, hash, sizes and what was dropped."""
+        return (
+            f"{self.name}, {self.demonstrations} demonstrations, {self.revision}, sha256 {self.sha256[:12]}: "
+            f"{len(self.support)} support, {len(self.dev)} dev, {len(self.test)} test prompts; "
+            f"dropped: {_reasons(self.dropped)}"
+        )
+
+
+def load_preferences(
+    source: str | Path,
+    *,
+    data_dir: str | None = None,
+    demonstrations: str = "raw",
+    max_tokens: tuple[int, int] | None = None,
+    count_tokens: Callable[[Sequence[str]], Sequence[int]] | None = None,
+    revision: str | None = None,
+    seed: int = 0,
+) -> PreferenceSet:
+    """Load a preference set by name, path or hub id.
+
+    `source`: a packaged name (`pocket`, `pocket/helpful`), a short name (`hh-rlhf`, `synthetic-gpt`, `tldr`), a file
+    (.jsonl .json .csv .parquet, also .gz), a folder of such files named after their split, or a hub id.
+    `data_dir`: sub-folder, for HH-RLHF `harmless-base` or `helpful-base`, which then also names the domain.
+    `demonstrations`: "raw" takes the column `chosen` as the support responses, "teacher-a" the column `teacher_a`, and so
+    on; dev and test prompts always keep their own `chosen`.
+    `max_tokens`: longest prompt and response in tokens as counted by `count_tokens` (Appendix A, see `LENGTHS`).
+    A set without a test split is split by `seed`: a tenth of the prompts is test, a tenth dev, no prompt in two of them.
+
+    Raises `InputError` for what cannot be found, read or understood.
+    """
+    if max_tokens and count_tokens is None:
+        raise InputError("data: max_tokens needs count_tokens, the token counter of the language model (lm.count_tokens)")
+    raw, name, version = read_source(str(source), data_dir, revision)
+    dropped: Counter = Counter()
+    rows = list(_parse(raw, "chosen" if demonstrations == "raw" else demonstrations.replace("-", "_"), dropped))
+    if max_tokens:
+        rows = list(_within(rows, max_tokens, count_tokens, dropped))
+    if not rows:
+        raise InputError(f"{name}: no usable preference pair (dropped: {_reasons(dropped)})")
+    parts: dict[str, list[Preference]] = {"support": [], "dev": [], "test": []}
+    for split, row in zip(_splits(rows, seed), rows, strict=True):
+        parts[split].append(replace(row.pair, chosen=row.demonstration) if split == "support" else row.pair)
+    digest = hashlib.sha256(json.dumps({s: [vars(p) for p in ps] for s, ps in parts.items()}).encode()).hexdigest()
+    return PreferenceSet(
+        name, version, demonstrations, **{s: tuple(p) for s, p in parts.items()}, dropped=dict(dropped), sha256=digest
+    )
+
+
+def first(prompts: Sequence[Preference], n: int) -> list[Preference]:
+    """The first n prompts of each domain, in order. Raises `InputError` for n below 1."""
+    if n < 1:
+        raise InputError(f"n_prompts is {n}, but must be at least 1")
+    taken: Counter = Counter()
+    kept = []
+    for p in prompts:
+        taken[p.domain] += 1
+        kept += [p] if taken[p.domain] <= n else []
+    return kept
+
+
+def spread(prompts: Sequence[Preference], n: int) -> list[Preference]:
+    """n prompts at even distances, so that all domains and topics have their share. Raises `InputError` for n below 1."""
+    if n < 1:
+        raise InputError(f"n_prompts is {n}, but must be at least 1")
+    n = min(n, len(prompts))
+    return [prompts[i * len(prompts) // n] for i in range(n)]
+
+
+# ---------------------------------------------------------------- dialogues
+
+
+def dialogue(messages: Sequence[dict]) -> str:
+    """Chat messages as dialogue text: [{"role": "user", "content": "Hi"}] -> "Human: Hi"."""
+    speakers = {"user": "Human: ", "human": "Human: ", "assistant": "Assistant: ", "system": ""}
+    turns = []
+    for m in messages:
+        if not isinstance(m, dict) or m.get("role") not in speakers or not isinstance(m.get("content"), str):
+            raise InputError(
+                f'a chat message must be {{"role": user | assistant | system, "content": text}}, not {str(m)[:80]}'
+            )
+        turns.append(speakers[m["role"]] + m["content"].strip())
+    return "\n\n".join(turns)
+
+
+def split_dialogue(text: str) -> tuple[str, str]:
+    r"""Split an HH-RLHF dialogue at its last `Assistant:` into prompt and response; paragraphs are kept.
+
+    "\n\nHuman: Hi\n\nAssistant: Hello\n\nBye" -> ("Human: Hi", "Hello\n\nBye"). Raises `InputError` without such a turn.
+    """
+    prompt, marker, response = ("\n\n" + text.lstrip()).rpartition("\n\nAssistant:")
+    if not marker:
+        raise InputError(r"a dialogue without a \n\nAssistant: turn")
+    return prompt.strip(), response.strip()
+
+
+# ---------------------------------------------------------------- rows
+
+
+@dataclass(frozen=True)
+class _Row:
+    split: str | None
+    pair: Preference
+    demonstration: str  # the response that stands as `chosen` if the row lands in the support split
+
+
+def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
+    """The usable rows; the others are counted in `dropped` by reason. `column` holds the demonstrations' responses."""
+    seen: dict[str, str] = {}
+    for place, row in raw:
+        try:
+            split = _named_split(row)
+            prompt, chosen, rejected = _sides(row)
+            demonstration = chosen if column == "chosen" or split in ("dev", "test") else _column(row, column).strip()
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from None
+        content = hashlib.sha256(f"{split}\0{prompt}\0{chosen}\0{rejected}".encode()).hexdigest()[:12]
+        prompt_id = str(row.get("id") or row.get("prompt_id") or content)
+        reason = _unusable(prompt, {"chosen": chosen, "rejected": rejected, column: demonstration})
+        if reason or seen.get(prompt_id) == content:
+            dropped[reason or "duplicate rows"] += 1
+            continue
+        if prompt_id in seen:
+            raise InputError(f"{place}: the id {prompt_id!r} stands on two different rows; ids must be unique")
+        seen[prompt_id] = content
+        yield _Row(split, Preference(prompt_id, str(row.get("domain") or "all"), prompt, chosen, rejected), demonstration)
+
+
+def _named_split(row: dict) -> str | None:
+    name = row.get("split") or None
+    if name is not None and name not in SPLITS:
+        raise InputError(f"split is {str(name)[:40]!r}, but must be one of {', '.join(SPLITS)}")
+    return SPLITS[name] if name else None
+
+
+def _sides(row: dict) -> tuple[str | None, str, str]:
+    """Prompt, chosen and rejected of a raw row of any known shape; prompt is None where the two sides' contexts differ."""
+    if "summaries" in row and "choice" in row:
+        return _tldr(row)
+    chosen, rejected = _column(row, "chosen"), _column(row, "rejected")
+    if "prompt" not in row:  # whole dialogues on both sides, as in HH-RLHF
+        (prompt, chosen), (other, rejected) = split_dialogue(chosen), split_dialogue(rejected)
+        return (prompt if prompt == other else None), chosen, rejected
+    prompt = _column(row, "prompt").strip()
+    if prompt and not prompt.startswith("Human:"):
+        prompt = f"Human: {prompt}"
+    if isinstance(row["chosen"], list):  # messages of the assistant alone
+        chosen, rejected = chosen.removeprefix("Assistant:"), rejected.removeprefix("Assistant:")
+    return prompt.removesuffix("\n\nAssistant:"), chosen.strip(), rejected.strip()
+
+
+def _column(row: dict, name: str) -> str:
+    """The text of a column; chat messages become dialogue text."""
+    if name not in row:
+        raise InputError(f"no column {name!r}; the columns are {', '.join(map(str, row)) or 'none'}")
+    if isinstance(row[name], list):
+        return dialogue(row[name])
+    if not isinstance(row[name], str):
+        raise InputError(f"column {name!r} holds {type(row[name]).__name__}, but must hold text or a list of chat messages")
+    return row[name]
+
+
+def _tldr(row: dict) -> tuple[str, str, str]:
+    """A TL;DR comparison: the post in `info`, two `summaries`, and the index of the better one in `choice`."""
+    try:
+        info, choice = row["info"], int(row["choice"])
+        better, worse = row["summaries"][choice]["text"], row["summaries"][1 - choice]["text"]
+        post = f"SUBREDDIT: r/{info['subreddit']}\n\nTITLE: {info['title']}\n\nPOST: {info['post']}"
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(f"not a TL;DR comparison (info, summaries, choice): {type(error).__name__} {error}") from None
+    return f"Human: Summarize this post.\n\n{post.strip()}", better.strip(), worse.strip()
+
+
+def _unusable(prompt: str | None, responses: dict[str, str]) -> str | None:
+    """Why a row cannot serve, or None."""
+    if prompt is None:
+        return "unequal context"
+    if not prompt.removeprefix("Human:").strip():
+        return "empty prompt"
+    empty = [side for side, text in responses.items() if not text]
+    if empty:
+        return f"empty {empty[0]}"
+    return "identical responses" if responses["chosen"] == responses["rejected"] else None
+
+
+def _reasons(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "none"
+
+
+def _within(rows: list[_Row], max_tokens: tuple[int, int], count_tokens, dropped: Counter) -> Iterator[_Row]:
+    """The rows whose prompt and responses fit the length filter of Appendix A."""
+    limit, response_limit = max_tokens
+    texts = ([r.pair.prompt for r in rows], [r.pair.chosen for r in rows], [r.pair.rejected for r in rows],
+             [r.demonstration for r in rows])  # fmt: skip
+    for row, n_prompt, *n_responses in zip(rows, *map(count_tokens, texts), strict=True):
+        if n_prompt > limit:
+            dropped[f"prompt over {limit} tokens"] += 1
+        elif max(n_responses) > response_limit:
+            dropped[f"response over {response_limit} tokens"] += 1
+        else:
+            yield row
+
+
+def _splits(rows: list[_Row], seed: int) -> list[str]:
+    """The split of each row: as given, or shared out by a hash of seed and prompt, so that no prompt lands in two of them."""
+    given = {r.split for r in rows}
+    if "test" in given and None not in given and len(given) > 1:
+        return [r.split for r in rows]
+    if given == {"support", "dev"}:  # TL;DR has train and validation only
+        return ["test" if r.split == "dev" else "support" for r in rows]
+    prompts = sorted({r.pair.prompt for r in rows}, key=lambda t: hashlib.sha256(f"{seed}\0{t}".encode()).digest())
+    tenth = max(1, round(len(prompts) / 10))
+    place = {t: "test" if i < tenth else "dev" if i < 2 * tenth else "support" for i, t in enumerate(prompts)}
+    return [place[r.pair.prompt] for r in rows]

@@ -1,0 +1,142 @@
+"""ICDPO: Algorithm 1 of arXiv:2402.09320 for one prompt, and the candidates table for many.
+
+The table is the contract of the workbook: one row per prompt and candidate, with the log-probabilities from which S, Ŝ, the
+expert alone, NLL and every ablation of the selection follow without sampling again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from .data import Preference
+from .lm import CausalLM, Response
+from .protocol import RECOMMENDED, InputError, Protocol
+from .retrieval import Retriever
+from .scoring import SCORES, score
+from .templates import base_context, contexts
+
+CONTEXTS = ("base", "icl", "icl_rejected")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What `icdpo()` did for one prompt."""
+
+    prompt: str
+    demos: list[Preference]  # most similar first
+    responses: list[Response]  # n candidates
+    logp: dict[str, np.ndarray]  # context -> (n,), nats
+    scores: np.ndarray  # (n,)
+
+    @property
+    def best(self) -> Response:
+        """The response with the largest score; the first of equals, as in Algorithm 1."""
+        return self.responses[int(np.argmax(self.scores))]
+
+
+def icdpo(
+    prompt: str, retriever: Retriever, lm: CausalLM, name: str = "S", protocol: Protocol = RECOMMENDED, seed: int = 0
+) -> Selection:
+    """In-Context Direct Preference Optimization, Algorithm 1, for one prompt x.
+
+    `name` is the score that chooses: S (Eq. 8), S_hat (Eq. 11), or ICL (the expert alone).
+    """
+    demos = retriever.retrieve([prompt], protocol.n_demos)[0]  # d, line 1
+    context = contexts(demos, prompt, protocol)  # [d+; x], x, [d-; x]
+    responses = lm.sample([context["icl"]], protocol.n_candidates, protocol, seed)[0]  # y_1 … y_n, line 2
+    logp = {c: np.array([lp.sum() for lp in lm.logprobs([context[c]], [responses])[0]]) for c in CONTEXTS}  # lines 6-7
+    n_tokens = np.array([len(y.token_ids) for y in responses])
+    scores = score(name, logp, n_tokens, protocol.reduction)  # line 8
+    return Selection(prompt, demos, responses, logp, scores)  # .best = argmax, lines 9-15
+
+
+def candidates_table(
+    prompts: Sequence[Preference],
+    retrievers: Mapping[str, Retriever] | None,
+    lm: CausalLM,
+    protocol: Protocol = RECOMMENDED,
+    seed: int = 0,
+    rescore: bool = False,
+) -> pd.DataFrame:
+    """Lines 1-8 of Algorithm 1 for many prompts: one row per prompt and candidate, with all scores.
+
+    `retrievers`: one for each domain, from `retrieval.by_domain`; None samples from the base context instead (the paper's
+    Base; there are then no demonstrations and no expert). Log-probabilities under the context a response was sampled from are
+    those of sampling; `rescore=True` computes them anew, and the two agree.
+
+    Columns: prompt_id, domain, prompt, demo_ids (most similar first), candidate_id, response, n_tokens, finish ("stop", "eos",
+    "length"), logp_base, logp_icl, logp_icl_rejected (nats), and S, S_hat, ICL.
+    """
+    if retrievers:
+        demos, origin = _retrieve(prompts, retrievers, protocol.n_demos), "icl"
+        text = [contexts(ds, p.prompt, protocol) for ds, p in zip(demos, prompts, strict=True)]
+    else:
+        demos, origin = [[] for _ in prompts], "base"
+        text = [{"base": base_context(p.prompt, protocol)} for p in prompts]
+    bar = partial(tqdm, desc="sampling", leave=False)
+    sampled = lm.sample([t[origin] for t in text], protocol.n_candidates, protocol, seed, bar)
+    logp = _score_contexts(lm, text, sampled, None if rescore else origin)
+    rows = [
+        {
+            "prompt_id": p.prompt_id,
+            "domain": p.domain,
+            "prompt": p.prompt,
+            "demo_ids": tuple(d.prompt_id for d in demos[i]),
+            "candidate_id": j,
+            "response": y.text,
+            "n_tokens": len(y.token_ids),
+            "finish": y.finish,
+            **{f"logp_{c}": logp[c, i][j] if (c, i) in logp else np.nan for c in CONTEXTS},
+        }
+        for i, p in enumerate(prompts)
+        for j, y in enumerate(sampled[i])
+    ]
+    return add_scores(pd.DataFrame(rows), protocol)
+
+
+def _score_contexts(
+    lm: CausalLM, text: list[dict[str, str]], sampled: list[list[Response]], origin: str | None
+) -> dict[tuple[str, int], list[float]]:
+    """Σ log π of each prompt's responses under each of its contexts, by (context, index of the prompt).
+
+    Under `origin`, the context they were sampled from, the sums of sampling serve where the scored tokens are the sampled ones.
+    """
+    cases = [(c, i) for i, t in enumerate(text) for c in t]
+    known = {(c, i) for c, i in cases if c == origin and all(y.logps is not None for y in sampled[i])}
+    missing = [case for case in cases if case not in known]
+    scored = lm.logprobs(
+        [text[i][c] for c, i in missing], [sampled[i] for _, i in missing], partial(tqdm, desc="scoring", leave=False)
+    )
+    tokens = dict(zip(missing, scored, strict=True)) | {(c, i): [y.logps for y in sampled[i]] for c, i in known}
+    return {case: [values.sum(dtype=np.float64) for values in ys] for case, ys in tokens.items()}
+
+
+def add_scores(table: pd.DataFrame, protocol: Protocol = RECOMMENDED) -> pd.DataFrame:
+    """The table with its columns S, S_hat and ICL computed from the log-probabilities."""
+    logp = {c: table[f"logp_{c}"].to_numpy(float) for c in CONTEXTS}
+    return table.assign(**{name: score(name, logp, table["n_tokens"], protocol.reduction) for name in SCORES})
+
+
+def select(table: pd.DataFrame, name: str = "S") -> pd.DataFrame:
+    """The chosen candidate of each prompt: the row with the largest score, the first of equals; in the prompts' order."""
+    if table[name].isna().any():
+        raise InputError(f"the table has no {name} for some candidates; was it sampled without demonstrations?")
+    order = table.sort_values(name, ascending=False, kind="stable")
+    return order.drop_duplicates("prompt_id").sort_index().reset_index(drop=True)
+
+
+def _retrieve(prompts: Sequence[Preference], retrievers: Mapping[str, Retriever], k: int) -> list[list[Preference]]:
+    """Demonstrations for each prompt from the retriever of its domain, one call a domain."""
+    found: dict[int, list[Preference]] = {}
+    for domain in dict.fromkeys(p.domain for p in prompts):
+        if domain not in retrievers:
+            raise InputError(
+                f"there are no demonstrations for the domain {domain!r}; the support set has {', '.join(retrievers)}"
+            )
+        here = [i for i, p in enumerate(prompts) if p.domain == domain]
+        found.update(zip(here, retrievers[domain].retrieve([prompts[i].prompt for i in here], k), strict=True))
+    return [found[i] for i in range(len(prompts))]

@@ -1,0 +1,164 @@
+"""The language model: `load_lm(name)` gives a `CausalLM` that samples responses and scores them under any context.
+
+Conventions: a context ends with a colon and the space after it belongs to the response. A response's token ids are fixed once
+and scored unchanged under every context, else S would compare two different sequences. Log-probabilities are of the
+unmodified policy, in nats, float32. Nothing is inherited from a model's generation_config.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .checkpoints import load_checkpoint
+from .engine import Engine, Sampled
+from .protocol import RECOMMENDED, InputError, Protocol, seed_of
+from .templates import stop_position
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response y as text and as the tokens that are scored."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish: str = "given"  # "stop": at a stop string, "eos", "length": at max_new_tokens, "given": not sampled
+    logps: np.ndarray | None = None  # (n_tokens,) under the context it was sampled from, if just these tokens were sampled
+
+
+def load_lm(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> "CausalLM":
+    """Load a language model: `smollm2` (packaged, no network), a local folder, or a hub id.
+
+    `dtype`: float32, bfloat16, float16; "auto" is float32 on a CPU and bfloat16 on a GPU. `device`: "auto", "cpu", "cuda", ….
+    Only safetensors weights, no remote code. Raises `InputError` for a model that is missing, unreachable or incomplete.
+    """
+    return CausalLM(*load_checkpoint(name, dtype, device, revision))
+
+
+class CausalLM:
+    """A causal language model with its tokenizer. Made by `load_lm`."""
+
+    def __init__(self, model, tokenizer, name: str, revision: str = "local"):
+        self.engine, self.tokenizer, self.name, self.revision = Engine(model), tokenizer, name, revision
+        self.eos_ids = _eos_ids(model, tokenizer)
+        self.dtype, self.device = str(model.dtype).removeprefix("torch."), str(model.device)
+
+    # ------------------------------------------------------------ text and tokens
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a plain text, without special tokens."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of each text, for the length filter of `load_preferences`."""
+        return [len(self.tokenize(text)) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def encode_context(self, text: str) -> list[int]:
+        """Token ids of a context, with BOS where the tokenizer adds one, never with EOS at its end."""
+        ids = self.tokenizer(text)["input_ids"]
+        while len(ids) > 1 and ids[-1] in self.eos_ids:
+            ids = ids[:-1]
+        return ids
+
+    def encode_response(self, text: str, protocol: Protocol = RECOMMENDED) -> Response:
+        """A given text as a `Response`: its tokens as they stand after a context's colon and a space.
+
+        `scored_tokens="retokenized"` tokenises " " + text alone, as the released code does. An empty text has no tokens of its
+        own. EOS is added with `eos_scored="always"`.
+        """
+        text, colon = text.strip(), self.tokenize(":")
+        joint = self.tokenize(f": {text}")
+        alone = protocol.scored_tokens == "retokenized" or joint[: len(colon)] != colon
+        ids = self.tokenize(f" {text}") if alone else joint[len(colon) :]
+        return Response(text, self._with_eos(ids if text else [], False, protocol))
+
+    def _with_eos(self, ids: Sequence[int], sampled: bool, protocol: Protocol) -> tuple[int, ...]:
+        wanted = protocol.eos_scored == "always" or (sampled and protocol.eos_scored == "if_sampled")
+        return (*ids, self.eos_ids[0]) if wanted and self.eos_ids else tuple(ids)
+
+    # ------------------------------------------------------------ sampling and scoring
+
+    def sample(
+        self, contexts: Sequence[str], n: int, protocol: Protocol = RECOMMENDED, seed: int = 0, progress: Callable = iter
+    ) -> list[list[Response]]:
+        """n responses for each context, by nucleus sampling with the protocol's top-p, top-k and temperature.
+
+        Response j of a context depends on the seed, the context and j only, not on batch size or order. `progress` wraps the
+        batches (for a progress bar). Raises `InputError` if a context and `max_new_tokens` exceed the model's window.
+        """
+        encoded, steps = [self.encode_context(c) for c in contexts], protocol.max_new_tokens
+        for context, ids in zip(contexts, encoded, strict=True):
+            self._check_fits(context, len(ids), steps, "new tokens")
+        rngs = [[np.random.default_rng(seed_of(seed, "sample", c, j)) for j in range(n)] for c in contexts]
+        uniform = np.array([[rng.random(steps) for rng in row] for row in rngs]).reshape(len(contexts), n, steps)
+        how = (protocol.top_p, protocol.top_k, protocol.temperature)
+        sampled = self.engine.sample(encoded, uniform, lambda ids: self._ended(ids, protocol), *how, progress=progress)
+        for context, row in zip(contexts, sampled, strict=True):
+            self._check_finite(context, [s.logps for s in row])
+        return [[self._response(s, protocol) for s in row] for row in sampled]
+
+    def logprobs(
+        self, contexts: Sequence[str], responses: Sequence[Sequence[Response]], progress: Callable = iter
+    ) -> list[list[np.ndarray]]:
+        """Token log-probabilities log π(y_t | context, y_<t) of `responses[i]` under `contexts[i]`.
+
+        float32 arrays of shape (n_tokens,), in nats. A context is computed once for all its responses. Raises `InputError` if
+        one does not fit the model's window.
+        """
+        encoded = [self.encode_context(c) for c in contexts]
+        for context, ids, ys in zip(contexts, encoded, responses, strict=True):
+            self._check_fits(context, len(ids), max((len(y.token_ids) for y in ys), default=0), "response tokens")
+        scored = self.engine.logprobs(encoded, [[y.token_ids for y in ys] for ys in responses], progress)
+        for context, row in zip(contexts, scored, strict=True):
+            self._check_finite(context, row)
+        return scored
+
+    def _ended(self, ids: list[int], protocol: Protocol) -> str | None:
+        if ids[-1] in self.eos_ids:
+            return "eos"
+        return "stop" if stop_position(self.decode(ids), protocol) is not None else None
+
+    def _response(self, sampled: Sampled, protocol: Protocol) -> Response:
+        """Cut a sampled sequence at its end and fix the tokens that will be scored."""
+        ids, finish = sampled.ids, sampled.finish
+        body = ids[:-1] if finish == "eos" else ids
+        text = self.decode(body)
+        if finish == "stop":
+            text = text[: stop_position(text, protocol)].rstrip()
+            while body and self.decode(body[:-1]).startswith(text):  # the fewest tokens that hold the whole text
+                body = body[:-1]
+        if protocol.scored_tokens == "retokenized":
+            return replace(self.encode_response(text, protocol), finish=finish)
+        scored = self._with_eos(body, finish == "eos", protocol)
+        as_sampled = tuple(ids[: len(scored)]) == scored
+        return Response(text.strip(), scored, finish, np.float32(sampled.logps[: len(scored)]) if as_sampled else None)
+
+    def _check_fits(self, context: str, n_context: int, n_more: int, what: str) -> None:
+        limit = self.engine.max_length
+        if limit and n_context + n_more > limit:
+            raise InputError(
+                f"the context for prompt {_question(context)} has {n_context} tokens; with {n_more} {what} it exceeds the "
+                f"{limit} tokens of {self.name}; use fewer demonstrations, a length filter or a model with a longer window"
+            )
+
+    def _check_finite(self, context: str, rows: Sequence[Sequence[float]]) -> None:
+        if not all(np.isfinite(row).all() for row in rows):
+            raise InputError(
+                f"{self.name} ({self.dtype}) gives log-probabilities that are not finite for prompt {_question(context)}; "
+                "try dtype float32"
+            )
+
+
+def _question(context: str) -> str:
+    """The last human turn of a context, shortened, for a message."""
+    return repr(context.rpartition("Human:")[2].strip()[:60])
+
+
+def _eos_ids(model, tokenizer) -> list[int]:
+    """The tokenizer's EOS first, then any other the model names (chat models end turns with their own)."""
+    named = [tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None), model.config.eos_token_id]
+    return list(dict.fromkeys(i for x in named if x is not None for i in (x if isinstance(x, list) else [x])))

@@ -1,0 +1,145 @@
+"""What a notebook calls: `run = nb.start(globals())` at its top, `show_*` for exhibits, `run.finish(...)` at its end.
+
+Every text that comes from data or a model is escaped here, so that it stands in a report as text and nothing else.
+"""
+
+import html
+import json
+import os
+import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, display
+
+from .parameters import check_value
+
+RUN_DIR = "ICDPO_RUN_DIR"  # set by the runner: where a batch run leaves its results
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run of one notebook."""
+
+    parameters: dict
+    folder: Path | None  # None when the notebook is run by hand
+
+    def save(self, name: str, table: pd.DataFrame) -> None:
+        """Keep a table beside the report, as JSON Lines; does nothing when the notebook is run by hand."""
+        if self.folder:
+            table.to_json(self.folder / f"{name}.jsonl", orient="records", lines=True, force_ascii=False)
+
+    def finish(self, **headline: object) -> None:
+        """The notebook's headline numbers, shown and kept beside the report as headline.json."""
+        text = json.dumps(headline, indent=1, ensure_ascii=False, default=_plain)
+        if self.folder:
+            (self.folder / "headline.json").write_text(text + "\n", encoding="utf-8")
+        display(
+            HTML(f'<details class="code"><summary>headline numbers (JSON)</summary><pre>{html.escape(text)}</pre></details>')
+        )
+
+
+def start(namespace: dict, seed: int | None = None) -> Run:
+    """Begin a notebook: check its annotated parameters, seed, set the figure style, show the provenance.
+
+    `namespace` is the notebook's `globals()`; a parameter is an annotated name (`n_prompts: int = 8`). Raises `InputError`
+    for a value of another type.
+    """
+    from . import figures
+
+    declared = namespace.get("__annotations__", {})
+    parameters = {name: check_value(name, namespace[name], kind) for name, kind in declared.items() if name in namespace}
+    namespace.update(parameters)
+    seed = parameters.get("seed", 0) if seed is None else seed
+    random.seed(seed)
+    np.random.seed(seed)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries; they are not for a report's reader
+    figures.set_style()
+    folder = os.environ.get(RUN_DIR)
+    if folder:
+        _quiet()
+    settings = ", ".join(f"{k} = {v!r}" for k, v in parameters.items())
+    display(HTML(f'<p class="provenance">{html.escape(provenance())}<br>parameters: {html.escape(settings)}</p>'))
+    return Run(parameters, Path(folder) if folder else None)
+
+
+def provenance() -> str:
+    """Versions and git revision of this run, in one line."""
+    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "sentence-transformers", "rank-bm25"))
+    return f"icdpo-nb {version('icdpo-nb')} (git {git_revision()}), Python {sys.version.split()[0]}, {packages}"
+
+
+def git_revision() -> str:
+    """Short revision of this source tree, with + for uncommitted changes; "unknown" outside a repository."""
+    here = Path(__file__).parent
+    try:
+        rev = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return rev.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def _quiet() -> None:
+    """No progress bars and library chatter in a report."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    return vars(value) if hasattr(value, "__dict__") else str(value)
+
+
+# ---------------------------------------------------------------- exhibits
+
+
+def show_text(title: str, text: str) -> None:
+    """A text from data or a model, as it is, with its line breaks."""
+    display(HTML(f'<div class="text-title">{html.escape(title)}</div><div class="text">{html.escape(text)}</div>'))
+
+
+def show_table(table: pd.DataFrame, caption: str = "", highlight: Sequence[bool] | None = None, digits: int = 2) -> None:
+    """A table with its caption; the index stands as the first column if it has a name. Marked rows stand out."""
+    table = table.reset_index() if table.index.name else table
+    numeric = [pd.api.types.is_numeric_dtype(table[c]) for c in table]
+    marks = highlight if highlight is not None else [False] * len(table)
+    head = "".join(f"<th{_right(n)}>{html.escape(str(c))}</th>" for c, n in zip(table, numeric, strict=True))
+    body = "".join(
+        f"<tr{' class=chosen' if mark else ''}>"
+        + "".join(f"<td{_right(n)}>{html.escape(_cell(v, digits))}</td>" for v, n in zip(row, numeric, strict=True))
+        + "</tr>"
+        for row, mark in zip(table.itertuples(index=False), marks, strict=True)
+    )
+    note = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    display(HTML(f"<table>{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"))
+
+
+def show_answer(*sentences: str) -> None:
+    """The computed answer of a notebook, one paragraph a sentence."""
+    display(HTML("".join(f'<p class="answer">{html.escape(s)}</p>' for s in sentences)))
+
+
+def show_note(text: str) -> None:
+    """A computed remark in plain text."""
+    display(HTML(f"<p>{html.escape(text)}</p>"))
+
+
+def _right(numeric: bool) -> str:
+    return ' class="number"' if numeric else ""
+
+
+def _cell(value: object, digits: int) -> str:
+    if isinstance(value, float):
+        return f"{value:.{digits}f}" if np.isfinite(value) else "–"
+    return str(value)

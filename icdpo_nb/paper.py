@@ -1,0 +1,124 @@
+"""The published numbers of ICDPO (arXiv:2402.09320), Tables 1-5, as tidy data. Rewards of RM_test as printed there.
+
+Method names are those of this workbook; the paper's ICDPO+S^ and ICDPO+S^R are "ICDPO + Ŝ" and "ICDPO + ŜR", its ICDPO+R and
+ICDPO+BM25 "ICDPO + R" and "ICDPO + BM25". Every printed total is the mean of its two domains, up to rounding, but one: ICL_uni
+of Mistral with GPT-3.5-turbo in Table 3 (45.51, where its domains give 44.02); it stands here as printed.
+"""
+
+from functools import cache
+
+import pandas as pd
+
+from .protocol import InputError
+
+MODELS = ("LLaMA", "LLaMA2", "Mistral")
+DOMAINS = ("harmless", "helpful", "total")
+
+# Tables 2 and 3: for each model harmless, helpful, total.
+HH_RLHF = {
+    2: """
+        raw         | Base       |  4.47 -77.53 -36.54 |   6.25 -67.67 -30.72 |   9.59 -33.22 -11.82
+        raw         | SFT        | 20.23 -65.46 -22.63 |  20.48 -60.77 -20.16 |  21.91 -48.65 -13.38
+        raw         | ICDPO      | 25.02 -64.95 -19.97 |  39.81 -71.89 -16.05 |  26.60 -51.38 -12.40
+        raw         | ICDPO + Ŝ  | 24.03 -55.86 -15.92 |  42.52 -63.53 -10.52 |  32.78 -42.82  -5.03
+        raw         | ICDPO + ŜR | 22.50 -55.77 -16.64 |  31.54 -63.22 -15.85 |  25.15 -44.75  -9.81
+        LLaMA2-chat | SFT        | 48.92  20.54  34.73 |  72.94  42.24  57.59 |  77.59  49.29  63.43
+        LLaMA2-chat | RM-Aug     |  5.06 -60.35 -27.66 |   2.92 -52.12 -24.61 |  13.65  -7.00   3.32
+        LLaMA2-chat | RM-BoN     | -1.47 -60.60 -31.04 |   2.90 -48.53 -22.82 |   7.16  -6.11   0.52
+        LLaMA2-chat | ICDPO      | 68.75 -17.61  25.56 |  97.06  27.49  62.27 |  99.29  38.34  68.81
+        LLaMA2-chat | ICDPO + Ŝ  | 68.73 -11.75  28.48 |  98.03  29.36  63.69 |  97.26  45.08  71.16
+        LLaMA2-chat | ICDPO + ŜR | 90.54  12.59  51.56 | 101.08  38.26  69.66 | 101.68  45.51  73.59
+        GPT-3.5     | SFT        | 54.28 -16.17  19.05 |  72.72  33.03  52.87 |  90.98  62.00  76.49
+        GPT-3.5     | ICDPO      | 63.91 -23.27  20.31 |  91.56  16.33  53.94 |  85.10  21.23  53.16
+        GPT-3.5     | ICDPO + Ŝ  | 64.03 -14.86  24.58 |  92.14  21.40  56.76 |  85.83  36.14  60.98
+        GPT-3.5     | ICDPO + ŜR | 82.21   3.63  42.91 |  98.77  28.08  63.42 |  92.21  39.55  65.88
+    """,
+    3: """
+        LLaMA2-chat | ICDPO + R    | 90.55   9.96 50.24 | 100.62 35.89 68.25 | 101.49 40.34 70.91
+        LLaMA2-chat | ICDPO + BM25 | 84.99   3.18 44.08 |  99.78 31.89 65.83 | 102.54 43.74 73.13
+        LLaMA2-chat | ICDPO        | 68.75 -17.61 25.56 |  97.06 27.49 62.27 |  99.29 38.34 68.81
+        LLaMA2-chat | ICL          | 62.30 -26.09 18.09 |  97.23 16.72 56.97 |  94.79 32.68 63.73
+        LLaMA2-chat | ICL_uni      | 63.04 -25.25 18.89 |  95.64 14.74 55.18 |  94.54 33.06 63.80
+        GPT-3.5     | ICDPO + R    | 80.64  -1.13 39.75 |  98.08 24.45 61.25 |  89.91 31.10 60.50
+        GPT-3.5     | ICDPO + BM25 | 74.28  -3.24 35.51 |  96.18 25.96 61.06 |  88.30 30.73 59.50
+        GPT-3.5     | ICDPO        | 63.91 -23.27 20.31 |  91.56 16.33 53.94 |  85.10 21.23 53.16
+        GPT-3.5     | ICL          | 52.73 -32.05 10.33 |  88.00  4.74 46.36 |  75.46 16.38 45.91
+        GPT-3.5     | ICL_uni      | 50.85 -33.44  8.70 |  88.62  2.16 45.38 |  72.72 15.32 45.51
+    """,
+}
+# Table 1: the sources' own rewards; the one number of a SyntheticGPT row is its total.
+SOURCES = """
+    HH-RLHF      | raw         |  24.23 -47.62 -11.70
+    HH-RLHF      | LLaMA2-chat | 105.97  61.18  83.57
+    HH-RLHF      | GPT-3.5     | 105.99  73.80  89.89
+    SyntheticGPT | raw         |  74.04
+    SyntheticGPT | LLaMA2-chat | 120.31
+"""
+# Tables 4 (HH-RLHF) and 5 (SyntheticGPT): one total for each model.
+TOTALS = {
+    4: """
+        LLaMA2-chat | SFT     | 34.73 57.59 63.43
+        LLaMA2-chat | DPO     | 43.02 68.34 69.26
+        LLaMA2-chat | DPO + S | 48.11 71.62 71.84
+        GPT-3.5     | SFT     | 19.05 52.87 76.49
+        GPT-3.5     | DPO     | 30.88 95.00 86.61
+        GPT-3.5     | DPO + S | 40.15 95.58 90.73
+    """,
+    5: """
+        raw         | Base       | -121.85 -101.01  34.75
+        raw         | SFT        |   36.05   77.04  96.10
+        raw         | ICDPO      |   27.74   77.89  68.97
+        raw         | ICDPO + Ŝ  |   29.37   83.34  78.34
+        raw         | ICDPO + ŜR |   53.97   72.26  71.69
+        LLaMA2-chat | SFT        |   41.89   99.21  99.09
+        LLaMA2-chat | RM-Aug     |  -95.63  -77.14  84.48
+        LLaMA2-chat | RM-BoN     |  -97.38  -70.08  88.00
+        LLaMA2-chat | ICDPO      |   49.82  100.41 113.67
+        LLaMA2-chat | ICDPO + Ŝ  |   50.36  102.09 118.37
+        LLaMA2-chat | ICDPO + ŜR |   96.82  111.39 119.10
+    """,
+}
+
+
+@cache
+def published() -> pd.DataFrame:
+    """All numbers: columns table, data, source (of the demonstrations), method, model, domain, value.
+
+    Table 1 has no model ("-") and the method "Source". Table 2's Base needs no demonstrations; it stands under "raw".
+    """
+    rows = []
+    for table, text in HH_RLHF.items():
+        for source, method, *models in _cells(text):
+            for model, values in zip(MODELS, models, strict=True):
+                rows += [
+                    (table, "HH-RLHF", source, method, model, d, v) for d, v in zip(DOMAINS, _numbers(values), strict=True)
+                ]
+    for data, source, values in _cells(SOURCES):
+        numbers = _numbers(values)
+        rows += [(1, data, source, "Source", "-", d, v) for d, v in zip(DOMAINS[-len(numbers) :], numbers, strict=True)]
+    for table, text in TOTALS.items():
+        data = "HH-RLHF" if table == 4 else "SyntheticGPT"
+        for source, method, values in _cells(text):
+            rows += [(table, data, source, method, m, "total", v) for m, v in zip(MODELS, _numbers(values), strict=True)]
+    return pd.DataFrame(rows, columns=["table", "data", "source", "method", "model", "domain", "value"])
+
+
+def published_gain(better: str, worse: str, source: str = "LLaMA2-chat", data: str = "HH-RLHF") -> list[float]:
+    """The published difference of two methods in total reward, one number for each of the three base models."""
+    totals = published().query("data == @data and domain == 'total' and table != 1")
+    found = []
+    for method in (better, worse):
+        where = ["raw"] if method == "Base" else [source]
+        values = totals[(totals["method"] == method) & totals["source"].isin(where)].groupby("model")["value"].first()
+        if len(values) != len(MODELS):
+            raise InputError(f"the paper has no total of {method!r} on {data} with demonstrations of {source!r}")
+        found.append(values[list(MODELS)])
+    return [round(float(v), 2) for v in found[0] - found[1]]
+
+
+def _cells(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")] for line in text.strip().splitlines()]
+
+
+def _numbers(cell: str) -> list[float]:
+    return [float(x) for x in cell.split()]

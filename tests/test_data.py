@@ -1,0 +1,259 @@
+"""Loading preference sets: every known shape, and every way a file can be broken."""
+
+import gzip
+import json
+
+import pandas as pd
+import pytest
+
+from icdpo_nb.data import Preference, dialogue, first, load_preferences, split_dialogue, spread
+from icdpo_nb.protocol import InputError
+
+ROWS = [{"prompt": f"How do I cook dish {i}?", "chosen": f"Slowly {i}.", "rejected": "No."} for i in range(20)]
+
+
+def write(path, rows):
+    path.write_text("\n".join(json.dumps(r) for r in rows) + "\n", encoding="utf-8")
+    return path
+
+
+def everything(data) -> list[Preference]:
+    return sorted([*data.support, *data.dev, *data.test], key=lambda p: p.prompt)
+
+
+def test_formats_agree(tmp_path):
+    frame = pd.DataFrame(ROWS)
+    write(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "b.json").write_text(json.dumps(ROWS))
+    with gzip.open(tmp_path / "c.json.gz", "wt") as f:
+        f.write("\n".join(map(json.dumps, ROWS)))
+    frame.to_csv(tmp_path / "d.csv", index=False)
+    frame.to_parquet(tmp_path / "e.parquet")
+    loaded = [load_preferences(tmp_path / n) for n in ("a.jsonl", "b.json", "c.json.gz", "d.csv", "e.parquet")]
+    assert len({d.sha256 for d in loaded}) == 1
+    assert len(everything(loaded[0])) == 20
+    assert loaded[0].support[0].prompt.startswith("Human: How do I cook")
+
+
+def test_own_split_is_seeded_and_disjoint(tmp_path):
+    path = write(tmp_path / "a.jsonl", ROWS + [{**ROWS[3], "chosen": "Another answer."}])
+    a, b = load_preferences(path), load_preferences(path, seed=1)
+    sizes = [len({p.prompt for p in part}) for part in (a.support, a.dev, a.test)]
+    assert sizes == [16, 2, 2]
+    assert not {p.prompt for p in a.support} & {p.prompt for p in [*a.dev, *a.test]}
+    assert {p.prompt for p in a.test} != {p.prompt for p in b.test}
+    write(path, (ROWS + [{**ROWS[3], "chosen": "Another answer."}])[::-1])
+    assert {p.prompt for p in load_preferences(path).test} == {p.prompt for p in a.test}, "the order of rows does not matter"
+
+
+def test_given_splits_are_kept(tmp_path):
+    rows = [{**r, "split": s} for r, s in zip(ROWS, ["train"] * 15 + ["validation"] * 2 + ["test"] * 3, strict=True)]
+    data = load_preferences(write(tmp_path / "a.jsonl", rows))
+    assert (len(data.support), len(data.dev), len(data.test)) == (15, 2, 3)
+
+
+def test_folder_with_split_files_like_hh_rlhf(tmp_path):
+    def talk(i, answer):
+        return f"\n\nHuman: Hi {i}\n\nAssistant: Yes?\n\nHuman: Tell me\n\nAssistant: {answer}"
+
+    folder = tmp_path / "harmless-base"
+    folder.mkdir()
+    for split, n in (("train", 6), ("test", 2)):
+        rows = [
+            {"chosen": talk(f"{split}{i}", "First.\n\nSecond paragraph."), "rejected": talk(f"{split}{i}", "No.")}
+            for i in range(n)
+        ]
+        with gzip.open(folder / f"{split}.jsonl.gz", "wt") as f:
+            f.write("\n".join(map(json.dumps, rows)))
+    data = load_preferences(tmp_path, data_dir="harmless-base")
+    assert (len(data.support), len(data.test)) == (6, 2)
+    assert data.domains == ["harmless"]
+    assert data.test[0].prompt == "Human: Hi test0\n\nAssistant: Yes?\n\nHuman: Tell me"
+    assert data.test[0].chosen == "First.\n\nSecond paragraph."
+    with pytest.raises(InputError, match="no sub-folder 'helpful-base'; it has harmless-base"):
+        load_preferences(tmp_path, data_dir="helpful-base")
+
+
+def test_split_at_the_last_assistant_turn():
+    text = "\n\nHuman: Assistant: is a word\n\nAssistant: One\n\nHuman: Two\n\nAssistant: Three\n\nFour: 4"
+    assert split_dialogue(text) == ("Human: Assistant: is a word\n\nAssistant: One\n\nHuman: Two", "Three\n\nFour: 4")
+    with pytest.raises(InputError, match="Assistant: turn"):
+        split_dialogue("\n\nHuman: hello")
+
+
+def test_chat_messages(tmp_path):
+    ask = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+    say = lambda t: [{"role": "assistant", "content": t}]  # noqa: E731
+    explicit = {"prompt": ask[1:], "chosen": say("Hello!"), "rejected": say("What?")}
+    implicit = {"chosen": ask[1:] + say("Hello!"), "rejected": ask[1:] + say("What?")}
+    pd.DataFrame([explicit] * 2).to_parquet(tmp_path / "chat.parquet")
+    assert load_preferences(tmp_path / "chat.parquet").dropped == {"duplicate rows": 1}
+    for row in (explicit, implicit):
+        data = load_preferences(write(tmp_path / "a.jsonl", [row] + ROWS))
+        p = next(p for p in everything(data) if p.prompt == "Human: Hi")
+        assert (p.chosen, p.rejected) == ("Hello!", "What?")
+    assert dialogue(ask) == "Be kind.\n\nHuman: Hi"
+    with pytest.raises(InputError, match="chat message"):
+        dialogue([{"role": "robot", "content": "x"}])
+
+
+def test_tldr_comparisons(tmp_path):
+    info = {"id": "1", "post": "I lost my keys.", "title": "Keys", "subreddit": "help"}
+    rows = [{"info": {**info, "post": f"Post {i}"}, "summaries": [{"text": "bad"}, {"text": "good"}], "choice": 1, "split": s}
+            for i, s in enumerate(["train"] * 4 + ["validation"] * 2)]  # fmt: skip
+    data = load_preferences(write(tmp_path / "a.jsonl", rows))
+    assert (len(data.support), len(data.test)) == (4, 2)
+    assert data.test[0].chosen == "good"
+    assert "TITLE: Keys" in data.test[0].prompt
+    with pytest.raises(InputError, match="not a TL;DR comparison"):
+        load_preferences(write(tmp_path / "b.jsonl", [{**rows[0], "choice": 5}]))
+
+
+def test_teacher_columns_serve_the_demonstrations_only(tmp_path):
+    rows = [{**r, "teacher_a": f"Dear {i}."} for i, r in enumerate(ROWS)]
+    data = load_preferences(write(tmp_path / "a.jsonl", rows), demonstrations="teacher-a")
+    assert all(p.chosen.startswith("Dear") for p in data.support)
+    assert all(p.chosen.startswith("Slowly") for p in [*data.dev, *data.test])
+    with pytest.raises(InputError, match=r"line 1: no column 'teacher_b'; the columns are prompt, chosen, rejected, teacher_a"):
+        load_preferences(tmp_path / "a.jsonl", demonstrations="teacher-b")
+
+
+def test_unusable_rows_are_counted(tmp_path):
+    broken = [
+        {"prompt": " ", "chosen": "a", "rejected": "b"},
+        {"prompt": "x", "chosen": "", "rejected": "b"},
+        {"prompt": "x", "chosen": "a", "rejected": "  "},
+        {"prompt": "x", "chosen": "same", "rejected": "same"},
+        {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: other\n\nAssistant: c"},
+        ROWS[0],
+    ]
+    data = load_preferences(write(tmp_path / "a.jsonl", ROWS + broken))
+    assert data.dropped == {"empty prompt": 1, "empty chosen": 1, "empty rejected": 1, "identical responses": 1,
+                            "unequal context": 1, "duplicate rows": 1}  # fmt: skip
+    assert "1 unequal context" in data.describe()
+    assert len(everything(data)) == 20
+
+
+def test_length_filter(tmp_path):
+    rows = ROWS + [{"prompt": "a " * 50, "chosen": "a", "rejected": "b"}, {"prompt": "x", "chosen": "a " * 30, "rejected": "b"}]
+    count = lambda texts: [len(t.split()) for t in texts]  # noqa: E731
+    data = load_preferences(write(tmp_path / "a.jsonl", rows), max_tokens=(40, 20), count_tokens=count)
+    assert data.dropped == {"prompt over 40 tokens": 1, "response over 20 tokens": 1}
+    with pytest.raises(InputError, match="count_tokens"):
+        load_preferences(tmp_path / "a.jsonl", max_tokens=(40, 20))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"prompt": "a", "chosen": "b"}\n', r"a.jsonl, line 1: no column 'rejected'; the columns are prompt, chosen"),
+        (b'{"prompt": "a", "chosen": 3, "rejected": "c"}\n', r"line 1: column 'chosen' holds int"),
+        (b'{"prompt": null, "chosen": "b", "rejected": "c"}\n', r"column 'prompt' holds NoneType"),
+        (b'{"prompt": "a"\n', r"line 1: not valid JSON"),
+        (b'\n\n[1, 2]\n', r"line 3: a row must be an object"),
+        (b'"text"\n', r"line 1: a row must be an object .* not str"),
+        (b'{"prompt": "\xff"}', r"not UTF-8 text .* at byte"),
+        (b"", r"no usable preference pair"),
+        (b'{"prompt": "a", "chosen": "x", "rejected": "x"}\n', r"no usable preference pair \(dropped: 1 identical responses\)"),
+        (b'{"prompt": "a", "chosen": "b", "rejected": "c", "split": "tset"}\n', r"split is 'tset', but must be one of train"),
+        (b'{"id": 1, "prompt": "a", "chosen": "b", "rejected": "c"}\n'
+         b'{"id": 1, "prompt": "d", "chosen": "b", "rejected": "c"}\n',
+         r"line 2: the id '1' stands on two different rows"),
+        (b'{"prompt": [{"role": "user"}], "chosen": "b", "rejected": "c"}\n', r"line 1: a chat message must be"),
+        (b'{"chosen": "hello", "rejected": "c"}\n', r"line 1: a dialogue without"),
+    ],
+)  # fmt: skip
+def test_broken_files_are_one_sentence(tmp_path, content, says):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=says) as error:
+        load_preferences(tmp_path / "a.jsonl")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", b"prompt,chosen,rejected\na,b\n", "line 2: not as many fields"),
+        ("a.csv", b'prompt,chosen,rejected\na,"b\n', "not valid CSV"),
+        ("a.parquet", b"PAR1 not really", "not a readable Parquet file"),
+        ("a.jsonl.gz", b"\x1f\x8b\x08 broken", "cannot be read"),
+        ("a.jsonl.gz", b"plain text", "cannot be read"),
+        ("a.txt", b"hello", "unknown kind of file"),
+    ],
+)
+def test_broken_containers(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        load_preferences(tmp_path / name)
+
+
+def test_missing_sources():
+    with pytest.raises(InputError, match="no such file or folder, and not one of pocket"):
+        load_preferences("no-such-file.jsonl")
+    with pytest.raises(InputError, match=r"pocket has the domains harmless, helpful"):
+        load_preferences("pocket/nonsense")
+    with pytest.raises(InputError, match="use preferences='pocket', which needs none"):
+        load_preferences("hh-rlhf")
+
+
+def test_folder_without_data(tmp_path):
+    with pytest.raises(InputError, match="no data file"):
+        load_preferences(tmp_path)
+
+
+def test_first_and_spread(pairs):
+    assert [p.prompt_id for p in first(pairs, 2)] == ["helpful-0", "helpful-1", "harmless-0", "harmless-1"]
+    assert len(first(pairs, 99)) == 8
+    assert [p.prompt_id for p in spread(pairs, 2)] == ["helpful-0", "harmless-0"]
+    with pytest.raises(InputError, match="n_prompts is 0"):
+        first(pairs, 0)
+
+
+# ---------------------------------------------------------------- pocket
+
+
+def pocket_rows() -> list[dict]:
+    from icdpo_nb.sources import PACKAGED
+
+    return [json.loads(line) for line in PACKAGED["pocket"].read_text(encoding="utf-8").splitlines()]
+
+
+def test_pocket_is_what_it_says():
+    rows = pocket_rows()
+    assert len(rows) >= 150
+    assert len({r["id"] for r in rows}) == len({r["prompt"][-1]["content"].lower() for r in rows}) == len(rows)
+    assert sum(r["domain"] == "helpful" for r in rows) == len(rows) / 2
+    assert 0.3 < sum(len(r["prompt"]) > 1 for r in rows) / len(rows) < 0.37
+    texts = [r[c] for r in rows for c in ("chosen", "rejected", "teacher_a", "teacher_b")]
+    assert all(5 <= len(t.split()) <= 100 for t in texts)
+    assert not any("Human:" in t or "##" in t or t != t.strip() for t in texts)
+    assert len(set(texts)) == len(texts)
+
+
+def test_pocket_topics_stand_on_both_sides_of_the_split():
+    rows = pocket_rows()
+    train, test = ({r["topic"] for r in rows if r["split"] == s} for s in ("train", "test"))
+    assert train == test
+    assert len(train) == 40
+
+
+def test_pocket_sources():
+    raw, a, b = (load_preferences("pocket", demonstrations=d) for d in ("raw", "teacher-a", "teacher-b"))
+    assert (len(raw.support), len(raw.test)) == (120, 80)
+    assert [p.prompt for p in raw.support] == [p.prompt for p in a.support]
+    assert raw.test == a.test == b.test
+    assert not {p.chosen for p in a.support} & {p.chosen for p in b.support}
+    contractions = [sum("'" in p.chosen for p in d.support) / 120 for d in (a, b)]
+    assert contractions[0] > contractions[1] + 0.4, "A is chatty, B is formal"
+
+
+def test_real_hh_rlhf():
+    from pathlib import Path
+
+    folder = Path(__file__).parents[2] / "shared" / "data" / "hh-rlhf"
+    if not folder.exists():
+        pytest.skip("no copy of HH-RLHF beside the project")
+    data = load_preferences(folder, data_dir="harmless-base")
+    assert len(everything(data)) + sum(data.dropped.values()) == 1156
+    assert data.domains == ["harmless"]
+    assert all(p.prompt.startswith("Human:") for p in everything(data))

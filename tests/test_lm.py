@@ -1,0 +1,168 @@
+"""The text level of the language model: tokens of responses, ends, limits, loading."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import save_tiny_lm
+from safetensors.torch import load_file, save_file
+
+from icdpo_nb.lm import CausalLM, Response, load_lm
+from icdpo_nb.protocol import RECOMMENDED, InputError
+
+CONTEXT = "Human: Hi\n\nAssistant:"
+
+
+def scripted(lm: CausalLM, text: str, monkeypatch, eos: bool = False, protocol=RECOMMENDED) -> Response:
+    """The response that comes of a model which says `text` (and then EOS), token by token."""
+    ids = lm.tokenize(text) + ([lm.eos_ids[0]] if eos else [])
+
+    def sample(contexts, uniform, ended, *args, **kwargs):
+        from icdpo_nb.engine import Sampled
+
+        said = []
+        for token in ids:
+            said.append(token)
+            if finish := ended(said):
+                return [[Sampled(said, [-1.0] * len(said), finish)]]
+        return [[Sampled(said, [-1.0] * len(said), "length")]]
+
+    monkeypatch.setattr(lm.engine, "sample", sample)
+    return lm.sample([CONTEXT], 1, protocol)[0][0]
+
+
+def test_response_ends_at_a_stop_string(tiny_lm, monkeypatch):
+    y = scripted(tiny_lm, " Well, yes.\n\nHuman: and then?", monkeypatch)
+    assert (y.text, y.finish) == ("Well, yes.", "stop")
+    assert tiny_lm.decode(y.token_ids) == " Well, yes."
+    assert len(y.logps) == len(y.token_ids)
+
+
+def test_markdown_and_names_within_a_line_are_kept(tiny_lm, monkeypatch):
+    text = " ## Overview, by an AI assistant: fine"
+    assert scripted(tiny_lm, text, monkeypatch).text == text.strip()
+    assert scripted(tiny_lm, text, monkeypatch, protocol=RECOMMENDED.but(stop="anywhere")).text == ""
+
+
+def test_eos_policy(tiny_lm, monkeypatch):
+    eos = tiny_lm.eos_ids[0]
+    for policy, expected in (("if_sampled", True), ("never", False), ("always", True)):
+        y = scripted(tiny_lm, " ok", monkeypatch, eos=True, protocol=RECOMMENDED.but(eos_scored=policy))
+        assert (y.text, y.finish, y.token_ids[-1] == eos) == ("ok", "eos", expected)
+        assert y.logps is not None
+    cut = scripted(tiny_lm, " ok", monkeypatch, protocol=RECOMMENDED.but(eos_scored="always"))
+    assert cut.token_ids[-1] == eos
+    assert cut.logps is None, "an added EOS was not sampled, so its log-probability is not known"
+
+
+def test_given_response_stands_after_the_colon(tiny_lm):
+    y = tiny_lm.encode_response("  Sure. ")
+    assert tiny_lm.decode(y.token_ids) == " Sure."
+    assert tiny_lm.encode_response("").token_ids == ()
+
+
+def test_retokenized_text_is_scored_as_the_code_does(tiny_lm, monkeypatch):
+    y = scripted(tiny_lm, " a\n\n\nHuman:", monkeypatch, protocol=RECOMMENDED.but(scored_tokens="retokenized"))
+    assert list(y.token_ids) == tiny_lm.tokenize(" a")
+    assert y.logps is None
+
+
+def test_sampling_follows_its_seed(tiny_lm):
+    protocol = RECOMMENDED.but(max_new_tokens=12)
+    draw = lambda seed: [y.token_ids for y in tiny_lm.sample([CONTEXT], 2, protocol, seed)[0]]  # noqa: E731
+    assert draw(0) == draw(0) != draw(1)
+    a, b = draw(0)
+    assert a != b
+
+
+def test_context_that_does_not_fit_names_prompt_and_lengths(tiny_lm):
+    long = f"Human: {'word ' * 250}is it long?\n\nAssistant:"
+    with pytest.raises(InputError, match=r"word word.*has 12\d\d tokens; with 128 new tokens it exceeds the 1024 tokens"):
+        tiny_lm.sample([long], 1)
+    with pytest.raises(InputError, match="response tokens"):
+        tiny_lm.logprobs([long], [[tiny_lm.encode_response("yes")]])
+
+
+def test_model_without_eos_or_pad(tmp_path):
+    lm = load_lm(str(save_tiny_lm(tmp_path, eos=False)))
+    assert lm.eos_ids == []
+    ys = lm.sample([CONTEXT, CONTEXT + " a"], 2, RECOMMENDED.but(max_new_tokens=6, eos_scored="always"))
+    assert all(y.finish == "length" and len(y.token_ids) == 6 for row in ys for y in row)
+
+
+def test_not_finite_is_an_error(tmp_path):
+    save_tiny_lm(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.layers.0.mlp.down_proj.weight"] *= float("nan")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    lm = load_lm(str(tmp_path))
+    with pytest.raises(InputError, match="not finite for prompt 'Hi"):
+        lm.sample([CONTEXT], 1, RECOMMENDED.but(max_new_tokens=2))
+    with pytest.raises(InputError, match="not finite"):
+        lm.logprobs([CONTEXT], [[lm.encode_response("a")]])
+
+
+def test_missing_weights_are_an_error(tmp_path):
+    save_tiny_lm(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="lack 1 weights, the first model.layers.1.mlp.down_proj.weight"):
+        load_lm(str(tmp_path))
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    save_tiny_lm(tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="safetensors"):
+        load_lm(str(tmp_path))
+
+
+def test_tokenizer_of_another_model_is_an_error(tmp_path):
+    save_tiny_lm(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"] |= {f"extra{i}": 1000 + i for i in range(9)}
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match="do not belong together"):
+        load_lm(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no-such-model", "no such folder, and not one of smollm2"),
+        ("./no/such/folder", "no such folder"),
+        ("owner/unknown-model", "cannot be loaded from the hub .*'smollm2' needs no network"),
+    ],
+)
+def test_unknown_model_is_one_sentence(name, says):
+    with pytest.raises(InputError, match=says) as error:
+        load_lm(name)
+    assert "\n" not in str(error.value)
+
+
+def test_folder_without_a_model(tmp_path):
+    with pytest.raises(InputError, match="no config.json"):
+        load_lm(str(tmp_path))
+
+
+def test_dtype_must_be_known(tiny_lm):
+    with pytest.raises(InputError, match="dtype is 'int8'"):
+        load_lm("smollm2", dtype="int8")
+    assert tiny_lm.dtype == "float32"
+
+
+def test_smollm2_speaks_english(smollm2):
+    """A real language model: it prefers sense to nonsense, and its samples score as they were sampled."""
+    context = "Human: What is the capital of France?\n\nAssistant:"
+    sense, nonsense = (
+        smollm2.encode_response(t) for t in ("The capital of France is Paris.", "Banana the of spoon Paris is is.")
+    )
+    a, b = smollm2.logprobs([context], [[sense, nonsense]])[0]
+    assert a.mean() > b.mean() + 1
+    ys = smollm2.sample([context], 2, RECOMMENDED.but(max_new_tokens=8))[0]
+    for y, values in zip(ys, smollm2.logprobs([context], [ys])[0], strict=True):
+        np.testing.assert_allclose(values, y.logps, atol=1e-4)

