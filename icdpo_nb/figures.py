@@ -37,24 +37,28 @@ def colour(method: str) -> str:
     return PALETTE.get(method) or _SPARE[sum(map(ord, method)) % len(_SPARE)]
 
 
-def plot_means(means: pd.DataFrame, axes: Sequence[plt.Axes] | None = None, label: str = "reward") -> Sequence[plt.Axes]:
-    """Mean and 95 % interval of each method, one panel a domain. `means` as from `tables.method_means`."""
-    domains, methods = means["domain"].unique(), means["method"].unique()[::-1]
-    if axes is None:
-        _, axes = plt.subplots(1, len(domains), figsize=(3.1 * len(domains) + 0.6, 0.42 * len(methods) + 1.1), sharey=True)
-        axes = np.atleast_1d(axes)
-    for ax, domain in zip(axes, domains, strict=True):
-        part = means[means["domain"] == domain].set_index("method")
+def plot_means(means: pd.DataFrame, columns: str = "domain", label: str = "reward") -> np.ndarray:
+    """Mean and 95 % interval of each method: a panel column for each value of `columns`, a row for each source.
+
+    `means` as from `tables.method_means`. Returns the Axes, shape (sources, columns).
+    """
+    across, sources, methods = means[columns].unique(), means["source"].unique(), means["method"].unique()[::-1]
+    size = (2.6 * len(across) + 1.2, (0.34 * len(methods) + 0.5) * len(sources) + 0.5)
+    _, grid = plt.subplots(len(sources), len(across), figsize=size, sharex="col", sharey=True, squeeze=False)
+    for (i, source), (k, column) in [(a, b) for a in enumerate(sources) for b in enumerate(across)]:
+        ax, part = grid[i, k], means[(means["source"] == source) & (means[columns] == column)].set_index("method")
         for y, method in enumerate(methods):
             row = part.loc[method]
             ax.plot([row["low"], row["high"]], [y, y], color=colour(method), lw=2.5, solid_capstyle="round")
-            ax.plot(row["mean"], y, "o", color=colour(method), ms=8)
-        ax.set(title=f"{domain} (n = {int(part['n'].iloc[0])})", xlabel=f"mean {label}", yticks=range(len(methods)))
-        ax.set_yticklabels(methods)
+            ax.plot(row["mean"], y, "o", color=colour(method), ms=7)
+        ax.set(yticks=range(len(methods)), xlabel=f"mean {label}" if i == len(sources) - 1 else "")
+        ax.set_yticklabels(methods, fontsize=10)
+        name = str(column) if len(across) > 1 else ""
+        ax.set_title("\n".join(t for t in (name if i == 0 else "", source if len(sources) > 1 else "") if t), fontsize=10.5)
         ax.grid(axis="y", visible=False)
         ax.margins(y=0.15)
-    axes[0].figure.tight_layout()
-    return axes
+    grid[0, 0].figure.tight_layout()
+    return grid
 
 
 def plot_per_prompt(per_prompt: pd.DataFrame, value: str = "reward", ax: plt.Axes | None = None) -> plt.Axes:

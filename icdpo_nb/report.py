@@ -53,6 +53,17 @@ def open_notebook(name: str):
     return node, declared_parameters(cells[0].source) if cells else {}
 
 
+def read_preset(name: str) -> dict[str, object]:
+    """The parameters of `notebooks/presets/<name>.yaml`. Raises `InputError` if there is none."""
+    import yaml
+
+    path = NOTEBOOKS / "presets" / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise InputError(f"there is no preset {name!r}; there are {known}")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 def run_notebook(name: str, parameters: Mapping[str, object], out: Path | str = "reports", progress: bool = False) -> Path:
     """Run a notebook and render it. Returns the run's folder below `out`.
 

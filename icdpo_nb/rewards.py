@@ -1,16 +1,84 @@
 """Reward models: `score(prompts, responses)` gives one number a response, higher is better.
 
-For now one: a small Bradley-Terry head on sentence embeddings, for work without a network. It stands in for the paper's
-RM_test (oasst-rm-2-pythia-6.9b) and is weak; reports print its held-out accuracy beside every use.
+`load_reward(name)`: the sandbox's true reward, any sequence classifier with one output (the paper's RM_test is of this kind),
+or a small Bradley-Terry head on sentence embeddings for real text without a network. Each carries a `note` on its worth.
 """
 
 from collections.abc import Sequence
+from typing import Protocol as Interface
 
 import numpy as np
 
-from .data import Preference
+from .checkpoints import load_checkpoint
+from .data import Preference, load_preferences
+from .engine import right_pad
 from .protocol import InputError
 from .retrieval import Embedder
+
+
+class Reward(Interface):
+    """What the rest of the workbook asks of a reward."""
+
+    name: str
+    note: str
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Rewards, shape (n,), higher is better."""
+
+
+def load_reward(name: str, embed: Embedder | None = None) -> Reward:
+    """`sandbox` (the true reward), `pocket` (head on embeddings), `sandbox-reward`, or a classifier's folder or hub id."""
+    if name == "sandbox":
+        return SandboxReward()
+    if name == "pocket":
+        return EmbeddingReward(load_preferences("pocket").support, embed or Embedder())
+    return RewardModel(name)
+
+
+class SandboxReward:
+    """The true reward of the sandbox: points for what a response says, by the rules of `sandbox.reward.RULES`."""
+
+    name = "sandbox"
+    note = (
+        "The reward is the true one of the sandbox: points for what a response says, by fixed rules. It is exact, and nothing "
+        "that samples or selects has seen it."
+    )
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Points, shape (n,)."""
+        from .sandbox.reward import true_reward
+
+        return np.array([true_reward(x, y) for x, y in zip(prompts, responses, strict=True)])
+
+
+class RewardModel:
+    """A sequence classifier with one output, read on `prompt`, `Assistant: response`; long dialogues lose their beginning."""
+
+    def __init__(self, name: str, batch_tokens: int = 16384, max_length: int = 1024):
+        self.model, self.tokenizer, self.name, _ = load_checkpoint(name, task="SequenceClassification")
+        if self.model.config.num_labels != 1:
+            raise InputError(f"reward model {name!r} has {self.model.config.num_labels} outputs, but must have one")
+        self.note = f"The reward is the learned model {name}."
+        self.batch_tokens, self.max_length = batch_tokens, max_length
+        if self.model.config.pad_token_id is None:  # it tells the classifier where each text ends
+            self.model.config.pad_token_id = self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Logits, shape (n,)."""
+        import torch
+
+        texts = [f"{x}\n\nAssistant: {y}" for x, y in zip(prompts, responses, strict=True)]
+        ids = [self.tokenizer(t)["input_ids"][-self.max_length :] for t in texts]
+        out = np.zeros(len(ids))
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        while order:
+            rows = max(1, self.batch_tokens // len(ids[order[-1]]))
+            batch, order = order[-rows:], order[:-rows]
+            padded = right_pad([ids[i] for i in batch], self.model.config.pad_token_id, self.model.device)
+            mask = right_pad([[1] * len(ids[i]) for i in batch], 0, self.model.device)
+            with torch.inference_mode():
+                out[batch] = self.model(input_ids=padded, attention_mask=mask).logits[:, 0].float().cpu().numpy()
+        return out
 
 
 class EmbeddingReward:
@@ -20,12 +88,19 @@ class EmbeddingReward:
     and subject of an answer, little of its truth, and nothing about texts unlike its pairs.
     """
 
+    name = "pocket"
+
     def __init__(self, pairs: Sequence[Preference], embed: Embedder):
         from sklearn.linear_model import LogisticRegression
 
         if len(pairs) < 2:
             raise InputError(f"the reward head needs at least 2 preference pairs to be fitted, but has {len(pairs)}")
-        self.embed, self.n_pairs = embed, len(pairs)
+        self.embed = embed
+        self.note = (
+            f"The reward is a Bradley-Terry head on sentence embeddings, fitted on {len(pairs)} training pairs of pocket. It "
+            "is weak: it knows tone and subject rather than truth, and the texts of a small model are unlike the pairs it has "
+            "seen, however well it orders those."
+        )
         prompts = [p.prompt for p in pairs]
         gap = self._features(prompts, [p.chosen for p in pairs]) - self._features(prompts, [p.rejected for p in pairs])
         both = np.vstack([gap, -gap]), np.repeat([1, 0], len(gap))  # each pair read from both sides
@@ -39,8 +114,9 @@ class EmbeddingReward:
         """Rewards, shape (n,), in logits: a difference of 1 is odds of e to 1 that the higher one is preferred."""
         return self._features(prompts, responses) @ self.weights if len(responses) else np.zeros(0)
 
-    def correct(self, pairs: Sequence[Preference]) -> np.ndarray:
-        """For each pair 1 if the chosen response scores higher, 0.5 if both score the same, else 0. Shape (n_pairs,)."""
-        prompts = [p.prompt for p in pairs]
-        gap = self.score(prompts, [p.chosen for p in pairs]) - self.score(prompts, [p.rejected for p in pairs])
-        return (np.sign(gap) + 1) / 2
+
+def correct_order(reward: Reward, pairs: Sequence[Preference]) -> np.ndarray:
+    """For each pair 1 if the chosen response scores higher, 0.5 if both score the same, else 0. Shape (n_pairs,)."""
+    prompts = [p.prompt for p in pairs]
+    gap = reward.score(prompts, [p.chosen for p in pairs]) - reward.score(prompts, [p.rejected for p in pairs])
+    return (np.sign(gap) + 1) / 2

@@ -13,7 +13,7 @@ from pathlib import Path
 from .protocol import InputError
 
 PACKAGE = Path(__file__).parent
-PACKAGED = {"pocket": PACKAGE / "pocket.jsonl"}  # name -> file or folder of files
+PACKAGED = {"pocket": PACKAGE / "pocket.jsonl", "sandbox": PACKAGE / "sandbox" / "data"}  # name -> file or folder of files
 HUB = {  # short name -> (hub id, revision, data_dir)
     "hh-rlhf": ("Anthropic/hh-rlhf", None, None),
     "synthetic-gpt": ("Dahoas/synthetic-instruct-gptj-pairwise", None, None),

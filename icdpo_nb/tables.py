@@ -18,15 +18,18 @@ def _estimates(values: pd.DataFrame, column: str, totals: str, seed: int) -> dic
     return found | ({TOTAL: mean_ci(list(groups.values()), totals, seed)} if len(groups) > 1 else {})
 
 
+GROUPS = ["lm", "source"]  # columns that set experiments apart; each is summarised by itself
+
+
 def method_means(per_prompt: pd.DataFrame, value: str = "reward", totals: str = "macro", seed: int = 0) -> pd.DataFrame:
     """Mean of each method in each domain and in total.
 
-    `per_prompt`: one row per method and prompt with columns method, domain, prompt_id and `value`. Returns columns method,
-    domain, mean, low, high, n, in the order of the methods.
+    `per_prompt`: one row per method and prompt with columns lm, source, method, domain, prompt_id and `value`. Returns columns
+    lm, source, method, domain, mean, low, high, n.
     """
     rows = [
-        {"method": method, "domain": domain, **vars(estimate)}
-        for method, part in per_prompt.groupby("method", sort=False)
+        {**dict(zip([*GROUPS, "method"], key, strict=True)), "domain": domain, **vars(estimate)}
+        for key, part in per_prompt.groupby([*GROUPS, "method"], sort=False)
         for domain, estimate in _estimates(part, value, totals, seed).items()
     ]
     return pd.DataFrame(rows)
@@ -37,63 +40,84 @@ def method_gains(
 ) -> pd.DataFrame:
     """Paired difference, better minus worse, over the same prompts, for each (better, worse) of `pairs`.
 
-    Input as for `method_means`. Returns columns better, worse, domain, mean, low, high, n.
+    Input as for `method_means`. Returns columns lm, source, better, worse, domain, mean, low, high, n.
     """
-    wide = per_prompt.pivot(index=["domain", "prompt_id"], columns="method", values=value).reset_index()
-    rows = [
-        {"better": better, "worse": worse, "domain": domain, **vars(estimate)}
-        for better, worse in pairs
-        for domain, estimate in _estimates(wide.assign(gain=wide[better] - wide[worse]), "gain", totals, seed).items()
-    ]
+    rows = []
+    for key, part in per_prompt.groupby(GROUPS, sort=False):
+        wide = part.pivot(index=["domain", "prompt_id"], columns="method", values=value).reset_index()
+        for better, worse in pairs:
+            found = _estimates(wide.assign(gain=wide[better] - wide[worse]), "gain", totals, seed)
+            where = {**dict(zip(GROUPS, key, strict=True)), "better": better, "worse": worse}
+            rows += [{**where, "domain": domain, **vars(estimate)} for domain, estimate in found.items()]
     return pd.DataFrame(rows)
 
 
-def show_estimates(tidy: pd.DataFrame, caption: str) -> None:
-    """Estimates side by side: a row for each method (or comparison), a column for each domain, mean [95 % interval]."""
-    names = [c for c in ("method", "better", "worse") if c in tidy]
+def show_estimates(tidy: pd.DataFrame, caption: str, columns: str = "domain") -> None:
+    """Estimates side by side, mean [95 % interval]: a column for each value of `columns`, a row for each other combination.
+
+    What is the same everywhere is left out.
+    """
     text = tidy.assign(text=[str(Estimate(*row)) for row in tidy[["mean", "low", "high", "n"]].itertuples(index=False)])
+    keys = [c for c in (*GROUPS, "method", "better", "worse", "domain") if c in tidy and c != columns and tidy[c].nunique() > 1]
+    keys = keys or [c for c in ("method", "better") if c in tidy]
+    for column in (*keys, columns):
+        text[column] = pd.Categorical(text[column], tidy[column].drop_duplicates(), ordered=True)
+    wide = text.pivot(index=keys, columns=columns, values="text").reset_index()
     counts = ", ".join(f"{d} n = {n}" for d, n in tidy.groupby("domain", sort=False)["n"].first().items())
-    order = {c: tidy[c].drop_duplicates().tolist() for c in [*names, "domain"]}
-    for column, values in order.items():
-        text[column] = pd.Categorical(text[column], values, ordered=True)
-    wide = text.pivot(index=names, columns="domain", values="text").reset_index()
     show_table(wide, f"{caption} Mean [95 % bootstrap interval]; prompts: {counts}.")
+
+
+def totals_of(tidy: pd.DataFrame) -> pd.DataFrame:
+    """The rows that summarise all domains, or those of the only domain there is."""
+    return tidy[tidy["domain"] == TOTAL] if TOTAL in set(tidy["domain"]) else tidy
 
 
 def estimate(tidy: pd.DataFrame, domain: str | None = None, **keys: str) -> Estimate:
     """One estimate of a tidy table; without a domain the total, or the only domain there is."""
     for column, wanted in keys.items():
         tidy = tidy[tidy[column] == wanted]
-    domain = domain or (TOTAL if TOTAL in set(tidy["domain"]) else tidy["domain"].iloc[0])
-    row = tidy[tidy["domain"] == domain].iloc[0]
+    row = (tidy[tidy["domain"] == domain] if domain else totals_of(tidy)).iloc[0]
     return Estimate(float(row["mean"]), float(row["low"]), float(row["high"]), int(row["n"]))
 
 
-def per_prompt(methods: Mapping[str, pd.DataFrame], value: str = "reward") -> pd.DataFrame:
-    """One tidy table from a table for each method with one row a prompt: columns method, domain, prompt_id and `value`."""
+def per_prompt(methods: Mapping[str, pd.DataFrame], lm: str = "", source: str = "", value: str = "reward") -> pd.DataFrame:
+    """One tidy table from a table for each method with one row a prompt.
+
+    Columns lm, source, method, domain, prompt_id and `value`.
+    """
     columns = ["domain", "prompt_id", value]
-    return pd.concat([t[columns].assign(method=name) for name, t in methods.items()], ignore_index=True)
+    tables = [t[columns].assign(lm=lm, source=source, method=name) for name, t in methods.items()]
+    return pd.concat(tables, ignore_index=True)[[*GROUPS, "method", *columns]]
 
 
 VERDICTS = {1: "supported", 0: "inconclusive", -1: "not supported"}  # by the sign that the interval shows
 
 
 def claims(gains: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Each claim `better > worse` with our total gain, the paper's gains for its three base models, and the verdict."""
-    ours = [estimate(gains, better=better, worse=worse) for better, worse in pairs]
-    theirs = [sorted(published_gain(*pair)) for pair in pairs]
-    return pd.DataFrame({
-        "claim": [f"{better} > {worse}" for better, worse in pairs],
-        "here [95 % interval]": [str(e) for e in ours],
-        "paper (RM_test × 100)": [f"{t[0]:+.1f} to {t[-1]:+.1f}" for t in theirs],
-        "verdict": [VERDICTS[e.sign] for e in ours],
-    })  # fmt: skip
+    """Each claim `better > worse` in each experiment: our total gain, the paper's for its three models, the verdict."""
+    rows = []
+    for better, worse in pairs:
+        theirs = sorted(published_gain(better, worse))
+        for (lm, source), part in gains.groupby(GROUPS, sort=False):
+            ours = estimate(part, better=better, worse=worse)
+            rows.append({
+                "claim": f"{better} > {worse}",
+                "lm": lm,
+                "source": source,
+                "here [95 % interval]": str(ours),
+                "verdict": VERDICTS[ours.sign],
+                "paper (RM_test × 100)": f"{theirs[0]:+.1f} to {theirs[-1]:+.1f}",
+            })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def claims_sentence(claims: pd.DataFrame, n: int) -> str:
-    """The verdicts as a sentence: which claims hold here, which do not, and which n prompts cannot settle."""
-    groups = [(v, claims.loc[claims["verdict"] == v, "claim"].tolist()) for v in VERDICTS.values()]
-    said = [f"{verdict}: {', '.join(names)}" for verdict, names in groups if names]
-    if set(claims["verdict"]) == {"inconclusive"}:
-        return f"On {n} prompts no difference could be shown for any of the paper's claims ({', '.join(claims['claim'])})."
-    return f"Of the paper's claims, on {n} prompts: {'; '.join(said)}."
+    """The verdicts as sentences: for each claim in how many of the experiments it holds."""
+    said = []
+    for claim, part in claims.groupby("claim", sort=False):
+        counts = part["verdict"].value_counts()
+        parts = [f"{v} in {counts[v]}" if len(part) > 1 else v for v in VERDICTS.values() if v in counts]
+        said.append(f"{claim} is {', '.join(parts)}")
+    of = f", each in {part_count} experiments" if (part_count := len(claims) // claims["claim"].nunique()) > 1 else ""
+    lead = "no difference could be shown: " if set(claims["verdict"]) == {"inconclusive"} else ""
+    return f"On {n} prompts{of}: {lead}{'; '.join(said)}."

@@ -30,7 +30,7 @@ def test_imports_only_from_above(module):
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.ImportFrom) and node.level:
             names = [node.module] if node.module else [a.name for a in node.names]
-            assert {n.split(".")[0] for n in names} <= above, f"{module} imports {names}"
+            assert {n.split(".")[0] for n in names} <= above | {"sandbox"}, f"{module} imports {names}"  # a world of its own
 
 
 @pytest.mark.parametrize("module", MODULES)

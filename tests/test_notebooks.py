@@ -14,8 +14,17 @@ from icdpo_nb.report import NOTEBOOKS, notebook_names, open_notebook, run_notebo
 
 SMOKE = {  # parameters that make a notebook small; the model is a tiny random one
     "00_start_here": {"n_prompts": 2, "max_new_tokens": 8},
-    "01_method": {"n_prompts": 3, "max_new_tokens": 8, "max_prompt_tokens": 0, "max_response_tokens": 0},
+    "01_method": {
+        "n_prompts": 3,
+        "demonstrations": ["teacher-a", "raw"],
+        "max_new_tokens": 8,
+        "max_prompt_tokens": 0,
+        "max_response_tokens": 0,
+    },
 }
+
+
+LM = {"00_start_here": "lm", "01_method": "lms"}  # the parameter that names the language model
 
 
 def tiny_lm_folder(factory) -> str:
@@ -65,7 +74,7 @@ def smoke(tmp_path_factory):
     """Every notebook run once at smoke size; name -> folder of the run."""
     model = tiny_lm_folder(tmp_path_factory)
     out = tmp_path_factory.mktemp("reports")
-    return {name: run_notebook(name, {**small, "lm": model}, out) for name, small in SMOKE.items()}
+    return {name: run_notebook(name, {**small, LM[name]: model}, out) for name, small in SMOKE.items()}
 
 
 @pytest.mark.parametrize("name", SMOKE)
@@ -92,9 +101,11 @@ def test_candidates_are_kept(smoke, name):
     ("parameters", "says"),
     [
         (["preferences", "no-such-file.jsonl"], "no such file or folder"),
-        (["lm", "no-such-model"], "no such folder, and not one of smollm2"),
+        (["lms", "no-such-model"], "no such folder, and not one of smollm2"),
         (["preferences", "hh-rlhf"], "use preferences='pocket', which needs none"),
         (["n_demos", "500"], "500 demonstrations are asked for, but the support set has 60"),
+        (["domains", "helpful,nonsense"], "there are no test prompts of nonsense; the domains are harmless, helpful"),
+        (["reward", "no-such-model"], "no such folder"),
         (["n_prompts", "0"], "n_prompts is 0, but must be at least 1"),
         (["protocol", "paper"], "must be one of PAPER, REFERENCE, RECOMMENDED"),
         (["demonstrations", "teacher-c"], "no column 'teacher_c'"),
@@ -102,8 +113,9 @@ def test_candidates_are_kept(smoke, name):
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, tmp_path_factory, capsys, parameters, says):
-    given = {**SMOKE["01_method"], "lm": tiny_lm_folder(tmp_path_factory), parameters[0]: parameters[1]}
-    options = [word for name, value in given.items() for word in ("-p", name, str(value))]
+    given = {**SMOKE["01_method"], "lms": tiny_lm_folder(tmp_path_factory), parameters[0]: parameters[1]}
+    written = {name: ",".join(v) if isinstance(v, list) else str(v) for name, v in given.items()}
+    options = [word for pair in written.items() for word in ("-p", *pair)]
     capsys.readouterr()  # the making of the model speaks too
     assert main(["report", "01_method", *options, "-o", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err

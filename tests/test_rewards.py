@@ -6,7 +6,7 @@ from test_retrieval import TinyEmbedder
 
 from icdpo_nb.data import Preference
 from icdpo_nb.protocol import InputError
-from icdpo_nb.rewards import EmbeddingReward
+from icdpo_nb.rewards import EmbeddingReward, RewardModel, correct_order
 
 
 def make(n: int, start: int = 0) -> list[Preference]:
@@ -16,7 +16,7 @@ def make(n: int, start: int = 0) -> list[Preference]:
 
 def test_it_learns_what_separates_the_pairs():
     reward = EmbeddingReward(make(40), TinyEmbedder())
-    assert reward.correct(make(20, 100)).mean() == 1
+    assert correct_order(reward, make(20, 100)).mean() == 1
     high, low = reward.score(["Human: x?"] * 2, ["zz yes zz", "yes"])
     assert high > low
 
@@ -25,8 +25,8 @@ def test_ties_count_half_and_sides_are_symmetric():
     reward = EmbeddingReward(make(40), TinyEmbedder())
     same = Preference("s", "all", "Human: x?", "abc", "cba")  # the same letters: the same vector
     turned = [Preference(p.prompt_id, "all", p.prompt, p.rejected, p.chosen) for p in make(5, 50)]
-    assert reward.correct([same]).tolist() == [0.5]
-    assert reward.correct(turned).tolist() == [0] * 5
+    assert correct_order(reward, [same]).tolist() == [0.5]
+    assert correct_order(reward, turned).tolist() == [0] * 5
 
 
 def test_only_the_last_turn_counts():
@@ -39,3 +39,45 @@ def test_empty_input_and_too_few_pairs():
     assert EmbeddingReward(make(3), TinyEmbedder()).score([], []).shape == (0,)
     with pytest.raises(InputError, match="at least 2 preference pairs"):
         EmbeddingReward(make(1), TinyEmbedder())
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A random reward model with one output and the tokenizer of the tiny language model, saved as a folder."""
+    import torch
+    from conftest import save_tiny_lm, tiny_config
+    from transformers import LlamaForSequenceClassification
+
+    folder = save_tiny_lm(tmp_path_factory.mktemp("rm"))
+    config = tiny_config("llama", 112)
+    config.num_labels = 1
+    torch.manual_seed(0)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def test_classifier_is_read_one_by_one(classifier):
+    """Batched, padded and sorted rewards equal those of single unpadded texts."""
+    import torch
+
+    reward = RewardModel(str(classifier), batch_tokens=60)
+    prompts, responses = ["Human: Hi", "Human: " + "long " * 30, "Human: ?"], ["Hello.", "Yes.", "No, " * 9]
+    got = reward.score(prompts, responses)
+    for x, y, value in zip(prompts, responses, got, strict=True):
+        ids = torch.tensor([reward.tokenizer(f"{x}\n\nAssistant: {y}")["input_ids"]])
+        with torch.no_grad():
+            assert value == pytest.approx(reward.model(input_ids=ids).logits.item(), abs=1e-4)
+    assert len(set(got)) == 3
+
+
+def test_long_texts_lose_their_beginning(classifier):
+    reward = RewardModel(str(classifier), max_length=40)
+    a, b = reward.score(["Human: one" + "x" * 60, "Human: two" + "x" * 60], ["same"] * 2)
+    assert a == b
+
+
+def test_classifier_must_be_complete(tiny_lm, classifier, tmp_path):
+    from conftest import save_tiny_lm
+
+    with pytest.raises(InputError, match="lack 1 weights, the first score.weight"):
+        RewardModel(str(save_tiny_lm(tmp_path)))

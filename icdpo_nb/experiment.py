@@ -1,0 +1,94 @@
+"""The comparison of methods: the candidates of every model and source of demonstrations, and the response each method picks."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from .data import Preference, PreferenceSet, domains_of
+from .icdpo import candidates_table, select
+from .lm import CausalLM
+from .protocol import Protocol
+from .retrieval import Embedder, by_domain
+from .rewards import Reward
+from .tables import per_prompt
+
+Tables = dict[tuple[str, str, str], pd.DataFrame]  # (lm, source, retriever) -> candidates; Base is (lm, "none", "none")
+
+
+def method_tables(
+    prompts: Sequence[Preference],
+    data: Mapping[str, PreferenceSet],
+    models: Mapping[str, CausalLM],
+    reward: Reward,
+    embed: Embedder,
+    protocol: Protocol,
+    seed: int = 0,
+    kinds: Sequence[str] = ("random", "R"),
+) -> tuple[Tables, pd.DataFrame]:
+    """Candidates with their rewards for every model, source and retriever, and what was sampled, as a table for the reader.
+
+    Nothing here looks at a reward before all responses are sampled and scored.
+    """
+    tables: Tables = {}
+    for name, lm in models.items():
+        tables[name, "none", "none"] = candidates_table(prompts, None, lm, protocol.but(n_candidates=1), seed)
+        for source, preferences in data.items():
+            for kind in kinds:
+                options = {"seed": seed, "embed": embed, "tokenize": lm.tokenize}
+                retrievers = by_domain(kind, preferences.support, domains_of(prompts), protocol, **options)
+                tables[name, source, kind] = candidates_table(prompts, retrievers, lm, protocol, seed)
+    tables = {key: t.assign(reward=reward.score(list(t["prompt"]), list(t["response"]))) for key, t in tables.items()}
+    measured = [
+        {
+            "model": lm,
+            "demonstrations": source if source == "none" else f"{source}, {kind}",
+            "responses": len(t),
+            "mean tokens": t["n_tokens"].mean(),
+            "empty": f"{(t['n_tokens'] == 0).mean():.0%}",
+            "cut by length": f"{(t['finish'] == 'length').mean():.0%}",
+        }
+        for (lm, source, kind), t in tables.items()
+    ]
+    return tables, pd.DataFrame(measured)
+
+
+def picks(tables: Tables, lm: str, source: str) -> dict[str, pd.DataFrame]:
+    """The response of each method of Table 2 for one model and source: a table with one row a prompt.
+
+    ICL is a random one of the n; its reward is their mean, which is what a random choice gives on average.
+    """
+    random = tables[lm, source, "random"]
+    mean = random.groupby("prompt_id", sort=False)["reward"].mean()
+    return {
+        "Base": tables[lm, "none", "none"],
+        "ICL": random[random["candidate_id"] == 0].assign(reward=mean.to_numpy()),
+        "ICDPO": select(random, "S"),
+        "ICDPO + Ŝ": select(random, "S_hat"),
+        "ICDPO + ŜR": select(tables[lm, source, "R"], "S_hat"),
+    }
+
+
+def method_rewards(tables: Tables) -> pd.DataFrame:
+    """The reward of every method on every prompt: columns lm, source, method, domain, prompt_id, reward."""
+    cases = dict.fromkeys((lm, source) for lm, source, _ in tables if source != "none")
+    return pd.concat([per_prompt(picks(tables, *case), *case) for case in cases], ignore_index=True)
+
+
+def answers(tables: Tables, prompt_id: str, lm: str, source: str) -> pd.DataFrame:
+    """What each method answered to one prompt: columns method, response, reward."""
+    found = {name: t[t["prompt_id"] == prompt_id].iloc[0] for name, t in picks(tables, lm, source).items() if name != "ICL"}
+    return pd.DataFrame([{"method": name, "response": row["response"], "reward": row["reward"]} for name, row in found.items()])
+
+
+def source_rewards(name: str, support: Sequence[Preference], domains: Sequence[str], reward: Reward) -> pd.DataFrame:
+    """Mean reward of a source's own responses in each domain (Table 1): columns source, domain, chosen, rejected, n."""
+    rows = []
+    for domain in domains:
+        here = [p for p in support if p.domain == domain]
+        prompts = [p.prompt for p in here]
+        sides = {
+            side: float(np.mean(reward.score(prompts, [getattr(p, side) for p in here]))) for side in ("chosen", "rejected")
+        }
+        rows.append({"source": name, "domain": domain, **sides, "n": len(here)})
+    return pd.DataFrame(rows)
