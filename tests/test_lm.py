@@ -135,7 +135,7 @@ def test_tokenizer_of_another_model_is_an_error(tmp_path):
     [
         ("no-such-model", "no such folder, and not one of smollm2"),
         ("./no/such/folder", "no such folder"),
-        ("owner/unknown-model", "cannot be loaded from the hub .*'smollm2' needs no network"),
+        ("owner/unknown-model", "cannot be loaded from the hub .* or use 'smollm2', which needs none"),
     ],
 )
 def test_unknown_model_is_one_sentence(name, says):

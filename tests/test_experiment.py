@@ -1,0 +1,91 @@
+"""The comparison of methods, on candidates made by hand and with a tiny model."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_retrieval import TinyEmbedder
+
+from icdpo_nb.data import PreferenceSet
+from icdpo_nb.experiment import answers, method_rewards, method_tables, picks, source_rewards
+from icdpo_nb.protocol import RECOMMENDED
+
+
+class Length:
+    """A reward that is the length of the response."""
+
+    name, note = "length", "a test's reward"
+
+    def score(self, prompts, responses):
+        return np.array([float(len(y)) for y in responses])
+
+
+def made(rewards, s, s_hat) -> pd.DataFrame:
+    """Two prompts with candidates of these rewards and scores."""
+    rows = [
+        {
+            "prompt_id": p,
+            "domain": "all",
+            "candidate_id": j,
+            "response": f"{p}{j}",
+            "reward": rewards[i][j],
+            "S": s[i][j],
+            "S_hat": s_hat[i][j],
+        }
+        for i, p in enumerate("pq")
+        for j in range(len(rewards[i]))
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def tables():
+    return {
+        ("lm", "none", "none"): made([[1], [2]], [[0], [0]], [[0], [0]]),
+        ("lm", "a", "random"): made([[3, 6, 9], [0, 3, 0]], [[1, 3, 2], [5, 6, 7]], [[9, 1, 1], [1, 2, 0]]),
+        ("lm", "a", "R"): made([[10, 20, 30], [40, 50, 60]], [[3, 2, 1], [3, 2, 1]], [[1, 1, 2], [2, 1, 1]]),
+    }
+
+
+def test_what_each_method_picks(tables):
+    found = {name: t["reward"].tolist() for name, t in picks(tables, "lm", "a").items()}
+    assert found == {"Base": [1, 2], "ICL": [6, 1], "ICDPO": [6, 0], "ICDPO + Ŝ": [3, 3], "ICDPO + ŜR": [30, 40]}
+
+
+def test_rewards_and_answers(tables):
+    rewards = method_rewards(tables)
+    assert list(rewards) == ["lm", "source", "method", "domain", "prompt_id", "reward"]
+    assert len(rewards) == 5 * 2
+    assert answers(tables, "q", "lm", "a")["response"].tolist() == ["q0", "q2", "q1", "q0"]
+
+
+def test_tables_of_a_model(pairs, tiny_lm):
+    data = PreferenceSet("x", "local", "raw", tuple(pairs[:6]), (), tuple(pairs[6:]), {}, "0")
+    protocol = RECOMMENDED.but(max_new_tokens=6)
+    made, measured = method_tables(data.test, {"raw": data}, {"tiny": tiny_lm}, Length(), TinyEmbedder(), protocol)
+    assert list(made) == [("tiny", "none", "none"), ("tiny", "raw", "random"), ("tiny", "raw", "R")]
+    assert [len(t) for t in made.values()] == [2, 6, 6]
+    assert measured["responses"].tolist() == [2, 6, 6]
+    assert (made["tiny", "raw", "R"]["reward"] == made["tiny", "raw", "R"]["response"].str.len()).all()
+
+
+def test_the_reward_changes_no_response(pairs, tiny_lm):
+    """Shuffling the reward leaves what is sampled and selected as it was."""
+
+    class Shuffled(Length):
+        def score(self, prompts, responses):
+            return np.random.default_rng(5).permutation(super().score(prompts, responses))
+
+    data = {"raw": PreferenceSet("x", "local", "raw", tuple(pairs[:6]), (), tuple(pairs[6:]), {}, "0")}
+    protocol = RECOMMENDED.but(max_new_tokens=6)
+    a, b = (
+        picks(method_tables(data["raw"].test, data, {"tiny": tiny_lm}, reward, TinyEmbedder(), protocol)[0], "tiny", "raw")
+        for reward in (Length(), Shuffled())
+    )
+    for method in a:
+        assert a[method]["response"].tolist() == b[method]["response"].tolist()
+
+
+def test_rewards_of_the_sources(pairs):
+    table = source_rewards("raw", pairs, ["helpful"], Length())
+    assert table["n"].tolist() == [4]
+    assert table["rejected"].tolist() == [len("No idea.")]
