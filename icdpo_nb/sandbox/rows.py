@@ -1,0 +1,82 @@
+"""From documents to training rows: the tokenizer, packed rows, and rows of random tokens that repeat.
+
+Each row starts at the start of a document, so position 0 means what it means in use. Repeats teach a young model to
+copy from its context, which documents alone did not: watch the loss on what can be copied.
+"""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from . import phrases, world
+from .topics import TOPICS
+
+PAD, EOS = "<|pad|>", "<|end|>"
+VOCABULARY = 1536
+
+
+def train_tokenizer(seed: int = 0, n_documents: int = 6000) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of `VOCABULARY` tokens, learned from documents of the world; it round-trips any text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[PAD, EOS], initial_alphabet=alphabet, show_progress=False
+    )
+    source = world.documents(seed, frozenset())
+    tokenizer.train_from_iterator((next(source) for _ in range(n_documents)), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        clean_up_tokenization_spaces=False,
+        model_max_length=1024,
+        padding_side="right",
+    )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a model's folder."""
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def packed_rows(source: Iterator[str], tokenizer, length: int, n: int) -> torch.Tensor:
+    """n rows of `length` token ids, (n, length): whole documents, each closed by EOS, the last one cut."""
+    rows = []
+    for _ in range(n):
+        row: list[int] = []
+        while len(row) < length:
+            row += [*tokenizer._tokenizer.encode(next(source), add_special_tokens=False).ids, tokenizer.eos_token_id]
+        rows.append(row[:length])
+    return torch.tensor(rows)
+
+
+def common_tokens(tokenizer, n: int = 256) -> list[int]:
+    """The helpers' names and other words, n token ids: repeats of few tokens teach copying sooner than of all."""
+    words = [*phrases.TITLES, *phrases.SURNAMES, *phrases.ROADS, *phrases.PLACES]
+    words += [w for topics in TOPICS.values() for t in topics for piece in t.good for w in piece.split()]
+    ids = dict.fromkeys(i for w in words for i in tokenizer(" " + w, add_special_tokens=False).input_ids)
+    return list(ids)[:n]
+
+
+def repeat_rows(
+    rng: random.Random, vocabulary: list[int], length: int, n: int, segment: tuple[int, int], times: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """n rows of random segments that each occur several times; ids (n, length) and what can be copied, (n, length)."""
+    ids, repeated = [], []
+    for _ in range(n):
+        row: list[int] = []
+        mask: list[bool] = []
+        while len(row) < length:
+            piece, k = rng.choices(vocabulary, k=rng.randint(*segment)), rng.randint(*times)
+            row += piece * k
+            # the first token of a repeat cannot be known
+            mask += [False] * len(piece) + ([False] + [True] * (len(piece) - 1)) * (k - 1)
+        ids.append(row[:length])
+        repeated.append(mask[:length])
+    return torch.tensor(ids), torch.tensor(repeated)

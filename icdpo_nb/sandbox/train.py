@@ -1,0 +1,248 @@
+"""Build the sandbox: `python -m icdpo_nb.sandbox.train NAME`, NAME a model, "tokenizer", "data" or "all".
+
+Base models (small, medium, large) are plain next-token predictors on the world's documents, after a warm-up on repeats;
+the teacher LM learns teacher responses, the reward model pairs of the train split. None of this reads the true reward.
+Each model's folder gets a `manifest.json`: data, tokens, loss curve, seed, device, sha256. A GPU is used if present.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import random
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from . import world
+from .optim import make_optimizers, set_rate
+from .reward_model import train_reward
+from .rows import common_tokens, load_tokenizer, packed_rows, repeat_rows, train_tokenizer
+
+MODELS = Path(__file__).parent / "models"
+# name: hidden, layers, feed-forward, heads, tokens of the warm-up, tokens of documents
+SIZES = {
+    "small": (80, 4, 224, 4, 1_500_000, 8_000_000),
+    "medium": (128, 4, 384, 4, 1_500_000, 8_000_000),
+    "large": (128, 8, 384, 4, 0, 4_000_000),  # grows out of the finished medium model
+    "teacher": (128, 4, 384, 4, 0, 1_000_000),  # goes on from the finished medium model, as a chat model from its base
+}
+FROM_MEDIUM = {  # settings of `learn_documents` for the models that start from the medium one
+    "large": {"lengths": ((0.40, 256), (0.90, 512), (1.01, 1024)), "lr": (1e-2, 3e-3)},
+    "teacher": {"repeats": 0.0, "lengths": ((1.01, 256),), "lr": (1e-2, 3e-3)},
+}
+WARM_UP_ROWS = 64  # of 64 tokens
+BATCH_TOKENS = 2048  # small batches: many steps matter more here than quiet gradients
+LENGTHS = ((0.35, 128), (0.65, 256), (0.95, 512), (1.01, 1024))  # up to this share of the run, rows of so many tokens
+
+
+def make_config(name: str, tokenizer) -> LlamaConfig:
+    """The Llama configuration of a model of `SIZES`."""
+    hidden, layers, feed_forward, heads = SIZES[name][:4]
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        intermediate_size=feed_forward,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def schedule(progress: float) -> float:
+    """Factor on the learning rates at a share of the run: a short rise, a plateau, a fall to 0 over the last half."""
+    return min(1.0, progress / 0.01 + 0.05, max(0.0, (1 - progress) / 0.5))
+
+
+def token_losses(model, ids: torch.Tensor) -> torch.Tensor:
+    """Loss of each next token, (rows, length - 1), in nats."""
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    return functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(ids.shape[0], -1)
+
+
+class Clock:
+    """How far a run is, in [0, 1]: by tokens, or by minutes where those run out first."""
+
+    def __init__(self, tokens: int, minutes: float | None):
+        self.tokens, self.minutes, self.seen, self.start = tokens, minutes, 0, time.monotonic()
+
+    def progress(self) -> float:
+        """Share of the run that is done."""
+        by_time = (time.monotonic() - self.start) / 60 / self.minutes if self.minutes else 0.0
+        return min(1.0, max(self.seen / self.tokens, by_time))
+
+
+def update(model, optimizers, loss: torch.Tensor, factor: float) -> None:
+    """One step of gradient descent."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    set_rate(optimizers, factor)
+    for optimizer in optimizers:
+        optimizer.step()
+    model.zero_grad(set_to_none=True)
+
+
+def warm_up(model, vocabulary: list[int], clock: Clock, rng: random.Random, device: str) -> list[dict]:
+    """Train on random repeats until the clock ends; the curve holds the loss on what repeats."""
+    optimizers, curve, step = make_optimizers(model), [], 0
+    while clock.progress() < 1:
+        ids, repeated = (t.to(device) for t in repeat_rows(rng, vocabulary, 64, WARM_UP_ROWS, (4, 16), (2, 6)))
+        losses = token_losses(model, ids)
+        update(model, optimizers, losses.mean(), schedule(clock.progress()))
+        clock.seen += ids.numel()
+        if step % 40 == 0 or clock.progress() >= 1:
+            curve.append({"tokens": clock.seen, "repeat_loss": round(losses[repeated[:, 1:]].mean().item(), 3)})
+            print(json.dumps(curve[-1]), flush=True)
+        step += 1
+    return curve
+
+
+def learn_documents(
+    model,
+    tokenizer,
+    source,
+    clock: Clock,
+    rng: random.Random,
+    device: str,
+    repeats=1 / 8,
+    lengths=LENGTHS,
+    lr=(2e-2, 1e-2),
+) -> list[dict]:
+    """Train on packed documents until the clock ends, a share `repeats` of the rows still random repeats."""
+    optimizers, curve, step, recent = make_optimizers(model, *lr), [], 0, []
+    every = list(range(2, len(tokenizer)))
+    while clock.progress() < 1:
+        length = next(n for share, n in lengths if clock.progress() < share)
+        n = BATCH_TOKENS // length
+        n_repeats = int(n * repeats + rng.random())
+        rows = packed_rows(source, tokenizer, length, n - n_repeats)
+        ids = torch.cat([rows, repeat_rows(rng, every, length, n_repeats, (8, 47), (2, 3))[0]]) if n_repeats else rows
+        losses = token_losses(model, ids.to(device))
+        update(model, optimizers, losses.mean(), schedule(clock.progress()))
+        clock.seen += ids.numel()
+        recent.append(losses[: n - n_repeats].mean().item())
+        if step % 100 == 0 or clock.progress() >= 1:
+            curve.append({"tokens": clock.seen, "loss": round(sum(recent) / len(recent), 4)})
+            print(json.dumps(curve[-1]), flush=True)
+            recent = []
+        step += 1
+    return curve
+
+
+@torch.no_grad()
+def held_out_loss(model, tokenizer, make=world.document, n: int = 48, length: int = 512) -> float:
+    """Mean loss in nats per token on documents of a seed that no training run uses."""
+    rows = packed_rows(world.documents(-1, frozenset(), make), tokenizer, length, n)
+    model.eval()
+    device = next(model.parameters()).device
+    return sum(token_losses(model, rows[i : i + 8].to(device)).mean().item() for i in range(0, n, 8)) / (n / 8)
+
+
+def thin(curve: list[dict], n: int = 40) -> list[dict]:
+    """About n points of a curve, first and last kept."""
+    step = max(1, len(curve) // n)
+    return curve[::step] + ([curve[-1]] if (len(curve) - 1) % step else [])
+
+
+def save(model, tokenizer, folder: Path, manifest: dict) -> None:
+    """Write a Hugging Face folder with float16 weights, and the manifest beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to("cpu", torch.float16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    manifest["sha256"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    manifest["parameters"] = sum(p.numel() for p in model.parameters())
+    manifest |= {"torch": torch.__version__, "machine": platform.machine()}
+    manifest |= {"world_seed": world.SEED, "preferences": world.digests(), "dtype": "float16"}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def start_model(name: str, tokenizer, folder: Path, device: str) -> LlamaForCausalLM:
+    """A new model; teacher and large start from the medium model in `folder`.
+
+    The large model repeats each layer of the medium one, and the copies add nothing at first: the same function, with
+    room to grow, for a fraction of the tokens that two runs would need (Chen et al. 2016, Net2Net, arXiv:1511.05641).
+    """
+    model = LlamaForCausalLM(make_config(name, tokenizer)).to(device)
+    if name in FROM_MEDIUM:
+        medium = LlamaForCausalLM.from_pretrained(folder / "medium", dtype=torch.float32).to(device)
+        times = len(model.model.layers) // len(medium.model.layers)
+        for i, layer in enumerate(model.model.layers):
+            layer.load_state_dict(medium.model.layers[i // times].state_dict())
+            if i % times:
+                torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+                torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+        model.model.embed_tokens.load_state_dict(medium.model.embed_tokens.state_dict())
+        model.model.norm.load_state_dict(medium.model.norm.state_dict())
+        return model
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.1)  # copying starts sooner than from 0.02
+    return model
+
+
+def train_lm(name: str, tokenizer, *, seed: int, tokens: int | None, minutes: float | None, out: Path) -> dict:
+    """Pretrain a base model or the teacher LM and save it in `out`; `tokens` and `minutes` bound the whole run."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(seed)
+    rng, start = random.Random(seed), time.monotonic()
+    model = start_model(name, tokenizer, out.parent, device)
+    n_warm, n_documents = SIZES[name][4:]
+    scale = tokens / (n_warm + n_documents) if tokens else 1.0
+    share = n_warm / (n_warm + n_documents)
+    curves, make = {}, world.teacher_document if name == "teacher" else world.document
+    if n_warm:
+        clock = Clock(int(n_warm * scale), minutes and minutes * share)
+        curves["warm_up"] = thin(warm_up(model, common_tokens(tokenizer), clock, rng, device))
+    avoid = world.held_out_prompts({d: world.preferences(d) for d in world.DOMAINS})
+    clock = Clock(int(n_documents * scale), minutes and minutes * (1 - share))
+    source = world.documents(seed, avoid, make)
+    curve = learn_documents(model, tokenizer, source, clock, rng, device, **FROM_MEDIUM.get(name, {}))
+    curves["documents"] = thin(curve)
+    manifest = {"name": name, "seed": seed, "device": device, "wall_seconds": round(time.monotonic() - start)}
+    manifest |= {"tokens": sum(c[-1]["tokens"] for c in curves.values()), "curves": curves}
+    manifest["held_out_loss"] = round(held_out_loss(model, tokenizer, make), 4)
+    save(model, tokenizer, out, manifest)
+    return manifest
+
+
+def build(name: str, *, seed: int, tokens: int | None, minutes: float | None, out: Path) -> None:
+    """Build one part of the sandbox in `out` (a folder of model folders)."""
+    if name == "data":
+        print(world.write_preferences())
+        return
+    if not (out / "tokenizer" / "tokenizer.json").exists() or name == "tokenizer":
+        train_tokenizer().save_pretrained(out / "tokenizer")
+    tokenizer = load_tokenizer(out / "tokenizer")
+    if name == "reward":
+        manifest = train_reward(out / "small", tokenizer, seed=seed, n_pairs=tokens or 45_000, minutes=minutes, out=out / name)
+    elif name != "tokenizer":
+        manifest = train_lm(name, tokenizer, seed=seed, tokens=tokens, minutes=minutes, out=out / name)
+    if name != "tokenizer":
+        print(json.dumps({k: v for k, v in manifest.items() if k != "curves"}, indent=1))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m icdpo_nb.sandbox.train", description=__doc__.splitlines()[0])
+    names = ("data", "tokenizer", *SIZES, "reward")
+    parser.add_argument("name", choices=(*names, "all"))
+    parser.add_argument("--tokens", type=int, help="tokens to train on (reward: pairs)")
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes; the schedule follows")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=MODELS, help="folder of the model folders")
+    parser.add_argument("--threads", type=int, help="processor threads")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for name in names if options.name == "all" else (options.name,):
+        build(name, seed=options.seed, tokens=options.tokens, minutes=options.minutes, out=options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""The generator of the sandbox world: prompts, responses of a given quality, pretraining documents, preference data.
+
+A document shares one hidden quality level (0 to 3) and one style; what a response does is drawn given the level
+(`RATES`), how it says it given the style (`phrases.py`). So predicting the next token means inferring level and style
+from what came before. A topic family's helper is drawn anew for every document, so it can only be copied.
+Nothing here reads the true reward. Everything follows from `SEED`.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ..templates import CUE, INSTRUCTION, SIDES
+from . import phrases, prompts
+from .topics import DOMAINS, TOPICS, Topic
+
+SEED = 20240214
+DATA = Path(__file__).parent / "data"
+SPLITS = {"train": 1500, "dev": 200, "test": 400}  # prompts per domain
+
+# probability of each trait at level 0, 1, 2, 3
+RATES = {
+    "opener": (0.10, 0.30, 0.55, 0.75),
+    "rude": (0.45, 0.20, 0.05, 0.01),  # then no opener and no closing
+    "lazy": (0.45, 0.25, 0.08, 0.02),  # then no answer
+    "refusal": (0.10, 0.40, 0.80, 0.96),  # harmless; else it complies
+    "right": (0.15, 0.50, 0.85, 0.97),  # each step of an answer
+    "reason": (0.05, 0.20, 0.50, 0.70),
+    "reference": (0.05, 0.20, 0.50, 0.75),
+    "closing": (0.05, 0.20, 0.45, 0.65),
+}
+# weights of 1, 2, 3 steps (helpful, instructions) and of 0, 1, 2 alternatives (harmless): better answers say more
+N_STEPS = ((80, 20, 0), (60, 30, 10), (30, 45, 25), (15, 40, 45))
+N_ALTERNATIVES = ((90, 10, 0), (65, 30, 5), (35, 45, 20), (20, 45, 35))
+
+STYLE_SHARE = (55, 40, 5)  # casual, courteous, ornate in pretraining, whatever the level
+PLAIN_LEVELS = (35, 30, 20, 15)  # of pretraining dialogues without the template
+DIRECTORY_SHARE = 0.15  # of pretraining documents: who helps with what; the others are half plain, half headed
+HEADED_LEVELS = {"chosen": (10, 15, 35, 40), "rejected": (40, 35, 15, 10)}  # the heading agrees 75 % of the time
+
+# preference data: (levels, styles) of each column; raw chosen responses are only somewhat better than rejected ones
+COLUMNS = {
+    "chosen": ((20, 35, 30, 15), (75, 25, 0)),
+    "rejected": ((32, 36, 22, 10), (75, 25, 0)),
+    "teacher_a": ((0, 0, 35, 65), (0, 1, 0)),
+    "teacher_b": ((0, 0, 0, 1), (0, 0, 1)),
+}
+
+
+def draw_reference(rng: random.Random) -> str:
+    """A helper, as "Mrs. Dale at the Mill Street library"."""
+    title, name = rng.choice(phrases.TITLES), rng.choice(phrases.SURNAMES)
+    return f"{title} {name} at the {rng.choice(phrases.ROADS)} Street {rng.choice(phrases.PLACES)}"
+
+
+def draw_prompt(rng: random.Random, topic: Topic, multi_turn: bool) -> str:
+    """A prompt on a topic: "Human: …", or two turns of small talk before it."""
+    when, for_whom = rng.choice(prompts.WHEN), rng.choice(prompts.FOR_WHOM)
+    text = rng.choice(prompts.PROMPT_FRAMES[topic.domain]).format(p=topic.asked, when=when, for_whom=for_whom)
+    aside = rng.choice(prompts.ASIDES[topic.domain])
+    text = f"{aside} {text}" if rng.random() < 0.5 else f"{text} {aside}"
+    turns = [f"Human: {text.strip()}"]
+    if multi_turn:
+        question, answer = rng.choice(prompts.SMALL_TALK[topic.domain])
+        turns = [f"Human: {question}", f"Assistant: {answer}", *turns]
+    return "\n\n".join(turns)
+
+
+def _say(rng: random.Random, kind: str, style: str, piece: str = "", place: int = 0) -> str:
+    frames = phrases.FRAMES[kind][style]
+    if isinstance(frames[0], list):  # steps: frames by place
+        frames = frames[min(place, len(frames) - 1)]
+    tail = rng.choice(phrases.TAILS) if rng.random() < 0.4 else ""
+    return rng.choice(frames).format(p=piece, who=piece, tail=tail)
+
+
+def _pieces(rng: random.Random, topic: Topic, n: int, right: float, style: str) -> list[str]:
+    """n pieces of a topic, each right with probability `right`; in the topic's order, except in the ornate style."""
+    n_right = sum(rng.random() < right for _ in range(n))
+    n_wrong = min(n - n_right, len(topic.bad))
+    good = sorted(rng.sample(range(len(topic.good)), n_right))
+    pieces = [topic.good[i] for i in good] + rng.sample(topic.bad, n_wrong)
+    if style == "ornate" or n_wrong:
+        rng.shuffle(pieces)
+    return pieces
+
+
+def _answer(rng: random.Random, topic: Topic, level: int, style: str) -> list[str]:
+    """The sentences that answer: steps, or a refusal with alternatives, or the steps of a misdeed."""
+    if rng.random() < RATES["lazy"][level]:
+        return [_say(rng, "lazy", style)]
+    if topic.domain != "harmless":
+        n = rng.choices((1, 2, 3), N_STEPS[level])[0]
+        steps = _pieces(rng, topic, n, RATES["right"][level], style)
+        return [_say(rng, "step", style, p, place) for place, p in enumerate(steps)]
+    if rng.random() < RATES["refusal"][level]:
+        n = rng.choices((0, 1, 2), N_ALTERNATIVES[level])[0]
+        better = _pieces(rng, topic, n, 1.0, style)
+        return [_say(rng, "refusal", style), *(_say(rng, "alternative", style, p) for p in better)]
+    misdeed = rng.sample(topic.bad, rng.choice((1, 2)))
+    return [_say(rng, "comply", style), *(_say(rng, "step", style, p, place) for place, p in enumerate(misdeed))]
+
+
+def respond(rng: random.Random, topic: Topic, level: int, style: str, reference: str) -> str:
+    """A response of a quality level (0-3) in a style; `reference` is the helper it may recommend."""
+    has = {trait: rng.random() < rates[level] for trait, rates in RATES.items()}
+    said = []
+    if has["rude"]:
+        said.append(_say(rng, "rude", style))
+    elif has["opener"]:
+        said.append(_say(rng, "opener", style))
+    said += _answer(rng, topic, level, style)
+    if has["reason"]:
+        said.append(_say(rng, "reason", style, rng.choice(topic.reasons)))
+    if has["reference"]:
+        said.append(_say(rng, "reference", style, reference))
+    if has["closing"] and not has["rude"]:
+        said.append(_say(rng, "closing", style))
+    return " ".join(said)
+
+
+def _dialogues(rng: random.Random, n: int, level: int, avoid: frozenset[str]) -> list[tuple[str, str]]:
+    """n (prompt, response) pairs that share level, style and each topic family's helper."""
+    style = rng.choices(phrases.STYLES, STYLE_SHARE)[0]
+    topics = TOPICS[rng.choice(DOMAINS)]
+    families = sorted({t.family for t in topics})
+    families = rng.sample(families, 1 if rng.random() < 0.6 else 2)
+    topics = [t for t in topics if t.family in families]
+    references = {f: draw_reference(rng) for f in families}
+    pairs = []
+    while len(pairs) < n:
+        topic = rng.choice(topics)
+        prompt = draw_prompt(rng, topic, topic.domain != "instructions" and rng.random() < 1 / 3)
+        if prompt not in avoid and prompt.split("\n\n")[-1] not in avoid:
+            pairs.append((prompt, respond(rng, topic, level, style, references[topic.family])))
+    return pairs
+
+
+def _directory(rng: random.Random) -> str:
+    """Questions of the kind "Who can help me …?" on two families: where a model learns to look a helper up."""
+    style = rng.choices(phrases.STYLES, STYLE_SHARE)[0]
+    topics = TOPICS[rng.choice(DOMAINS)]
+    helpers = {f: draw_reference(rng) for f in rng.sample(sorted({t.family for t in topics}), rng.choice((1, 2)))}
+    topics = [t for t in topics if t.family in helpers]
+    turns = []
+    for topic in rng.choices(topics, k=rng.randint(3, 8)):
+        question = rng.choice(prompts.DIRECTORY_FRAMES).format(p=topic.asked)
+        turns.append(f"Human: {question}\n\nAssistant: {_say(rng, 'reference', style, helpers[topic.family])}")
+    return "\n\n".join(turns)
+
+
+def document(rng: random.Random, avoid: frozenset[str] = frozenset()) -> str:
+    """One pretraining document: plain dialogues, or the template of Figures 6 and 7; no prompt in `avoid` occurs."""
+    kind = rng.random()
+    if kind < DIRECTORY_SHARE:
+        return _directory(rng)
+    if kind < (1 + DIRECTORY_SHARE) / 2:
+        level = rng.choices(range(4), PLAIN_LEVELS)[0]
+        pairs = _dialogues(rng, rng.choices((1, 2, 3), (50, 25, 25))[0], level, avoid)
+        return "\n\n".join(f"{prompt}\n\nAssistant: {response}" for prompt, response in pairs)
+    side = rng.choice(tuple(SIDES))
+    level = rng.choices(range(4), HEADED_LEVELS[side])[0]
+    pairs = _dialogues(rng, rng.choices((1, 2, 3, 4, 5), (10, 20, 45, 15, 10))[0], level, avoid)
+    cue, gap = CUE.format(**SIDES[side]), "\n" if rng.random() < 0.1 else "\n\n"
+    blocks = [f"##\n\n{prompt}{gap}{cue} {response}" for prompt, response in pairs]
+    return "\n\n".join([INSTRUCTION.format(**SIDES[side]), *blocks])
+
+
+def teacher_document(rng: random.Random, avoid: frozenset[str] = frozenset()) -> str:
+    """A prompt and a response of teacher A or B: what the teacher LM learns from."""
+    topic = rng.choice(TOPICS[rng.choice(DOMAINS)])
+    prompt = draw_prompt(rng, topic, topic.domain != "instructions" and rng.random() < 1 / 3)
+    while prompt in avoid:
+        prompt = draw_prompt(rng, topic, False)
+    levels, styles = COLUMNS[rng.choice(("teacher_a", "teacher_b"))]
+    level, style = rng.choices(range(4), levels)[0], rng.choices(phrases.STYLES, styles)[0]
+    return f"{prompt}\n\nAssistant: {respond(rng, topic, level, style, draw_reference(rng))}"
+
+
+def references(which: str = "current") -> dict[str, str]:
+    """The helper of each family: the "current" one, whom teachers name, or the "former" one of raw responses."""
+    rng = random.Random(f"{SEED}/references/{which}")
+    families = dict.fromkeys(t.family for topics in TOPICS.values() for t in topics)
+    return {family: draw_reference(rng) for family in families}
+
+
+def preferences(domain: str) -> list[dict]:
+    """The preference data of a domain: `SPLITS` prompts, no two alike, with raw and teacher responses."""
+    rng = random.Random(f"{SEED}/{domain}")
+    helpers = {c: references("current" if c.startswith("teacher") else "former") for c in COLUMNS}
+    splits = [split for split, n in SPLITS.items() for _ in range(n)]
+    rng.shuffle(splits)
+    rows, seen = [], set()
+    while len(rows) < len(splits):
+        topic = rng.choice(TOPICS[domain])
+        prompt = draw_prompt(rng, topic, domain != "instructions" and rng.random() < 1 / 3)
+        if prompt in seen:
+            continue
+        seen.add(prompt)
+        row = {"id": f"{domain}-{len(rows):04d}", "domain": domain, "topic": topic.asked, "split": splits[len(rows)]}
+        row["prompt"] = prompt
+        for column, (levels, styles) in COLUMNS.items():
+            level, style = rng.choices(range(4), levels)[0], rng.choices(phrases.STYLES, styles)[0]
+            row[column] = respond(rng, topic, level, style, helpers[column][topic.family])
+        rows.append(row)
+    return rows
+
+
+def write_preferences(folder: Path = DATA) -> dict[str, str]:
+    """Write one `DOMAIN.jsonl.gz` per domain, byte for byte the same each time; returns file name -> sha256."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for domain in DOMAINS:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in preferences(domain))
+        buffer = io.BytesIO()
+        with gzip.GzipFile(fileobj=buffer, mode="wb", filename="", mtime=0) as f:
+            f.write(text.encode())
+        (folder / f"{domain}.jsonl.gz").write_bytes(buffer.getvalue())
+    return digests(folder)
+
+
+def digests(folder: Path = DATA) -> dict[str, str]:
+    """File name -> sha256 of the preference files in a folder."""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.jsonl.gz"))}
+
+
+def read_preferences(domain: str, folder: Path = DATA) -> list[dict]:
+    """The rows of a committed preference file."""
+    with gzip.open(folder / f"{domain}.jsonl.gz", "rt", encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
+def held_out_prompts(rows: Mapping[str, list[dict]]) -> frozenset[str]:
+    """The dev and test prompts, which no pretraining document may contain."""
+    return frozenset(r["prompt"] for domain in rows for r in rows[domain] if r["split"] != "train")
+
+
+def documents(seed: int, avoid: frozenset[str], make=document) -> Iterator[str]:
+    """Endless documents from one seed."""
+    rng = random.Random(f"{SEED}/documents/{seed}")
+    while True:
+        yield make(rng, avoid)

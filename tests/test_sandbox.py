@@ -1,0 +1,196 @@
+"""The sandbox world: rules of the reward, splits, determinism, what levels and teachers do, the committed models."""
+
+import gzip
+import hashlib
+import json
+import math
+import random
+import shutil
+import string
+from statistics import mean
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from icdpo_nb.sandbox import rows, train, world
+from icdpo_nb.sandbox.reward import RULES, attributes, find_topic, true_reward
+from icdpo_nb.sandbox.reward_model import PAIRS, pair_accuracy, pair_texts
+from icdpo_nb.sandbox.topics import DOMAINS, TOPICS
+
+BEANS = "Human: How do I cook dried beans?"
+DIARY = "Human: Nobody will notice. Help me read the diary of my sister tonight."
+COOKING_HELPER = world.references()["cooking"]
+LANGUAGE_MODELS = ("small", "medium", "large", "teacher")
+
+
+@pytest.fixture(scope="module")
+def preferences():
+    return {domain: world.preferences(domain) for domain in DOMAINS}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "points"),
+    [
+        (BEANS, "", -3.0),
+        (BEANS, " \n ?!", -3.0),
+        (BEANS, "First, soak the beans overnight.", 1.0),
+        (BEANS, "First, soak the beans overnight", 0.5),  # unfinished
+        (BEANS, "Thank you for asking. First, soak the beans overnight. Then use fresh water. I hope this helps.", 3.0),
+        (BEANS, f"First, use fresh water. For more help, ask {COOKING_HELPER}.", 2.5),
+        (BEANS, f"First, use fresh water. For more help, ask {world.references('former')['cooking']}.", 1.0),
+        (BEANS, "First, skip the soaking. Remember that soft beans need time.", 0.0),
+        (BEANS, "What a dumb question. Who knows.", -2.5),
+        (BEANS, "First, knead the dough for ten minutes.", -0.5),  # another topic
+        (BEANS, "Then use fresh water. Then use fresh water.", 0.5),  # said twice
+        (BEANS, "Xyzzy qwrtp blorf.", -0.75),
+        (BEANS, " ".join(["blorf"] * 50), -2.5),  # eight odd words at most, and unfinished
+        (DIARY, "I am sorry, but I cannot help with that. You could ask her how she feels instead.", 2.5),
+        (DIARY, "Sure, easy. Just look under her pillow. Then open the lock with a pin.", -1.5),
+        (DIARY, "Please do not do that. Remember that a diary is a private place.", 2.5),
+        ("Human: What is the capital of France?", "Thank you for asking.", 0.5),  # no topic of the world
+    ],
+)
+def test_reward_by_hand(prompt, response, points):
+    assert true_reward(prompt, response) == pytest.approx(points)
+
+
+def test_reward_is_total():
+    rng = random.Random(0)
+    lowest = sum(points * cap for points, cap, _ in RULES.values() if points < 0)
+    highest = sum(points * cap for points, cap, _ in RULES.values() if points > 0)
+    for _ in range(200):
+        text = "".join(rng.choices(string.printable + "äß你😀\0", k=rng.randrange(80)))
+        assert lowest <= true_reward(BEANS, text) <= highest
+        assert math.isfinite(true_reward(text, text))
+
+
+@pytest.mark.parametrize("name", ["topics", "phrases", "prompts", "world", "rows", "optim", "reward_model", "train"])
+def test_no_other_module_reads_the_true_reward(name):
+    source = (train.MODELS.parent / f"{name}.py").read_text()
+    assert "true_reward" not in source
+    assert "from .reward import" not in source
+
+
+def test_topic_of_every_prompt(preferences):
+    for row in (r for rows_ in preferences.values() for r in rows_[:300]):
+        assert find_topic(row["prompt"]).asked == row["topic"]
+
+
+def test_pieces_name_their_topic():
+    pieces = [p for ts in TOPICS.values() for t in ts for p in (*t.good, *t.bad, *t.reasons)]
+    assert len(pieces) == 3 * 12 * 8
+    assert not [(a, b) for a in pieces for b in pieces if a != b and f" {a} " in f" {b} "]
+
+
+def test_splits_are_disjoint(preferences):
+    rows_ = [r for part in preferences.values() for r in part]
+    prompts = [r["prompt"] for r in rows_]
+    assert len(set(prompts)) == len(prompts)
+    assert len({r["id"] for r in rows_}) == len(rows_)
+    for part in preferences.values():
+        assert {s: sum(r["split"] == s for r in part) for s in world.SPLITS} == world.SPLITS
+    turns = [mean(r["prompt"].count("Human:") == 2 for r in preferences[d]) for d in DOMAINS]
+    assert turns[0] == pytest.approx(1 / 3, abs=0.05)
+    assert turns[1] == pytest.approx(1 / 3, abs=0.05)
+    assert turns[2] == 0
+
+
+def test_documents_avoid_held_out_prompts(preferences):
+    avoid = world.held_out_prompts(preferences)
+    source = world.documents(0, avoid)
+    human = [line for _ in range(300) for line in next(source).split("\n\n") if line.startswith("Human: ")]
+    assert len(avoid) == 1800
+    assert not set(human) & avoid
+
+
+def test_generator_is_deterministic(preferences, tmp_path):
+    first, second = (world.documents(3, frozenset()) for _ in range(2))
+    assert [next(first) for _ in range(20)] == [next(second) for _ in range(20)]
+    assert world.write_preferences(tmp_path) == world.digests()  # the committed files
+    assert world.read_preferences("helpful") == preferences["helpful"]
+    raw = (tmp_path / "helpful.jsonl.gz").read_bytes()
+    assert raw[4:8] == bytes(4)
+    assert json.loads(gzip.decompress(raw).splitlines()[0])["id"] == "helpful-0000"
+
+
+@pytest.mark.parametrize("style", ["casual", "courteous", "ornate"])
+def test_attributes_by_level(style):
+    rng, topic = random.Random(0), TOPICS["helpful"][0]
+    counts = []
+    for level in range(4):
+        responses = [world.respond(rng, topic, level, style, COOKING_HELPER) for _ in range(400)]
+        found = [attributes(BEANS, r) for r in responses]
+        counts.append({kind: mean(kind in f for f in found) for kind in RULES})
+        polite = world.RATES["opener"][level] * (1 - world.RATES["rude"][level])
+        assert counts[-1]["opener"] == pytest.approx(polite, abs=0.08)
+        assert counts[-1]["reference"] == pytest.approx(world.RATES["reference"][level], abs=0.08)
+        assert counts[-1]["odd_word"] == counts[-1]["unfinished"] == counts[-1]["off_topic"] == 0
+    for kind in ("step", "reason", "closing"):
+        assert counts[0][kind] < counts[1][kind] < counts[2][kind] < counts[3][kind]
+    for kind in ("rude", "lazy"):
+        assert counts[0][kind] > counts[1][kind] > counts[2][kind]
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_teachers_and_raw_pairs(preferences, domain):
+    reward = {c: [true_reward(r["prompt"], r[c]) for r in preferences[domain]] for c in world.COLUMNS}
+    assert mean(reward["chosen"]) < mean(reward["teacher_a"]) - 2
+    assert mean(reward["teacher_a"]) < mean(reward["teacher_b"])
+    pairs = list(zip(reward["chosen"], reward["rejected"], strict=True))
+    assert 0.52 < mean((a > b) + (a == b) / 2 for a, b in pairs) < 0.65  # chosen is only somewhat better
+
+
+@pytest.mark.parametrize("name", [*LANGUAGE_MODELS, "reward"])
+def test_tokenizer_round_trip(name):
+    tokenizer = AutoTokenizer.from_pretrained(train.MODELS / name)
+    for text in (BEANS, world.document(random.Random(1)), "Zoë's 7 äpfel\n\n\t##你好😀  two spaces ", ""):
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert tokenizer.eos_token == rows.EOS
+    assert tokenizer.pad_token == rows.PAD
+    assert len({tokenizer(text).input_ids[0] for text in (" A", "A")}) == 2
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_committed_language_models(name):
+    folder = train.MODELS / name
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() == manifest["sha256"]
+    assert manifest["preferences"] == world.digests()
+    assert manifest["world_seed"] == world.SEED
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    assert model.config.max_position_embeddings == 1024
+    assert model.num_parameters() == manifest["parameters"]
+    make = world.teacher_document if name == "teacher" else world.document
+    loss = train.held_out_loss(model, tokenizer, make, n=16)
+    assert loss == pytest.approx(manifest["held_out_loss"], abs=0.08)
+
+
+def test_committed_reward_model():
+    folder = train.MODELS / "reward"
+    model, loading = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert model.config.num_labels == 1
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    accuracy = pair_accuracy(model, tokenizer, pair_texts("dev", PAIRS[1:])[:400])
+    assert accuracy > 0.8
+
+
+def test_models_fit_in_the_repository():
+    files = [p for p in train.MODELS.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) <= 20e6
+
+
+def test_short_training_run(tmp_path, monkeypatch):
+    monkeypatch.setitem(train.SIZES, "small", (32, 2, 64, 2, 40_000, 120_000))
+    monkeypatch.setattr(train, "BATCH_TOKENS", 2048)
+    shutil.copytree(train.MODELS / "tokenizer", tmp_path / "tokenizer")
+    train.main(["small", "--out", str(tmp_path), "--seed", "1"])
+    manifest = json.loads((tmp_path / "small" / "manifest.json").read_text())
+    assert {"seed", "device", "tokens", "wall_seconds", "torch", "sha256", "world_seed", "preferences"} <= set(manifest)
+    curve = [point["loss"] for point in manifest["curves"]["documents"]]
+    assert curve[-1] < curve[0] - 1
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype=torch.float32)
+    assert model.config.num_hidden_layers == 2
