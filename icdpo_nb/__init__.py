@@ -14,6 +14,7 @@ READING_ORDER = {
         "BM25Retriever", "Embedder", "RandomRetriever", "SBERTRetriever", "TwoStageRetriever", "by_domain", "leaked_prompts",
     ],
     "templates": ["base_context", "contexts", "icl_context"],
+    "attention": [],
     "engine": [],
     "checkpoints": [],
     "lm": ["CausalLM", "Response", "load_lm"],
@@ -27,6 +28,7 @@ READING_ORDER = {
     "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
         "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_estimates", "totals_of",
+        "varying",
     ],
     "experiment": ["answers", "method_rewards", "method_tables", "picks", "source_rewards"],
     "report": ["run_notebook"],

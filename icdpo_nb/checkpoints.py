@@ -29,7 +29,7 @@ def load_checkpoint(
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
-    from . import engine  # noqa: F401  (registers the attention implementation)
+    from . import attention  # noqa: F401  (registers icdpo_grouped)
 
     logging.disable_progress_bar()
     device = _device(device, torch)

@@ -51,7 +51,9 @@ def plot_means(means: pd.DataFrame, columns: str = "domain", label: str = "rewar
             row = part.loc[method]
             ax.plot([row["low"], row["high"]], [y, y], color=colour(method), lw=2.5, solid_capstyle="round")
             ax.plot(row["mean"], y, "o", color=colour(method), ms=7)
-        ax.set(yticks=range(len(methods)), xlabel=f"mean {label}" if i == len(sources) - 1 else "")
+        ax.set(
+            yticks=range(len(methods)), xlabel=f"mean {label} ({part['n'].iloc[0]} prompts)" if i == len(sources) - 1 else ""
+        )
         ax.set_yticklabels(methods, fontsize=10)
         name = str(column) if len(across) > 1 else ""
         ax.set_title("\n".join(t for t in (name if i == 0 else "", source if len(sources) > 1 else "") if t), fontsize=10.5)

@@ -38,7 +38,7 @@ class Run:
 
     def finish(self, **headline: object) -> None:
         """The notebook's headline numbers, shown and kept beside the report as headline.json."""
-        text = json.dumps(headline, indent=1, ensure_ascii=False, default=_plain)
+        text = json.dumps(_plain(headline), indent=1, ensure_ascii=False, allow_nan=False)
         if self.folder:
             (self.folder / "headline.json").write_text(text + "\n", encoding="utf-8")
         display(
@@ -96,9 +96,14 @@ def _quiet() -> None:
 
 
 def _plain(value: object) -> object:
+    """The value in JSON's own types; numbers that are not finite become null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
     if isinstance(value, np.generic):
-        return value.item()
-    return vars(value) if hasattr(value, "__dict__") else str(value)
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 # ---------------------------------------------------------------- exhibits

@@ -111,6 +111,11 @@ def claims(gains: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
+def varying(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the columns lm and source where these are the same in every row."""
+    return table.drop(columns=[c for c in GROUPS if table[c].nunique() == 1])
+
+
 def claims_sentence(claims: pd.DataFrame, n: int) -> str:
     """The verdicts as sentences: for each claim in how many of the experiments it holds."""
     said = []
@@ -119,5 +124,7 @@ def claims_sentence(claims: pd.DataFrame, n: int) -> str:
         parts = [f"{v} in {counts[v]}" if len(part) > 1 else v for v in VERDICTS.values() if v in counts]
         said.append(f"{claim} is {', '.join(parts)}")
     of = f", each in {part_count} experiments" if (part_count := len(claims) // claims["claim"].nunique()) > 1 else ""
-    lead = "no difference could be shown: " if set(claims["verdict"]) == {"inconclusive"} else ""
-    return f"On {n} prompts{of}: {lead}{'; '.join(said)}."
+    if set(claims["verdict"]) == {"inconclusive"}:
+        names = "; ".join(claims["claim"].unique())
+        return f"On {n} prompts{of} no difference could be shown: the intervals of {names} all hold 0."
+    return f"On {n} prompts{of}: {'; '.join(said)}."

@@ -6,7 +6,8 @@ import torch
 from conftest import save_tiny_lm
 from transformers import AutoModelForCausalLM, TopPLogitsWarper
 
-from icdpo_nb.engine import attention_mask, nucleus_sample
+from icdpo_nb.attention import attention_mask
+from icdpo_nb.engine import nucleus_sample
 from icdpo_nb.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 

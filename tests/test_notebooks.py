@@ -10,7 +10,8 @@ import pytest
 from conftest import save_tiny_lm
 
 from icdpo_nb.cli import main
-from icdpo_nb.report import NOTEBOOKS, notebook_names, open_notebook, run_notebook
+from icdpo_nb.parameters import check_parameters
+from icdpo_nb.report import NOTEBOOKS, notebook_names, open_notebook, read_preset, run_notebook
 
 SMOKE = {  # parameters that make a notebook small; the model is a tiny random one
     "00_start_here": {"n_prompts": 2, "max_new_tokens": 8},
@@ -122,3 +123,10 @@ def test_bad_input_is_one_sentence(tmp_path, tmp_path_factory, capsys, parameter
     assert says in said
     assert said.count("\n") == 1
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_presets_fit_their_notebook():
+    """Every preset names parameters that 01_method has, with values of their types."""
+    _, declared = open_notebook("01_method")
+    for path in (NOTEBOOKS / "presets").glob("*.yaml"):
+        check_parameters(read_preset(path.stem), declared, path.stem)

@@ -136,3 +136,17 @@ def test_unknown_notebook(small, capsys):
 def test_list_shows_parameters(small, capsys):
     assert main(["list"]) == 0
     assert "  rate: float = 0.5  a share" in capsys.readouterr().out
+
+
+def test_presets(small, monkeypatch, capsys):
+    presets = report.NOTEBOOKS / "presets"
+    presets.mkdir()
+    (presets / "loud.yaml").write_text("n: 5\nname: preset\n")
+    assert main(["report", "05_small", "--preset", "loud", "-p", "n", "6", "-o", str(small)]) == 0
+    record = json.loads(next(small.glob("*/run.json")).read_text())
+    assert (record["parameters"]["n"], record["parameters"]["name"]) == (6, "preset")
+    assert main(["report", "05_small", "--preset", "quiet"]) == 2
+    assert "there is no preset 'quiet'; there are loud" in capsys.readouterr().err
+    (presets / "wrong.yaml").write_text("n: 1e-5\nrate: no\n")
+    assert main(["report", "05_small", "--preset", "wrong", "-o", str(small)]) == 2, "YAML's 1e-5 is a text, its no is false"
+    assert "parameter n must be int, not '1e-5'" in capsys.readouterr().err
