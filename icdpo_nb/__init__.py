@@ -24,7 +24,7 @@ READING_ORDER = {
     "metrics": ["Estimate", "mean_ci"],
     "paper": ["published", "published_gain"],
     "parameters": [],
-    "figures": ["plot_means", "plot_per_prompt", "plot_token_gaps"],
+    "figures": ["plot_claims", "plot_means", "plot_per_prompt", "plot_token_gaps"],
     "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
         "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_estimates", "totals_of",

@@ -108,3 +108,22 @@ def plot_token_gaps(tokens: Sequence[str], gaps: np.ndarray, ax: plt.Axes | None
     ax.grid(axis="x", visible=False)
     ax.figure.tight_layout()
     return ax
+
+
+def plot_claims(table: pd.DataFrame) -> np.ndarray:
+    """Contrasts of `sandbox.validation.verdicts` with their intervals: a panel a model, filled where the claim holds."""
+    models, claims = table["model"].unique(), table["claim"].unique()[::-1]
+    _, axes = plt.subplots(1, len(models), figsize=(3.2 * len(models) + 1.4, 3.4), sharey=True, squeeze=False)
+    for ax, model in zip(axes[0], models, strict=True):
+        part = table[table["model"] == model].set_index("claim")
+        for y, claim in enumerate(claims):
+            row = part.loc[claim]
+            face = PALETTE["ICDPO"] if row["verdict"] == "holds" else "white"
+            ax.plot([row["low"], row["high"]], [y, y], color=PALETTE["ICDPO"], lw=2)
+            ax.plot(row["mean"], y, "o", color=PALETTE["ICDPO"], markerfacecolor=face, ms=7)
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set(title=model, xlabel="contrast", yticks=range(len(claims)))
+        ax.set_yticklabels(claims, fontsize=10)
+        ax.grid(axis="y", visible=False)
+    axes[0, 0].figure.tight_layout()
+    return axes[0]

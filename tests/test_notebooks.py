@@ -15,6 +15,7 @@ from icdpo_nb.report import NOTEBOOKS, notebook_names, open_notebook, read_prese
 
 SMOKE = {  # parameters that make a notebook small; the model is a tiny random one
     "00_start_here": {"n_prompts": 2, "max_new_tokens": 8},
+    "10_sandbox_validation": {"n_prompts": 3, "n_seeds": 2, "max_new_tokens": 6},
     "01_method": {
         "n_prompts": 3,
         "demonstrations": ["teacher-a", "raw"],
@@ -25,7 +26,7 @@ SMOKE = {  # parameters that make a notebook small; the model is a tiny random o
 }
 
 
-LM = {"00_start_here": "lm", "01_method": "lms"}  # the parameter that names the language model
+LM = {"00_start_here": "lm", "01_method": "lms", "10_sandbox_validation": "lms"}  # the parameter that names the language model
 
 
 def tiny_lm_folder(factory) -> str:
@@ -92,10 +93,14 @@ def test_report_reads_cleanly(smoke, name):
 
 @pytest.mark.parametrize("name", SMOKE)
 def test_candidates_are_kept(smoke, name):
-    tables = list(smoke[name].glob("candidates*.jsonl"))
+    if name == "10_sandbox_validation":  # it keeps contrasts instead: one row a prompt and seed
+        tables, wanted = list(smoke[name].glob("contrasts*.jsonl")), {"prompt_id", "seed", "2 S > ICL"}
+    else:
+        tables = list(smoke[name].glob("candidates*.jsonl"))
+        wanted = {"prompt_id", "candidate_id", "response", "logp_base", "logp_icl", "S", "S_hat"}
     assert tables
     rows = [json.loads(line) for line in tables[0].read_text().splitlines()]
-    assert {"prompt_id", "candidate_id", "response", "logp_base", "logp_icl", "S", "S_hat"} <= set(rows[0])
+    assert wanted <= set(rows[0])
 
 
 @pytest.mark.parametrize(

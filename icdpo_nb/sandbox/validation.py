@@ -1,0 +1,89 @@
+"""What of the paper holds in the sandbox: eight claims, each a contrast that has one value a prompt."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..data import Preference, PreferenceSet, in_domains
+from ..experiment import method_tables, picks
+from ..icdpo import select
+from ..lm import CausalLM
+from ..metrics import mean_ci
+from ..protocol import RECOMMENDED, Protocol
+from ..retrieval import Embedder
+from ..rewards import Reward
+from ..templates import base_context
+
+MARGIN = 0.25  # points of reward: "at least as good" means that a loss of this size can be excluded
+CLAIMS = {  # name -> (what is claimed, the contrast must lie above this)
+    "1 ICL > Base": ("Demonstrations help at all", 0.0),
+    "2 S > ICL": ("S picks better than chance among the same responses", 0.0),
+    "3 Ŝ ≥ S": ("Rejected demonstrations make as good an amateur, or a better one", -MARGIN),
+    "4 ŜR ≥ Ŝ": ("Retrieved demonstrations of a teacher serve as well as random ones, or better", -MARGIN),
+    "5 R: A > raw": ("Retrieval helps less, or hurts, with raw demonstrations", 0.0),
+    "6 A > B": ("ICDPO is better with the familiar teacher A, though B's own responses score higher", 0.0),
+    "7 NLL: B > A": ("The responses of B are less likely to the base model (nats per token)", 0.0),
+    "8 S > π*": ("S picks better than the expert alone", 0.0),
+}
+SOURCES = ("raw", "teacher-a", "teacher-b")
+
+
+def contrasts(
+    prompts: Sequence[Preference],
+    data: Mapping[str, PreferenceSet],
+    lm: CausalLM,
+    reward: Reward,
+    embed: Embedder,
+    protocol: Protocol = RECOMMENDED,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row a prompt: prompt_id, domain, and the contrast of every claim but the seventh (see `nll_gap`)."""
+    tables, _ = method_tables(prompts, data, {lm.name: lm}, reward, embed, protocol, seed)
+    value = {s: {m: t["reward"].to_numpy() for m, t in picks(tables, lm.name, s).items()} for s in SOURCES}
+    a, alone = value["teacher-a"], select(tables[lm.name, "teacher-a", "random"], "ICL")["reward"].to_numpy()
+    retrieval = {s: value[s]["ICDPO + ŜR"] - value[s]["ICDPO + Ŝ"] for s in SOURCES}
+    return pd.DataFrame({
+        "prompt_id": [p.prompt_id for p in prompts],
+        "domain": [p.domain for p in prompts],
+        "1 ICL > Base": a["ICL"] - a["Base"],
+        "2 S > ICL": a["ICDPO"] - a["ICL"],
+        "3 Ŝ ≥ S": a["ICDPO + Ŝ"] - a["ICDPO"],
+        "4 ŜR ≥ Ŝ": retrieval["teacher-a"],
+        "5 R: A > raw": retrieval["teacher-a"] - retrieval["raw"],
+        "6 A > B": a["ICDPO"] - value["teacher-b"]["ICDPO"],
+        "8 S > π*": a["ICDPO"] - alone,
+    })  # fmt: skip
+
+
+def nll_gap(data: Mapping[str, PreferenceSet], lm: CausalLM, domains: Sequence[str], n: int) -> pd.DataFrame:
+    """Claim 7 on n support prompts of each domain: NLL per token of B's response minus A's, given only the prompt."""
+    a, b = ([p for d in domains for p in in_domains(data[s].support, [d])[:n]] for s in ("teacher-a", "teacher-b"))
+    contexts = [base_context(p.prompt) for p in a]
+    nll = [
+        np.array([-found[0].mean() for found in lm.logprobs(contexts, [[lm.encode_response(p.chosen)] for p in side])])
+        for side in (a, b)
+    ]
+    return pd.DataFrame(
+        {"prompt_id": [p.prompt_id for p in a], "domain": [p.domain for p in a], "7 NLL: B > A": nll[1] - nll[0]}
+    )
+
+
+def verdicts(lm: str, runs: Sequence[pd.DataFrame], nll: pd.DataFrame) -> pd.DataFrame:
+    """Every claim for one model: the mean contrast with its paired interval, the mean of each seed, and the verdict.
+
+    `runs`: `contrasts` of each seed. A prompt's value is its mean over the seeds; intervals are over prompts. A claim "holds"
+    if its interval lies above the claim's bar, "does not hold" if it lies below, and is else "not shown".
+    """
+    rows = []
+    for claim, (meaning, bar) in CLAIMS.items():
+        parts = [nll] if claim in nll else list(runs)
+        mean = pd.concat(parts).groupby(["domain", "prompt_id"], sort=False)[claim].mean()
+        found = mean_ci([group.to_numpy() for _, group in mean.groupby("domain")])
+        seeds = [part.groupby("domain")[claim].mean().mean() for part in parts]
+        verdict = "holds" if found.low > bar else "does not hold" if found.high < bar else "not shown"
+        rows.append({
+            "model": lm, "claim": claim, "meaning": meaning, **vars(found),
+            "each seed": ", ".join(f"{s:.2f}" for s in seeds), "verdict": verdict,
+        })  # fmt: skip
+    return pd.DataFrame(rows)

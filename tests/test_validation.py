@@ -1,0 +1,73 @@
+"""The sandbox through the interfaces of the real parts, and the verdicts of its validation by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icdpo_nb.data import load_preferences
+from icdpo_nb.lm import load_lm
+from icdpo_nb.protocol import RECOMMENDED
+from icdpo_nb.rewards import correct_order, load_reward
+from icdpo_nb.sandbox import validation
+from icdpo_nb.templates import base_context, icl_context
+
+
+@pytest.mark.parametrize("domain", ["harmless", "helpful", "instructions"])
+def test_preferences_of_each_source(domain):
+    sets = {s: load_preferences(f"sandbox/{domain}", demonstrations=s) for s in validation.SOURCES}
+    for data in sets.values():
+        assert data.domains == [domain]
+        assert len(data.support) > 1400
+        assert len(data.test) > 390
+        assert not {p.prompt for p in data.support} & {p.prompt for p in [*data.dev, *data.test]}
+    multi_turn = np.mean(["Assistant:" in p.prompt for p in sets["raw"].test])
+    assert multi_turn == 0 if domain == "instructions" else 0.25 < multi_turn < 0.45
+    reward = load_reward("sandbox")
+    mean = {s: reward.score([p.prompt for p in d.support], [p.chosen for p in d.support]).mean() for s, d in sets.items()}
+    assert mean["raw"] + 2 < mean["teacher-a"] < mean["teacher-b"]
+    assert 0.5 < correct_order(reward, sets["raw"].test).mean() < 0.65, "raw pairs: the chosen side is only somewhat better"
+
+
+@pytest.mark.parametrize("size", ["small", "medium", "large"])
+def test_models_answer_in_the_language_of_their_world(size):
+    lm = load_lm(f"sandbox-{size}")
+    data = load_preferences("sandbox/helpful", demonstrations="teacher-a")
+    contexts = [icl_context(data.support[i : i + 2], p.prompt) for i, p in enumerate(data.test[:12])]
+    ys = [y for row in lm.sample(contexts, 1, RECOMMENDED.but(max_new_tokens=96)) for y in row]
+    known = {w for p in data.support for w in (p.chosen + " " + p.rejected).lower().split()}
+    said = [w for y in ys for w in y.text.lower().split()]
+    assert np.mean([w in known for w in said]) > 0.85
+    assert np.mean([y.finish != "length" for y in ys]) > 0.8
+    sense = lm.logprobs([base_context(data.test[0].prompt)], [[lm.encode_response(data.test[0].chosen)]])[0][0].mean()
+    assert sense > -1.5
+
+
+def test_learned_reward_prefers_teachers_to_raw():
+    model = load_reward("sandbox-reward")
+    pairs = load_preferences("sandbox/helpful", demonstrations="teacher-a").support[:60]
+    assert correct_order(model, pairs).mean() > 0.75
+
+
+def runs_of(values: dict[str, list[float]]) -> pd.DataFrame:
+    """Contrasts of one seed: prompts 0-3, two in each domain."""
+    zeros = {claim: [0.0] * 4 for claim in validation.CLAIMS if not claim.startswith("7")}
+    return pd.DataFrame({"prompt_id": list("abcd"), "domain": ["x", "x", "y", "y"], **zeros, **values})
+
+
+def test_verdicts_by_hand():
+    nll = pd.DataFrame({"prompt_id": list("abcd"), "domain": ["x", "x", "y", "y"], "7 NLL: B > A": [0.1, 0.2, 0.1, 0.2]})
+    one = runs_of({"2 S > ICL": [1, 2, 1, 2], "6 A > B": [-1, -2, -1, -2], "8 S > π*": [1, -1, 1, -1]})
+    two = runs_of({"2 S > ICL": [3, 4, 3, 4], "6 A > B": [-1, -2, -1, -2], "8 S > π*": [1, -1, 1, -1]})
+    table = validation.verdicts("m", [one, two], nll).set_index("claim")
+    assert table.loc["2 S > ICL", "mean"] == 2.5, "a prompt's value is its mean over the seeds"
+    assert table.loc["2 S > ICL", "each seed"] == "1.50, 3.50"
+    assert table["verdict"].to_dict() == {
+        "1 ICL > Base": "not shown",  # exactly 0 is not above 0
+        "2 S > ICL": "holds",
+        "3 Ŝ ≥ S": "holds",  # exactly 0 is no loss of a quarter point
+        "4 ŜR ≥ Ŝ": "holds",
+        "5 R: A > raw": "not shown",
+        "6 A > B": "does not hold",
+        "7 NLL: B > A": "holds",
+        "8 S > π*": "not shown",
+    }
