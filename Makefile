@@ -24,6 +24,9 @@ lint: $(INSTALLED) ## check style and formatting
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
+bench: $(INSTALLED) ## time the published procedure against the engine (an hour; CASE="smollm2 n=3 S" for one)
+	$(BIN)/python tests/bench/engine.py $(if $(CASE),--case "$(CASE)") $(if $(PAIRS),--pairs $(PAIRS))
+
 clean: ## remove .venv, reports and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find reports -mindepth 1 ! -name README.md -delete
@@ -38,4 +41,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 .DEFAULT_GOAL := help
-.PHONY: help install report test lint lab clean
+.PHONY: help install report test lint lab bench clean

