@@ -10,7 +10,7 @@ from ..experiment import method_tables, picks
 from ..icdpo import select
 from ..lm import CausalLM
 from ..metrics import mean_ci
-from ..protocol import RECOMMENDED, Protocol
+from ..protocol import RECOMMENDED, InputError, Protocol
 from ..retrieval import Embedder
 from ..rewards import Reward
 from ..templates import base_context
@@ -59,6 +59,10 @@ def contrasts(
 def nll_gap(data: Mapping[str, PreferenceSet], lm: CausalLM, domains: Sequence[str], n: int) -> pd.DataFrame:
     """Claim 7 on n support prompts of each domain: NLL per token of B's response minus A's, given only the prompt."""
     a, b = ([p for d in domains for p in in_domains(data[s].support, [d])[:n]] for s in ("teacher-a", "teacher-b"))
+    if [p.prompt_id for p in a] != [p.prompt_id for p in b]:
+        raise InputError(
+            "claim 7 is paired: both teachers must answer the same support prompts; load them without a length filter"
+        )
     contexts = [base_context(p.prompt) for p in a]
     nll = [
         np.array([-found[0].mean() for found in lm.logprobs(contexts, [[lm.encode_response(p.chosen)] for p in side])])
