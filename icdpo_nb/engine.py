@@ -84,7 +84,7 @@ class Engine:
         """
         _, n, steps = uniform.shape
         out: list = [None] * len(contexts)
-        for batch in progress(self._batches([len(c) + n * steps for c in contexts])):
+        for batch in progress(token_batches([len(c) + n * steps for c in contexts], self.batch_tokens)):
             rows = _Decoding(self, [contexts[i] for i in batch], n, steps)
             while rows.live:
                 draws = [uniform[batch[row], j, rows.step] for row, j in rows.live]
@@ -103,7 +103,7 @@ class Engine:
         packed = [_pack(c, ys) for c, ys in zip(contexts, responses, strict=True)]
         out = [[np.zeros(0, np.float32) for _ in ys] for ys in responses]
         filled = [i for i, p in enumerate(packed) if p.target]
-        for picks in progress(self._batches([len(packed[i].ids) for i in filled])):
+        for picks in progress(token_batches([len(packed[i].ids) for i in filled], self.batch_tokens)):
             batch = [filled[k] for k in picks]
             ids = right_pad([packed[i].ids for i in batch], 0, self.device)
             owner = right_pad([packed[i].owner for i in batch], PADDING, self.device)
@@ -129,16 +129,6 @@ class Engine:
             use_cache=cache is not None,
             logits_to_keep=logits_to_keep,
         ).logits
-
-    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Indices in batches of similar length, longest first, each within `batch_tokens` when padded (or one item)."""
-        batches: list[list[int]] = []
-        for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= self.batch_tokens:
-                batches[-1].append(i)
-            else:
-                batches.append([i])
-        return batches
 
 
 class _Decoding:
@@ -227,6 +217,17 @@ def _pack(context: Sequence[int], responses: Sequence[Sequence[int]]) -> _Packed
             row.keep += [1] * len(y)
             row.target += y
     return row
+
+
+def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Indices in batches of similar length, longest first, each within `batch_tokens` when padded (or one item)."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
 
 
 def right_pad(rows: Sequence[Sequence[int]], fill: int, device) -> torch.Tensor:

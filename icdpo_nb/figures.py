@@ -37,6 +37,12 @@ def colour(method: str) -> str:
     return PALETTE.get(method) or _SPARE[sum(map(ord, method)) % len(_SPARE)]
 
 
+def _plot_interval(ax: plt.Axes, y: float, row: pd.Series, color: str, face: str | None = None) -> None:
+    """A mean with its interval as a point on a line at height y."""
+    ax.plot([row["low"], row["high"]], [y, y], color=color, lw=2.5, solid_capstyle="round")
+    ax.plot(row["mean"], y, "o", color=color, markerfacecolor=face or color, ms=7)
+
+
 def plot_means(means: pd.DataFrame, columns: str = "domain", label: str = "reward") -> np.ndarray:
     """Mean and 95 % interval of each method: a panel column for each value of `columns`, a row for each source.
 
@@ -49,8 +55,7 @@ def plot_means(means: pd.DataFrame, columns: str = "domain", label: str = "rewar
         ax, part = grid[i, k], means[(means["source"] == source) & (means[columns] == column)].set_index("method")
         for y, method in enumerate(methods):
             row = part.loc[method]
-            ax.plot([row["low"], row["high"]], [y, y], color=colour(method), lw=2.5, solid_capstyle="round")
-            ax.plot(row["mean"], y, "o", color=colour(method), ms=7)
+            _plot_interval(ax, y, row, colour(method))
         ax.set(
             yticks=range(len(methods)), xlabel=f"mean {label} ({part['n'].iloc[0]} prompts)" if i == len(sources) - 1 else ""
         )
@@ -119,8 +124,7 @@ def plot_claims(table: pd.DataFrame) -> np.ndarray:
         for y, claim in enumerate(claims):
             row = part.loc[claim]
             face = PALETTE["ICDPO"] if row["verdict"] == "holds" else "white"
-            ax.plot([row["low"], row["high"]], [y, y], color=PALETTE["ICDPO"], lw=2)
-            ax.plot(row["mean"], y, "o", color=PALETTE["ICDPO"], markerfacecolor=face, ms=7)
+            _plot_interval(ax, y, row, PALETTE["ICDPO"], face)
         ax.axvline(0, color="black", lw=0.8)
         ax.set(title=model, xlabel="contrast", yticks=range(len(claims)))
         ax.set_yticklabels(claims, fontsize=10)

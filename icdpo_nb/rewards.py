@@ -11,7 +11,7 @@ import numpy as np
 
 from .checkpoints import load_checkpoint
 from .data import Preference, load_preferences
-from .engine import right_pad
+from .engine import right_pad, token_batches
 from .protocol import InputError
 from .retrieval import Embedder
 
@@ -70,10 +70,7 @@ class RewardModel:
         texts = [f"{x}\n\nAssistant: {y}" for x, y in zip(prompts, responses, strict=True)]
         ids = [self.tokenizer(t)["input_ids"][-self.max_length :] for t in texts]
         out = np.zeros(len(ids))
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        while order:
-            rows = max(1, self.batch_tokens // len(ids[order[-1]]))
-            batch, order = order[-rows:], order[:-rows]
+        for batch in token_batches([len(x) for x in ids], self.batch_tokens):
             padded = right_pad([ids[i] for i in batch], self.model.config.pad_token_id, self.model.device)
             mask = right_pad([[1] * len(ids[i]) for i in batch], 0, self.model.device)
             with torch.inference_mode():
