@@ -99,6 +99,8 @@ def _check_supported(name: str, config) -> None:
         raise InputError(
             f"model {name!r} has {', '.join(sorted(strange))} layers; only full and sliding attention is supported"
         )
+    if getattr(config, "attn_logit_softcapping", None):
+        raise InputError(f"model {name!r} caps its attention logits (attn_logit_softcapping); that is not supported")
 
 
 def _device(device: str, torch) -> str:

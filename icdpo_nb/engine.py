@@ -1,71 +1,60 @@
 """The engine: samples and scores packed batches of token ids, each context computed once for all its responses.
 
-See `attention.py` for owners and positions. It knows no text: that is `lm.py`.
+A row of a pass is [the prefix that all contexts share | the rest of its context, padded | its responses, padded]. The prefix
+is computed once for all rows. See `attention.py` for owners and positions, `decoding.py` for what is sampled together. The
+engine knows no text: that is `lm.py`.
 """
 
+import time
+import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from .attention import CONTEXT, PADDING, GrowingCache, attention_mask
+from .decoding import Pool, Row, Sampled, nucleus_sample
+from .memory import budget_bytes, is_out_of_memory, peak_bytes
+from .packing import Packed, families, pack, right_pad, split, token_batches
+from .protocol import InputError
 
-
-def nucleus_sample(
-    logits: torch.Tensor, uniform: torch.Tensor, top_p: float, top_k: int, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sample one token per row by nucleus (top-p) sampling, from given uniform numbers.
-
-    `logits`: float32 (rows, vocab); `uniform`: float64 (rows,) in [0, 1). The nucleus is the smallest set of most probable
-    tokens whose mass reaches `top_p`, as in transformers' TopPLogitsWarper; temperature acts first, then top-k, then top-p.
-    The vocabulary is sorted only as far as the nucleus reaches. Returns token ids (rows,) and their log-probabilities under
-    the unmodified policy (temperature 1, whole vocabulary), in nats (rows,).
-    """
-    logp = torch.log_softmax(logits, -1)
-    tempered = logp if temperature == 1 else torch.log_softmax(logits / temperature, -1)
-    vocab, reach = logits.shape[-1], top_k or min(64, logits.shape[-1])
-    while True:
-        best, ids = tempered.topk(min(reach, vocab), -1)
-        probs = best.double().exp()
-        if top_k:
-            probs = probs / probs.sum(-1, keepdim=True)
-        if top_k or reach >= vocab or bool((probs.sum(-1) >= top_p).all()):
-            break
-        reach *= 8
-    mass_before = probs.cumsum(-1) - probs
-    probs = probs.masked_fill(mass_before >= top_p, 0.0)
-    cumulative = probs.cumsum(-1)
-    pick = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(-1, keepdim=True).clamp_(max=probs.shape[-1] - 1)
-    token = ids.gather(-1, pick)
-    return token[:, 0], logp.gather(-1, token)[:, 0]
-
-
-@dataclass
-class Sampled:
-    """One sampled sequence: token ids, their log-probabilities under the policy, and how it ended."""
-
-    ids: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)
-    finish: str = "length"
+PROBE = 256  # tokens of the pass whose memory is measured
+SLICE = 256  # response tokens whose logits, over the whole vocabulary, exist at one time
+NO_BAR = partial(tqdm, disable=True)
 
 
 class Engine:
     """Samples and scores packed batches of token ids with a causal language model of transformers.
 
-    `batch_tokens`: how many tokens a forward pass may hold, padding included. It sets speed and memory, never results.
+    `batch_tokens`: how many tokens a pass may hold, padding included, and how many the cache of a pool; None measures what the
+    memory can take. It sets speed and memory, never results.
     """
 
-    def __init__(self, model, batch_tokens: int = 8192):
-        self.model, self.batch_tokens = model.eval(), batch_tokens
+    def __init__(self, model, batch_tokens: int | None = None):
+        self.model, self.body, self.head = model.eval(), model.base_model, model.get_output_embeddings()
         self.device, self.dtype = model.device, model.dtype
         config = model.config.get_text_config()
         self.n_layers, self.max_length = config.num_hidden_layers, getattr(config, "max_position_embeddings", None)
+        self.softcap = getattr(config, "final_logit_softcapping", None)
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
         self.windows = {kind: window if kind == "sliding_attention" else None for kind in kinds}
-        self.work: Counter = Counter()  # tokens computed so far, padding not counted: prefill, decode, scored
+        self.work: Counter = Counter()  # tokens computed, padding not counted: prefill, decode, scored
+        self.seconds: Counter = Counter()  # wall time: sampling, scoring
+        self.batch_tokens = self.cache_tokens = batch_tokens or 1
+        self._check_logits()
+        if not batch_tokens:
+            in_cache, in_pass = self.token_bytes()
+            budget = budget_bytes(self.device)
+            self.batch_tokens, self.cache_tokens = (max(1, int(x)) for x in (budget / 4 / in_pass, budget * 3 / 4 / in_cache))
+        self.work.clear()
+
+    # ------------------------------------------------------------ sampling and scoring
 
     @torch.inference_mode()
     def sample(
@@ -76,7 +65,7 @@ class Engine:
         top_p: float = 1.0,
         top_k: int = 0,
         temperature: float = 1.0,
-        progress: Callable = iter,
+        progress: Callable = NO_BAR,
     ) -> list[list[Sampled]]:
         """n sequences for each context, drawn with the given uniform numbers, shape (contexts, n, max_new_tokens).
 
@@ -84,164 +73,170 @@ class Engine:
         """
         _, n, steps = uniform.shape
         out: list = [None] * len(contexts)
-        for batch in progress(token_batches([len(c) + n * steps for c in contexts], self.batch_tokens)):
-            rows = _Decoding(self, [contexts[i] for i in batch], n, steps)
-            while rows.live:
-                draws = [uniform[batch[row], j, rows.step] for row, j in rows.live]
-                draws = torch.tensor(np.array(draws), device=self.device)
-                tokens, logps = nucleus_sample(rows.logits.float(), draws, top_p, top_k, temperature)
-                rows.advance(tokens.tolist(), logps.tolist(), ended)
-            for i, sampled in zip(batch, rows.sampled, strict=True):
-                out[i] = sampled
+        start = time.perf_counter()
+        with progress(total=len(contexts)) as bar:
+
+            def done(row: Row) -> None:
+                out[row.index] = row.sampled
+                bar.update()
+
+            for shared, waiting in families(contexts, range(len(contexts))):
+                waiting.sort(key=lambda i: len(contexts[i]))  # the longest are taken first, from the end
+                pool = Pool(self, Prefix(self, shared), n, steps)
+                while waiting or pool.rows:
+                    with _watch_memory() as room:
+                        while pool.admit(waiting, contexts):
+                            pass
+                        draws = torch.tensor(uniform[pool.places()], device=self.device)
+                        tokens, logps = nucleus_sample(pool.logits, draws, top_p, top_k, temperature)
+                        pool.advance(tokens.tolist(), logps.tolist(), ended, done)
+                    if not room.enough:  # what is unfinished starts again, with the same draws
+                        self._shrink(len(pool.rows), sum(row.length + n * steps for row in pool.rows))
+                        waiting += [row.index for row in pool.rows if out[row.index] is None]
+                        waiting.sort(key=lambda i: len(contexts[i]))
+                        pool = Pool(self, pool.prefix, n, steps)
+        self.seconds["sampling"] += time.perf_counter() - start
         return out
 
     @torch.inference_mode()
     def logprobs(
-        self, contexts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]], progress: Callable = iter
+        self, contexts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]], progress: Callable = NO_BAR
     ) -> list[list[np.ndarray]]:
         """Log-probability of every token of `responses[i]` under `contexts[i]`: float32 arrays, shape (n_tokens,), nats."""
-        packed = [_pack(c, ys) for c, ys in zip(contexts, responses, strict=True)]
         out = [[np.zeros(0, np.float32) for _ in ys] for ys in responses]
-        filled = [i for i, p in enumerate(packed) if p.target]
-        for picks in progress(token_batches([len(packed[i].ids) for i in filled], self.batch_tokens)):
-            batch = [filled[k] for k in picks]
-            ids = right_pad([packed[i].ids for i in batch], 0, self.device)
-            owner = right_pad([packed[i].owner for i in batch], PADDING, self.device)
-            pos = right_pad([packed[i].pos for i in batch], 0, self.device)
-            keep = right_pad([packed[i].keep for i in batch], 0, self.device).bool()
-            target = torch.tensor([t for i in batch for t in packed[i].target], device=self.device)
-            self.work["scored"] += sum(len(packed[i].ids) for i in batch)
-            values = _logp_of(self.forward(ids, owner, pos, owner, pos, logits_to_keep=keep), target)
-            for i, mine in zip(batch, _split(values, [packed[i].target for i in batch]), strict=True):
-                out[i] = _split(mine, responses[i])
+        packed = [pack(len(c) - 1, c[-1], ys) for c, ys in zip(contexts, responses, strict=True)]
+
+        lengths = [len(c) + len(p.ids) for c, p in zip(contexts, packed, strict=True)]
+        todo = [i for i, p in enumerate(packed) if p.target]
+        start = time.perf_counter()
+        with progress(total=len(todo)) as bar:
+            for shared, members in families(contexts, todo):
+                prefix = Prefix(self, shared)
+                while members:
+                    batch = [members[k] for k in token_batches([lengths[i] for i in members], self.batch_tokens)[0]]
+                    with _watch_memory() as room:
+                        values = self._score([contexts[i] for i in batch], [packed[i] for i in batch], prefix)
+                    if not room.enough:
+                        self._shrink(len(batch), len(batch) * max(lengths[i] for i in batch))
+                        continue
+                    for i, mine in zip(batch, split(values, [packed[i].target for i in batch]), strict=True):
+                        out[i] = split(mine, responses[i])
+                    members = [i for i in members if i not in set(batch)]
+                    bar.update(len(batch))
+        self.seconds["scoring"] += time.perf_counter() - start
         return out
 
-    def forward(self, ids, q_owner, q_pos, k_owner, k_pos, cache=None, logits_to_keep=0) -> torch.Tensor:
-        """Logits of one packed pass; see `attention_mask` for owners and positions."""
-        masks = {
-            kind: attention_mask(q_owner, q_pos, k_owner, k_pos, self.dtype, window) for kind, window in self.windows.items()
-        }
-        return self.model(
+    def _score(self, contexts: Sequence[Sequence[int]], packed: Sequence[Packed], prefix: "Prefix") -> np.ndarray:
+        """Log-probabilities of all targets of one batch, one row after the other."""
+        rest = [c[len(prefix.ids) : -1] for c in contexts]  # the last token of a context stands before each response
+        self.work["scored"] += sum(map(len, rest)) + sum(len(p.ids) for p in packed)
+        owner, pos = self.context_keys(prefix, rest)
+        mine_owner = right_pad([p.owner for p in packed], PADDING, self.device)
+        mine_pos = right_pad([p.pos for p in packed], 0, self.device)
+        ids = torch.cat([right_pad(rest, 0, self.device), right_pad([p.ids for p in packed], 0, self.device)], 1)
+        keys = torch.cat([owner, mine_owner], 1), torch.cat([pos, mine_pos], 1)
+        cache = prefix.fan_out(len(rest), room=0)
+        hidden = self.forward(ids, keys[1][:, len(prefix.ids) :], (mine_owner, mine_pos), keys, cache)
+        hidden = hidden[:, -mine_owner.shape[1] :][mine_owner != PADDING]
+        target = torch.tensor([t for p in packed for t in p.target], device=self.device)
+        values = [
+            torch.log_softmax(self.logits(part), -1).gather(-1, t[:, None])[:, 0]
+            for part, t in zip(hidden.split(SLICE), target.split(SLICE), strict=True)
+        ]
+        return torch.cat(values).cpu().numpy()
+
+    # ------------------------------------------------------------ one pass
+
+    def forward(self, ids, pos, queries, keys, cache=None) -> torch.Tensor:
+        """Hidden states (batch, tokens, hidden) of one packed pass; `ids` and `pos` are (batch, tokens).
+
+        `queries`, `keys`: owner and position, as `attention_mask` takes them, of the pass's response tokens and of all keys.
+        """
+        masks = {kind: attention_mask(*queries, *keys, self.dtype, window) for kind, window in self.windows.items()}
+        return self.body(
             input_ids=ids,
             attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
-            position_ids=q_pos,
+            position_ids=pos,
             past_key_values=cache,
             use_cache=cache is not None,
-            logits_to_keep=logits_to_keep,
-        ).logits
+        ).last_hidden_state
 
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 logits (..., vocab) of hidden states (..., hidden)."""
+        logits = self.head(hidden).float()
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-class _Decoding:
-    """The state of one batch while it is decoded: a row per context, its unfinished responses that row's queries."""
+    def context_keys(self, prefix: "Prefix", rest: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Owner and position of the keys of contexts that begin with `prefix` and go on with `rest`, padded."""
+        n = len(prefix.ids)
+        owner = right_pad([[CONTEXT] * (n + len(r)) for r in rest], PADDING, self.device)
+        return owner, torch.arange(owner.shape[1], device=self.device).expand(len(rest), -1)
 
-    def __init__(self, engine: Engine, contexts: Sequence[Sequence[int]], n: int, steps: int):
-        self.engine, self.contexts, self.steps, self.step = engine, contexts, steps, 0
-        self.sampled = [[Sampled() for _ in range(n)] for _ in contexts]
-        self.live = [(row, j) for row in range(len(contexts)) for j in range(n)]  # unfinished, in the order of the logits
-        self.rows = list(range(len(contexts)))  # contexts still in the batch
-        device = engine.device
-        self.owner = right_pad([[CONTEXT] * len(c) for c in contexts], PADDING, device)
-        self.pos = right_pad([range(len(c)) for c in contexts], 0, device)
-        self.cache = GrowingCache(engine.n_layers, room=n * min(steps, 32))
-        last = torch.tensor([[len(c) - 1] for c in contexts], device=device)
-        ids = right_pad(contexts, 0, device)
-        engine.work["prefill"] += sum(map(len, contexts))
-        logits = engine.forward(ids, self.owner, self.pos, self.owner, self.pos, self.cache, last)
-        self.logits = logits.expand(-1, n, -1).flatten(0, 1)  # (live, vocab)
+    # ------------------------------------------------------------ memory
 
-    def advance(self, tokens: list[int], logps: list[float], ended: Callable[[list[int]], str | None]) -> None:
-        """Append one token to every unfinished response, drop what has ended, and compute the next logits."""
-        going, fed = [], []
-        for (row, j), token, logp in zip(self.live, tokens, logps, strict=True):
-            sampled = self.sampled[row][j]
-            sampled.ids.append(token)
-            sampled.logps.append(logp)
-            sampled.finish = ended(sampled.ids) or "length"
-            if sampled.finish == "length":
-                going.append((row, j))
-                fed.append(token)
-        self.step += 1
-        self.live = going if self.step < self.steps else []
-        if self.live:
-            self._drop_finished_rows()
-            self._forward(fed)
+    def _shrink(self, rows: int, tokens: int) -> None:
+        """After memory ran out for so many rows and tokens: budgets of half as many, and a warning."""
+        if rows <= 1:
+            raise InputError(
+                f"memory ran out on {self.device} with a single context of {tokens} tokens, its responses included; lower "
+                "n_demos or max_new_tokens, close other programs, or use a smaller model or dtype bfloat16"
+            )
+        self.batch_tokens, self.cache_tokens = (max(1, min(x, tokens // 2)) for x in (self.batch_tokens, self.cache_tokens))
+        warnings.warn(f"memory ran out: going on with batches of {tokens // 2} tokens", stacklevel=3)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
-    def _drop_finished_rows(self) -> None:
-        alive = {row for row, _ in self.live}
-        if len(alive) < len(self.rows):
-            kept = torch.tensor([k for k, row in enumerate(self.rows) if row in alive], device=self.engine.device)
-            self.cache.select(kept)
-            self.owner, self.pos = self.owner[kept], self.pos[kept]
-            self.rows = [row for row in self.rows if row in alive]
+    @torch.inference_mode()
+    def token_bytes(self) -> tuple[float, float]:
+        """Bytes that a token takes in the cache, and beside it during a pass: measured on a pass of `PROBE` tokens."""
+        n = min(PROBE, self.max_length or PROBE)
+        pool = Pool(self, Prefix(self, []), 1, 1)
+        peak = peak_bytes(lambda: pool.admit([0], [[0] * n]))
+        return pool.cache.nbytes / n, max(peak - pool.cache.nbytes, 1) / n
 
-    def _forward(self, tokens: list[int]) -> None:
-        device = self.engine.device
-        self.engine.work["decode"] += len(tokens)
-        queries: dict[int, list[tuple[int, int]]] = {row: [] for row in self.rows}
-        for (row, j), token in zip(self.live, tokens, strict=True):
-            queries[row].append((token, j + 1))
-        ids = right_pad([[token for token, _ in q] for q in queries.values()], 0, device)
-        owner = right_pad([[j for _, j in q] for q in queries.values()], PADDING, device)
-        pos = right_pad([[len(self.contexts[row]) + self.step - 1] * len(q) for row, q in queries.items()], 0, device)
-        self.owner, self.pos = torch.cat([self.owner, owner], 1), torch.cat([self.pos, pos], 1)
-        logits = self.engine.forward(ids, owner, pos, self.owner, self.pos, self.cache)
-        self.logits = logits[owner != PADDING]
-
-
-# ---------------------------------------------------------------- packing
+    @torch.inference_mode()
+    def _check_logits(self) -> None:
+        """Our logits of a few tokens must be the model's own: some architectures scale theirs in ways of their own."""
+        ids = torch.arange(3, device=self.device)[None]
+        ours, theirs = self.logits(self.body(input_ids=ids).last_hidden_state), self.model(input_ids=ids).logits.float()
+        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3, equal_nan=True):
+            kind = type(self.model).__name__
+            raise InputError(f"models of the kind {kind} change their logits after the output layer; that is not supported")
 
 
 @dataclass
-class _Packed:
-    """A context and its responses as one row. `keep` marks the queries whose next token belongs to a response.
+class _Room:
+    """Whether the memory was enough."""
 
-    The context's last token predicts the first token of every response, so it stands once before each of them:
-    [c0 … c(p-2)] and then, for every response, [c(p-1), y1 … y(T-1)], with the targets [y1 … yT].
-    """
-
-    ids: list[int]
-    owner: list[int]
-    pos: list[int]
-    keep: list[int]
-    target: list[int]
+    enough: bool = True
 
 
-def _pack(context: Sequence[int], responses: Sequence[Sequence[int]]) -> _Packed:
-    p = len(context) - 1
-    row = _Packed(list(context[:p]), [CONTEXT] * p, list(range(p)), [0] * p, [])
-    for j, y in enumerate(responses):
-        if len(y):
-            row.ids += [context[p], *y[:-1]]
-            row.owner += [j + 1] * len(y)
-            row.pos += range(p, p + len(y))
-            row.keep += [1] * len(y)
-            row.target += y
-    return row
+@contextmanager
+def _watch_memory() -> Iterator[_Room]:
+    """Says afterwards whether the memory was enough for what was done within."""
+    room = _Room()
+    try:
+        yield room
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        room.enough = False
 
 
-def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Indices in batches of similar length, longest first, each within `batch_tokens` when padded (or one item)."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
+class Prefix:
+    """Tokens with which all contexts of some batches begin, computed once; there may be none."""
 
+    def __init__(self, engine: Engine, ids: Sequence[int]):
+        self.engine, self.ids, self.cache = engine, list(ids), None
+        if self.ids:
+            engine.work["prefill"] += len(self.ids)
+            row, nobody = right_pad([self.ids], 0, engine.device), torch.zeros(1, 0, dtype=torch.int64, device=engine.device)
+            pos = torch.arange(len(self.ids), device=engine.device)[None]
+            self.cache = GrowingCache(engine.n_layers, room=0)
+            engine.forward(row, pos, (nobody, nobody), (torch.full_like(pos, CONTEXT), pos), self.cache)
 
-def right_pad(rows: Sequence[Sequence[int]], fill: int, device) -> torch.Tensor:
-    """int64 (rows, longest row)."""
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=device)
-
-
-def _logp_of(logits: torch.Tensor, target: torch.Tensor, rows: int = 256) -> np.ndarray:
-    """log-softmax at the targets, float32 (n,), in slices so that memory does not grow with vocabulary times length."""
-    pairs = zip(logits.split(rows), target.split(rows), strict=True)
-    return torch.cat([torch.log_softmax(part.float(), -1).gather(-1, t[:, None])[:, 0] for part, t in pairs]).cpu().numpy()
-
-
-def _split(values: np.ndarray, like: Sequence[Sequence]) -> list[np.ndarray]:
-    """Consecutive pieces of `values`, as long as the members of `like`."""
-    return np.split(values, np.cumsum([len(x) for x in like])[:-1]) if len(like) else []
+    def fan_out(self, rows: int, room: int) -> GrowingCache | None:
+        """A cache in which every row begins with this prefix; with `room` 0 it keeps nothing more."""
+        if self.cache:
+            return self.cache.fan_out(rows, room)
+        return GrowingCache(self.engine.n_layers, room) if room else None

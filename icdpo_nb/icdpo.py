@@ -79,7 +79,7 @@ def candidates_table(
         text = [{"base": base_context(p.prompt, protocol)} for p in prompts]
     bar = partial(tqdm, desc="sampling", leave=False)
     sampled = lm.sample([t[origin] for t in text], protocol.n_candidates, protocol, seed, bar)
-    logp = _score_contexts(lm, text, sampled, None if rescore else origin)
+    logp = _score_contexts(lm, text, sampled, rescore)
     rows = [
         {
             "prompt_id": p.prompt_id,
@@ -99,20 +99,13 @@ def candidates_table(
 
 
 def _score_contexts(
-    lm: CausalLM, text: list[dict[str, str]], sampled: list[list[Response]], origin: str | None
+    lm: CausalLM, text: list[dict[str, str]], sampled: list[list[Response]], rescore: bool
 ) -> dict[tuple[str, int], list[float]]:
-    """Σ log π of each prompt's responses under each of its contexts, by (context, index of the prompt).
-
-    Under `origin`, the context they were sampled from, the sums of sampling serve where the scored tokens are the sampled ones.
-    """
+    """Σ log π of each prompt's responses under each of its contexts, by (context, index of the prompt)."""
     cases = [(c, i) for i, t in enumerate(text) for c in t]
-    known = {(c, i) for c, i in cases if c == origin and all(y.logps is not None for y in sampled[i])}
-    missing = [case for case in cases if case not in known]
-    scored = lm.logprobs(
-        [text[i][c] for c, i in missing], [sampled[i] for _, i in missing], partial(tqdm, desc="scoring", leave=False)
-    )
-    tokens = dict(zip(missing, scored, strict=True)) | {(c, i): [y.logps for y in sampled[i]] for c, i in known}
-    return {case: [values.sum(dtype=np.float64) for values in ys] for case, ys in tokens.items()}
+    bar = partial(tqdm, desc="scoring", leave=False)
+    scored = lm.logprobs([text[i][c] for c, i in cases], [sampled[i] for _, i in cases], bar, rescore)
+    return {case: [values.sum(dtype=np.float64) for values in ys] for case, ys in zip(cases, scored, strict=True)}
 
 
 def add_scores(table: pd.DataFrame, protocol: Protocol = RECOMMENDED) -> pd.DataFrame:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .checkpoints import load_checkpoint
-from .engine import Engine, Sampled
+from .decoding import Sampled
+from .engine import NO_BAR, Engine
 from .protocol import RECOMMENDED, InputError, Protocol, seed_of
 from .templates import stop_position
 
@@ -23,7 +24,8 @@ class Response:
     text: str
     token_ids: tuple[int, ...]
     finish: str = "given"  # "stop": at a stop string, "eos", "length": at max_new_tokens, "given": not sampled
-    logps: np.ndarray | None = None  # (n_tokens,) under the context it was sampled from, if just these tokens were sampled
+    context: str | None = None  # what it was sampled from
+    logps: np.ndarray | None = None  # (n_tokens,) under that context, if just these tokens were sampled
 
 
 def load_lm(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> "CausalLM":
@@ -83,12 +85,12 @@ class CausalLM:
     # ------------------------------------------------------------ sampling and scoring
 
     def sample(
-        self, contexts: Sequence[str], n: int, protocol: Protocol = RECOMMENDED, seed: int = 0, progress: Callable = iter
+        self, contexts: Sequence[str], n: int, protocol: Protocol = RECOMMENDED, seed: int = 0, progress: Callable = NO_BAR
     ) -> list[list[Response]]:
         """n responses for each context, by nucleus sampling with the protocol's top-p, top-k and temperature.
 
-        Response j of a context depends on the seed, the context and j only, not on batch size or order. `progress` wraps the
-        batches (for a progress bar). Raises `InputError` if a context and `max_new_tokens` exceed the model's window.
+        Response j of a context depends on the seed, the context and j only, not on batch size or order. `progress(total=…)`
+        makes a progress bar, as tqdm does. Raises `InputError` if a context and `max_new_tokens` exceed the model's window.
         """
         encoded, steps = [self.encode_context(c) for c in contexts], protocol.max_new_tokens
         for context, ids in zip(contexts, encoded, strict=True):
@@ -99,30 +101,40 @@ class CausalLM:
         sampled = self.engine.sample(encoded, uniform, lambda ids: self._ended(ids, protocol), *how, progress=progress)
         for context, row in zip(contexts, sampled, strict=True):
             self._check_finite(context, [s.logps for s in row])
-        return [[self._response(s, protocol) for s in row] for row in sampled]
+        self.engine.work["published"] += sum(n * (len(ids) + steps) for ids in encoded)
+        return [[self._response(c, s, protocol) for s in row] for c, row in zip(contexts, sampled, strict=True)]
 
     def logprobs(
-        self, contexts: Sequence[str], responses: Sequence[Sequence[Response]], progress: Callable = iter
+        self,
+        contexts: Sequence[str],
+        responses: Sequence[Sequence[Response]],
+        progress: Callable = NO_BAR,
+        rescore: bool = False,
     ) -> list[list[np.ndarray]]:
         """Token log-probabilities log π(y_t | context, y_<t) of `responses[i]` under `contexts[i]`.
 
-        float32 arrays of shape (n_tokens,), in nats. A context is computed once for all its responses. Raises `InputError` if
-        one does not fit the model's window.
+        float32 arrays of shape (n_tokens,), in nats. A context is computed once for all its responses, and not at all where
+        they were sampled from it: then the log-probabilities of sampling serve (`rescore=True` computes them anew, and the
+        two agree). Raises `InputError` if a context does not fit the model's window.
         """
         encoded = [self.encode_context(c) for c in contexts]
         for context, ids, ys in zip(contexts, encoded, responses, strict=True):
             self._check_fits(context, len(ids), max((len(y.token_ids) for y in ys), default=0), "response tokens")
-        scored = self.engine.logprobs(encoded, [[y.token_ids for y in ys] for ys in responses], progress)
-        for context, row in zip(contexts, scored, strict=True):
-            self._check_finite(context, row)
-        return scored
+            self.engine.work["published"] += sum(len(ids) + len(y.token_ids) for y in ys)
+        known = [all(y.logps is not None and y.context == c for y in ys) for c, ys in zip(contexts, responses, strict=True)]
+        new = [i for i in range(len(contexts)) if rescore or not known[i]]
+        scored = self.engine.logprobs([encoded[i] for i in new], [[y.token_ids for y in responses[i]] for i in new], progress)
+        for i, row in zip(new, scored, strict=True):
+            self._check_finite(contexts[i], row)
+        found = dict(zip(new, scored, strict=True))
+        return [found.get(i) or [y.logps for y in ys] for i, ys in enumerate(responses)]
 
     def _ended(self, ids: list[int], protocol: Protocol) -> str | None:
         if ids[-1] in self.eos_ids:
             return "eos"
         return "stop" if stop_position(self.decode(ids), protocol) is not None else None
 
-    def _response(self, sampled: Sampled, protocol: Protocol) -> Response:
+    def _response(self, context: str, sampled: Sampled, protocol: Protocol) -> Response:
         """Cut a sampled sequence at its end and fix the tokens that will be scored."""
         ids, finish = sampled.ids, sampled.finish
         body = ids[:-1] if finish == "eos" else ids
@@ -135,7 +147,8 @@ class CausalLM:
             return replace(self.encode_response(text, protocol), finish=finish)
         scored = self._with_eos(body, finish == "eos", protocol)
         as_sampled = tuple(ids[: len(scored)]) == scored
-        return Response(text.strip(), scored, finish, np.float32(sampled.logps[: len(scored)]) if as_sampled else None)
+        logps = np.float32(sampled.logps[: len(scored)]) if as_sampled else None
+        return Response(text.strip(), scored, finish, context, logps)
 
     def _check_fits(self, context: str, n_context: int, n_more: int, what: str) -> None:
         limit = self.engine.max_length

@@ -11,7 +11,7 @@ import numpy as np
 
 from .checkpoints import load_checkpoint
 from .data import Preference, load_preferences
-from .engine import right_pad, token_batches
+from .packing import right_pad, token_batches
 from .protocol import InputError
 from .retrieval import Embedder
 

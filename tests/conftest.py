@@ -36,6 +36,9 @@ def tiny_config(kind: str, vocab: int):
         "llama": lambda: t.LlamaConfig(**llama),
         "mistral": lambda: t.MistralConfig(**llama, sliding_window=16),
         "qwen2": lambda: t.Qwen2Config(**llama),
+        "gemma2": lambda: t.Gemma2Config(
+            **llama, head_dim=8, sliding_window=16, final_logit_softcapping=10.0, attn_logit_softcapping=None
+        ),
         "gemma3": lambda: t.Gemma3TextConfig(**llama, head_dim=8, sliding_window=16),
         "gpt2": lambda: t.GPT2Config(**common, n_embd=32, n_layer=2, n_head=4, n_positions=1024),
         "gpt_neox": lambda: t.GPTNeoXConfig(

@@ -1,4 +1,4 @@
-"""The packed forward pass against plain one-by-one passes, on five architectures built small and random."""
+"""The packed forward pass against plain one-by-one passes, on seven architectures built small and random."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,13 @@ from conftest import save_tiny_lm
 from transformers import AutoModelForCausalLM, TopPLogitsWarper
 
 from icdpo_nb.attention import attention_mask
-from icdpo_nb.engine import nucleus_sample
+from icdpo_nb.decoding import nucleus_sample
 from icdpo_nb.lm import load_lm
-from icdpo_nb.protocol import RECOMMENDED
+from icdpo_nb.memory import CPU_BUDGET
+from icdpo_nb.packing import families
+from icdpo_nb.protocol import RECOMMENDED, InputError
 
-ARCHITECTURES = ["llama", "mistral", "qwen2", "gemma3", "gpt2", "gpt_neox"]
+ARCHITECTURES = ["llama", "mistral", "qwen2", "gemma2", "gemma3", "gpt2", "gpt_neox"]
 CONTEXTS = [
     "Human: Hi there, how are you today?\n\nAssistant:",
     "Human: Hm\n\nAssistant:",
@@ -55,6 +57,94 @@ def test_sampled_logprobs_equal_one_by_one(models):
             np.testing.assert_allclose(y.logps, one_by_one(plain, lm.encode_context(context), y.token_ids), atol=1e-4)
 
 
+def test_a_shared_prefix_is_computed_once_and_changes_nothing(models):
+    """Three contexts that begin with the same 360 tokens, longer than a chunk of queries and than any sliding window."""
+    lm, plain = models
+    start = "## An instruction of some length. " * 10
+    texts = [start + c for c in CONTEXTS]
+    lengths = [len(lm.encode_context(c)) for c in texts]
+    lm.engine.work.clear()
+    sampled = lm.sample(texts, 2, RECOMMENDED.but(max_new_tokens=12))
+    shared = len(lm.encode_context(start + "Human: "))
+    assert lm.engine.work["prefill"] == sum(lengths) - 2 * shared
+    for context, ys in zip(texts, sampled, strict=True):
+        for y in ys:
+            np.testing.assert_allclose(y.logps, one_by_one(plain, lm.encode_context(context), y.token_ids), atol=1e-4)
+    again = lm.logprobs(texts, sampled, rescore=True)
+    for ys, values in zip(sampled, again, strict=True):
+        np.testing.assert_allclose(np.concatenate(values), np.concatenate([y.logps for y in ys]), atol=1e-4)
+    alone = [lm.sample([c], 2, RECOMMENDED.but(max_new_tokens=12))[0] for c in texts]
+    assert [[y.token_ids for y in ys] for ys in alone] == [[y.token_ids for y in ys] for ys in sampled]
+
+
+def test_families_by_hand(monkeypatch):
+    monkeypatch.setattr("icdpo_nb.packing.SHARED", 2)
+    contexts = [[1, 2, 3, 4], [1, 2, 3, 5, 6], [9, 9, 1], [1, 2, 3], [7, 7, 7]]
+    assert families(contexts, range(5)) == [([1, 2], [0, 1, 3]), ((), [2, 4])], "each keeps its last token to itself"
+    assert families([[1, 2], [1, 2]], [0, 1]) == [((), [0, 1])], "one shared token is not worth a pass"
+
+
+def test_a_batch_that_is_too_large_is_halved(models, monkeypatch):
+    """Memory for one row at a time: the work goes on with a warning, and the results are the same."""
+    lm, _ = models
+    protocol = RECOMMENDED.but(max_new_tokens=6)
+    expected, forward = lm.sample(CONTEXTS, 2, protocol), lm.engine.forward
+    for budget in ("batch_tokens", "cache_tokens"):
+        monkeypatch.setattr(lm.engine, budget, getattr(lm.engine, budget))  # put back at the end
+
+    def scarce(ids, *args):
+        if len(ids) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(ids, *args)
+
+    monkeypatch.setattr(lm.engine, "forward", scarce)
+    with pytest.warns(UserWarning, match="memory ran out"):
+        got = lm.sample(CONTEXTS, 2, protocol)
+    assert [[y.token_ids for y in ys] for ys in got] == [[y.token_ids for y in ys] for ys in expected]
+    again = lm.logprobs(CONTEXTS, got, rescore=True)
+    np.testing.assert_allclose(again[0][0], got[0][0].logps, atol=1e-4)
+
+    def none(*args):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(lm.engine, "forward", none)
+    with pytest.raises(InputError, match="memory ran out on cpu with a single context"):
+        lm.sample(CONTEXTS[:1], 2, protocol)
+
+
+def test_batches_are_sized_by_measured_memory(models):
+    """The cache holds the keys and values of every layer; what a pass takes beside it is some vectors a token."""
+    lm, plain = models
+    config = plain.config
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    in_cache, in_pass = lm.engine.token_bytes()
+    assert in_cache == pytest.approx(2 * config.num_hidden_layers * heads * dim * 4, rel=0.02)
+    assert 4 * config.hidden_size < in_pass < 100 * 4 * config.hidden_size
+    assert lm.engine.cache_tokens == pytest.approx(0.75 * CPU_BUDGET / in_cache, rel=0.1)
+    assert lm.engine.batch_tokens == pytest.approx(0.25 * CPU_BUDGET / in_pass, rel=0.1)
+
+
+def test_contexts_join_as_others_finish(models, monkeypatch):
+    """With room for two or three contexts at a time, ten of different lengths give what each gives alone."""
+    lm, _ = models
+    protocol = RECOMMENDED.but(max_new_tokens=16)
+    texts = [f"Human: Tell me about {'very ' * (3 * i % 7)}big number {i}.\n\nAssistant:" for i in range(10)]
+    alone = [lm.sample([t], 3, protocol)[0] for t in texts]
+    longest = max(len(lm.encode_context(t)) for t in texts)
+    monkeypatch.setattr(lm.engine, "cache_tokens", 2 * (longest + 48) + 40)
+    monkeypatch.setattr(lm.engine, "batch_tokens", 2 * longest)
+    sizes, forward = [], lm.engine.forward
+    monkeypatch.setattr(lm.engine, "forward", lambda ids, *args: sizes.append(ids.shape) or forward(ids, *args))
+    together = lm.sample(texts, 3, protocol)
+    assert [[y.token_ids for y in ys] for ys in together] == [[y.token_ids for y in ys] for ys in alone]
+    for ys, others in zip(together, alone, strict=True):
+        for y, other in zip(ys, others, strict=True):
+            np.testing.assert_allclose(y.logps, other.logps, atol=1e-4)
+    assert 1 < max(rows for rows, _ in sizes) <= 4
+    assert sum(width > 3 for _, width in sizes) > 2, "contexts were computed in several passes"
+
+
 def test_batches_and_order_change_nothing(models):
     lm, _ = models
     protocol = RECOMMENDED.but(max_new_tokens=16)
@@ -63,11 +153,12 @@ def test_batches_and_order_change_nothing(models):
     backwards = lm.sample(CONTEXTS[::-1], 3, protocol)[::-1]
     for other in (alone, backwards):
         assert [[y.token_ids for y in ys] for ys in other] == [[y.token_ids for y in ys] for ys in together]
-    scored, lm.engine.batch_tokens = lm.logprobs(CONTEXTS, together), 1
+    scored, budget = lm.logprobs(CONTEXTS, together, rescore=True), lm.engine.batch_tokens
+    lm.engine.batch_tokens = 1
     try:
-        singly = lm.logprobs(CONTEXTS, together)
+        singly = lm.logprobs(CONTEXTS, together, rescore=True)
     finally:
-        lm.engine.batch_tokens = 8192
+        lm.engine.batch_tokens = budget
     for a, b in zip(scored, singly, strict=True):
         np.testing.assert_allclose(np.concatenate(a), np.concatenate(b), atol=1e-4)
 
@@ -155,4 +246,6 @@ def test_work_is_counted(models):
     assert lm.engine.work["prefill"] == sum(lengths)
     assert lm.engine.work["decode"] <= 3 * len(CONTEXTS) * 7  # the last token of each is never fed back
     lm.logprobs(CONTEXTS, ys)
+    assert lm.engine.work["scored"] == 0, "the log-probabilities of sampling serve"
+    lm.logprobs(CONTEXTS, ys, rescore=True)
     assert lm.engine.work["scored"] == sum(lengths) - len(CONTEXTS) + sum(len(y.token_ids) for row in ys for y in row)

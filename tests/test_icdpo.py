@@ -29,11 +29,11 @@ class WorkedExample:
     def __init__(self, prompt, demos):
         self.names = {text: name for name, text in contexts(demos, prompt).items()}
 
-    def sample(self, texts, n, protocol, seed, progress=iter):
+    def sample(self, texts, n, protocol, seed, progress=None):
         assert [self.names[t] for t in texts] == ["icl"]
         return [[Response(y, (7, 8), "eos") for y in "abc"[:n]]]
 
-    def logprobs(self, texts, responses, progress=iter):
+    def logprobs(self, texts, responses, progress=None, rescore=False):
         return [[np.array([v - 1, 1.0]) for v in self.TABLE[self.names[t]]] for t in texts]
 
 

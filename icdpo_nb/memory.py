@@ -1,0 +1,67 @@
+"""How much memory there is, and how much a computation takes: what the engine's batches are sized by."""
+
+import weakref
+from collections.abc import Callable
+
+import psutil
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+CPU_BUDGET = 512 * 2**20  # bytes for one batch: a larger one is hardly faster on a processor
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Adds up the storages that operations make while it is active, and takes off those that are freed."""
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.peak, self.known = 0, 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for tensor in tree_leaves((args, kwargs)):  # what was there before is not ours
+            if isinstance(tensor, torch.Tensor):
+                self.known.add(tensor.untyped_storage()._cdata)
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most bytes that tensors made during `run()` hold at one time, on any device. Scratch space of kernels is not seen.
+
+    >>> peak_bytes(lambda: (torch.zeros(1000) + 1).sum())  # zeros and their sum with 1: 2 x 1000 x 4 bytes
+    8000
+    """
+    with _LiveBytes() as live:
+        kept = run()
+    del kept
+    return live.peak
+
+
+def budget_bytes(device: torch.device) -> int:
+    """Half of the memory that is free now; on a processor at most `CPU_BUDGET`."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        return (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) // 2
+    return min(CPU_BUDGET, psutil.virtual_memory().available // 2)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on a processor."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
