@@ -16,6 +16,7 @@ READING_ORDER = {
     "templates": ["base_context", "contexts", "icl_context"],
     "attention": [],
     "memory": [],
+    "linear": [],
     "packing": [],
     "decoding": [],
     "engine": [],
@@ -33,7 +34,7 @@ READING_ORDER = {
         "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_estimates", "totals_of",
         "varying",
     ],
-    "experiment": ["answers", "method_rewards", "method_tables", "picks", "source_rewards"],
+    "experiment": ["answers", "method_rewards", "method_tables", "picks", "source_rewards", "work_done"],
     "report": ["run_notebook"],
     "cli": [],
 }  # fmt: skip

@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 
 from .attention import CONTEXT, PADDING, GrowingCache, attention_mask
 from .decoding import Pool, Row, Sampled, nucleus_sample
-from .memory import budget_bytes, is_out_of_memory, peak_bytes
+from .linear import pack_linears
+from .memory import budget_bytes, is_out_of_memory, peak_bytes, peak_so_far
 from .packing import Packed, families, pack, right_pad, split, token_batches
 from .protocol import InputError
 
@@ -29,14 +30,13 @@ NO_BAR = partial(tqdm, disable=True)
 
 
 class Engine:
-    """Samples and scores packed batches of token ids with a causal language model of transformers.
+    """Samples and scores packed batches of token ids with a causal language model of transformers, which it takes over.
 
     `batch_tokens`: how many tokens a pass may hold, padding included, and how many the cache of a pool; None measures what the
     memory can take. It sets speed and memory, never results.
     """
 
     def __init__(self, model, batch_tokens: int | None = None):
-        self.model, self.body, self.head = model.eval(), model.base_model, model.get_output_embeddings()
         self.device, self.dtype = model.device, model.dtype
         config = model.config.get_text_config()
         self.n_layers, self.max_length = config.num_hidden_layers, getattr(config, "max_position_embeddings", None)
@@ -46,8 +46,9 @@ class Engine:
         self.windows = {kind: window if kind == "sliding_attention" else None for kind in kinds}
         self.work: Counter = Counter()  # tokens computed, padding not counted: prefill, decode, scored
         self.seconds: Counter = Counter()  # wall time: sampling, scoring
+        self.peak: Counter = Counter()  # bytes held at most by the end of a stage: sampling, scoring
         self.batch_tokens = self.cache_tokens = batch_tokens or 1
-        self._check_logits()
+        self._take(model.eval())
         if not batch_tokens:
             in_cache, in_pass = self.token_bytes()
             budget = budget_bytes(self.device)
@@ -95,7 +96,7 @@ class Engine:
                         waiting += [row.index for row in pool.rows if out[row.index] is None]
                         waiting.sort(key=lambda i: len(contexts[i]))
                         pool = Pool(self, pool.prefix, n, steps)
-        self.seconds["sampling"] += time.perf_counter() - start
+        self._record("sampling", start)
         return out
 
     @torch.inference_mode()
@@ -123,7 +124,7 @@ class Engine:
                         out[i] = split(mine, responses[i])
                     members = [i for i in members if i not in set(batch)]
                     bar.update(len(batch))
-        self.seconds["scoring"] += time.perf_counter() - start
+        self._record("scoring", start)
         return out
 
     def _score(self, contexts: Sequence[Sequence[int]], packed: Sequence[Packed], prefix: "Prefix") -> np.ndarray:
@@ -174,6 +175,10 @@ class Engine:
 
     # ------------------------------------------------------------ memory
 
+    def _record(self, stage: str, start: float) -> None:
+        self.seconds[stage] += time.perf_counter() - start
+        self.peak[stage] = peak_so_far(self.device)
+
     def _shrink(self, rows: int, tokens: int) -> None:
         """After memory ran out for so many rows and tokens: budgets of half as many, and a warning."""
         if rows <= 1:
@@ -195,12 +200,18 @@ class Engine:
         return pool.cache.nbytes / n, max(peak - pool.cache.nbytes, 1) / n
 
     @torch.inference_mode()
-    def _check_logits(self) -> None:
-        """Our logits of a few tokens must be the model's own: some architectures scale theirs in ways of their own."""
+    def _take(self, model) -> None:
+        """Take the model apart into body and head, its layers packed; some tokens' logits must still be the model's own.
+
+        Some architectures scale their logits in ways of their own, after the head.
+        """
         ids = torch.arange(3, device=self.device)[None]
-        ours, theirs = self.logits(self.body(input_ids=ids).last_hidden_state), self.model(input_ids=ids).logits.float()
+        theirs = model(input_ids=ids).logits.float()
+        pack_linears(model)
+        self.model, self.body, self.head = model, model.base_model, model.get_output_embeddings()
+        ours = self.logits(self.body(input_ids=ids).last_hidden_state)
         if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3, equal_nan=True):
-            kind = type(self.model).__name__
+            kind = type(model).__name__
             raise InputError(f"models of the kind {kind} change their logits after the output layer; that is not supported")
 
 

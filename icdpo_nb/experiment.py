@@ -92,3 +92,25 @@ def source_rewards(name: str, support: Sequence[Preference], domains: Sequence[s
         }
         rows.append({"source": name, "domain": domain, **sides, "n": len(here)})
     return pd.DataFrame(rows)
+
+
+def work_done(models: Mapping[str, CausalLM]) -> pd.DataFrame:
+    """What sampling and scoring cost, a row for each model: tokens that went through it, and time and memory they took.
+
+    "× fewer" compares with the published procedure on the same contexts and responses: a context anew for every candidate,
+    `max_new_tokens` decoded for each, and a pass over context and response for every candidate and context.
+    """
+    rows = []
+    for name, lm in models.items():
+        work, seconds = lm.engine.work, lm.engine.seconds
+        tokens = sum(work[stage] for stage in ("prefill", "decode", "scored"))
+        rows.append({
+            "model": name,
+            **{f"{stage} tokens": work[stage] for stage in ("prefill", "decode", "scored")},
+            "published procedure": work["published"],
+            "× fewer": work["published"] / max(tokens, 1),
+            **{f"{stage}, s": seconds[stage] for stage in ("sampling", "scoring")},
+            "tokens/s": tokens / max(sum(seconds.values()), 1e-9),
+            "peak memory, GB": max(lm.engine.peak.values(), default=0) / 1e9,
+        })  # fmt: skip
+    return pd.DataFrame(rows)

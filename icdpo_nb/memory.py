@@ -1,5 +1,6 @@
 """How much memory there is, and how much a computation takes: what the engine's batches are sized by."""
 
+import sys
 import weakref
 from collections.abc import Callable
 
@@ -19,13 +20,11 @@ class _LiveBytes(TorchDispatchMode):
         self.now, self.peak, self.known = 0, 0, set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        for tensor in tree_leaves((args, kwargs)):  # what was there before is not ours
-            if isinstance(tensor, torch.Tensor):
-                self.known.add(tensor.untyped_storage()._cdata)
+        for storage in _storages((args, kwargs)):  # what was there before is not ours
+            self.known.add(storage._cdata)
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
+        for storage in _storages(out):
+            self._count(storage)
         return out
 
     def _count(self, storage) -> None:
@@ -40,6 +39,12 @@ class _LiveBytes(TorchDispatchMode):
     def _free(self, key: int, size: int) -> None:
         self.known.discard(key)
         self.now -= size
+
+
+def _storages(nested) -> list:
+    """The storages of all tensors in a nested structure; weights in oneDNN's layout have none that can be seen."""
+    tensors = [x for x in tree_leaves(nested) if isinstance(x, torch.Tensor)]
+    return [x.untyped_storage() for x in tensors if x.layout is torch.strided]
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
@@ -60,6 +65,17 @@ def budget_bytes(device: torch.device) -> int:
         free = torch.cuda.mem_get_info(device)[0]
         return (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) // 2
     return min(CPU_BUDGET, psutil.virtual_memory().available // 2)
+
+
+def peak_so_far(device: torch.device) -> int:
+    """The most bytes that this process has held on the device so far: tensors on a GPU, else all of its memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -3,18 +3,21 @@
 Published: transformers' generate with num_return_sequences and no stop strings, then one full-context pass for every candidate
 under every context with full logits, as the released code does (arXiv:2402.09320), all prompts of a case in one left-padded
 batch. Engine: `CausalLM.sample` and `.logprobs`. Each run is a process of its own, the two sides in turn; ratios are medians
-over the pairs, tokens are counted exactly. Memory is the peak of the process; "working" is what of it came after loading.
+over the pairs, tokens are counted exactly. Memory is the largest resident set during the run, looked at every few
+milliseconds; "working" is what of it came on top of the loaded model.
 """
 
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+
+import psutil
 
 CASES = {  # name -> (model, candidates, contexts to score under, prompts)
     "smollm2 n=3 S": ("smollm2", 3, ("icl", "base"), 4),
@@ -88,33 +91,46 @@ def engine(lm, contexts: list[dict[str, str]], n: int, scored: tuple[str, ...]) 
     return sum(lm.engine.work[stage] for stage in ("prefill", "decode", "scored"))
 
 
+class PeakMemory:
+    """The largest resident set of this process while the block runs, in bytes, looked at by a thread."""
+
+    def __enter__(self):
+        self.process, self.done = psutil.Process(), threading.Event()
+        self.start = self.peak = self.process.memory_info().rss
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def _watch(self):
+        while not self.done.wait(0.004):
+            self.peak = max(self.peak, self.process.memory_info().rss)
+
+    def __exit__(self, *error):
+        self.done.set()
+        self.thread.join()
+
+
 def run_side(side: str, case: str) -> None:
     """One timed run in this process; prints seconds, tokens and peak memory as JSON."""
     import torch
 
+    import icdpo_nb.engine
     from icdpo_nb.lm import load_lm
 
+    if side == "published":
+        icdpo_nb.engine.pack_linears = lambda model: None  # the model as transformers loads it
     model, n, scored, n_prompts = CASES[case]
     lm, contexts = load_lm(model), texts(n_prompts, 4 if model == "smollm2" else 2)
     lm.logprobs(["Human: Hi"], [[lm.encode_response("Hello.")]])  # what is loaded on first use
-    torch.manual_seed(0)
-    loaded, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.perf_counter()
     lm.engine.work.clear()
-    tokens = {"published": published, "engine": engine}[side](lm, contexts, n, scored)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    length = statistics.mean(len(lm.encode_context(t["icl"])) for t in contexts)
-    print(
-        json.dumps(
-            {
-                "seconds": seconds,
-                "tokens": tokens,
-                "peak_bytes": peak,
-                "working_bytes": peak - loaded,
-                "context_tokens": length,
-            }
-        )  # fmt: skip
-    )
+    torch.manual_seed(0)
+    with PeakMemory() as memory:
+        start = time.perf_counter()
+        tokens = {"published": published, "engine": engine}[side](lm, contexts, n, scored)
+        seconds = time.perf_counter() - start
+    found = {"seconds": seconds, "tokens": tokens, "peak_bytes": memory.peak, "working_bytes": memory.peak - memory.start}
+    found["context_tokens"] = statistics.mean(len(lm.encode_context(t["icl"])) for t in contexts)
+    print(json.dumps(found))
 
 
 def compare(case: str, pairs: int) -> dict:
