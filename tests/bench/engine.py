@@ -9,101 +9,143 @@ milliseconds; "working" is what of it came on top of the loaded model.
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import psutil
+from results import write
 
-CASES = {  # name -> (model, candidates, contexts to score under, prompts)
-    "smollm2 n=3 S": ("smollm2", 3, ("icl", "base"), 4),
-    "smollm2 n=3 S and Ŝ": ("smollm2", 3, ("icl", "base", "icl_rejected"), 4),
-    "smollm2 n=16 S": ("smollm2", 16, ("icl", "base"), 2),
-    "sandbox-medium n=3 S and Ŝ": ("sandbox-medium", 3, ("icl", "base", "icl_rejected"), 16),
+CASES = {  # name -> (model, candidates, prompts, demonstrations)
+    "smollm2 n=3": ("smollm2", 3, 4, 4),
+    "smollm2 n=16": ("smollm2", 16, 1, 4),
+    "sandbox-medium n=3": ("sandbox-medium", 3, 32, 2),
+    "7B shape n=3": ("7B shape", 3, 4, 5),  # random weights: for speed and memory only; needs a GPU
 }
+SHAPES = {  # Llama configurations; contexts of about 800 tokens of the sandbox's tokenizer
+    "7B shape": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "tiny shape": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4},
+}
+SCORES = {"S": ("icl", "base"), "S and Ŝ": ("icl", "base", "icl_rejected")}  # and the contexts they are scored under
 NEW_TOKENS = 128
-OUT = Path(__file__).parents[2] / "reports" / "bench"
 
 
-def texts(n_prompts: int, n_demos: int) -> list[dict[str, str]]:
-    """Contexts of pocket's test prompts with demonstrations of teacher B, the longest of its sources."""
+def texts(preferences: str, n_prompts: int, n_demos: int) -> list[dict[str, str]]:
+    """Contexts of test prompts with demonstrations of teacher B, in pocket the longest of its sources."""
     import icdpo_nb as nb
 
-    data = nb.load_preferences("pocket", demonstrations="teacher-b")
+    data = nb.load_preferences(preferences, demonstrations="teacher-b")
     prompts = nb.spread(data.test, n_prompts)
     found = nb.RandomRetriever(data.support).retrieve([p.prompt for p in prompts], n_demos)
     return [nb.contexts(demos, p.prompt) for demos, p in zip(found, prompts, strict=True)]
 
 
-def padded(rows: list[list[int]]):
+def load(name: str):
+    """A model by its name, or one of a shape with random weights: in bfloat16 on a GPU, else in float32."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from icdpo_nb import checkpoints
+    from icdpo_nb.lm import CausalLM, load_lm
+
+    if name not in SHAPES:
+        return load_lm(name)
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    config = LlamaConfig(**SHAPES[name], vocab_size=32_000, max_position_embeddings=2048, eos_token_id=None)
+    with torch.device(device):
+        model = LlamaForCausalLM._from_config(config, dtype=dtype, attn_implementation="icdpo_grouped")
+    return CausalLM(model, AutoTokenizer.from_pretrained(checkpoints.PACKAGED["sandbox-medium"]), name)
+
+
+def padded(rows: list[list[int]], device):
     """Token ids padded on the left, and the attention mask."""
     import torch
 
     width = max(map(len, rows))
-    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
-    return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
+    return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
 
 
-def published(lm, contexts: list[dict[str, str]], n: int, scored: tuple[str, ...]) -> int:
-    """The published procedure. Returns the tokens that went through the model, padding not counted."""
-    import torch
+class Published:
+    """The published procedure on one left-padded batch. Every method returns the tokens that went through the model."""
 
-    from icdpo_nb.protocol import REFERENCE
-    from icdpo_nb.templates import stop_position
+    def __init__(self, lm, contexts: list[dict[str, str]], n: int):
+        self.lm, self.model, self.contexts, self.n = lm, lm.engine.model, contexts, n
+        self.model.set_attn_implementation("sdpa")
 
-    model = lm.engine.model
-    model.set_attn_implementation("sdpa")
-    with torch.no_grad():
-        prompts = [lm.encode_context(t["icl"]) for t in contexts]
-        ids, mask = padded(prompts)
-        out = model.generate(
-            ids,
-            attention_mask=mask,
-            do_sample=True,
-            top_p=0.8,
-            num_return_sequences=n,
-            max_new_tokens=NEW_TOKENS,
-            pad_token_id=0,
-        )
-        tokens = sum(n * (len(p) + NEW_TOKENS) for p in prompts)
-        said = [lm.decode(row[ids.shape[1] :].tolist()) for row in out]
-        responses = [lm.encode_response(t[: stop_position(t, REFERENCE)], REFERENCE).token_ids for t in said]
-        for name in scored:
-            rows = [[*lm.encode_context(contexts[i // n][name]), *y] for i, y in enumerate(responses)]
-            ids, mask = padded(rows)
-            logp = torch.log_softmax(model(input_ids=ids, attention_mask=mask).logits.float(), -1)
+    def sample(self) -> int:
+        """n responses of `NEW_TOKENS` tokens for each context, cut at a stop string afterwards."""
+        import torch
+
+        from icdpo_nb.protocol import REFERENCE
+        from icdpo_nb.templates import stop_position
+
+        prompts = [self.lm.encode_context(t["icl"]) for t in self.contexts]
+        ids, mask = padded(prompts, self.model.device)
+        how = {"do_sample": True, "top_p": 0.8, "num_return_sequences": self.n, "max_new_tokens": NEW_TOKENS, "pad_token_id": 0}
+        with torch.no_grad():
+            out = self.model.generate(ids, attention_mask=mask, **how)
+        said = [self.lm.decode(row[ids.shape[1] :].tolist()) for row in out]
+        self.responses = [self.lm.encode_response(t[: stop_position(t, REFERENCE)], REFERENCE).token_ids for t in said]
+        return sum(self.n * (len(p) + NEW_TOKENS) for p in prompts)
+
+    def score(self, name: str) -> int:
+        """Log-probabilities of all responses under one context, full logits and all."""
+        import torch
+
+        rows = [[*self.lm.encode_context(self.contexts[i // self.n][name]), *y] for i, y in enumerate(self.responses)]
+        ids, mask = padded(rows, self.model.device)
+        with torch.no_grad():
+            logp = torch.log_softmax(self.model(input_ids=ids, attention_mask=mask).logits.float(), -1)
             logp[:, :-1].gather(-1, ids[:, 1:, None])
-            del logp
-            tokens += sum(map(len, rows))
-    return tokens
+        return sum(map(len, rows))
 
 
-def engine(lm, contexts: list[dict[str, str]], n: int, scored: tuple[str, ...]) -> int:
-    """The engine on all prompts at once. Returns the tokens that went through the model, padding not counted."""
-    from icdpo_nb.protocol import RECOMMENDED
+class Ours:
+    """The same through `CausalLM`."""
 
-    responses = lm.sample([t["icl"] for t in contexts], n, RECOMMENDED.but(max_new_tokens=NEW_TOKENS))
-    lm.logprobs([t[name] for name in scored for t in contexts], responses * len(scored))
-    return sum(lm.engine.work[stage] for stage in ("prefill", "decode", "scored"))
+    def __init__(self, lm, contexts: list[dict[str, str]], n: int):
+        self.lm, self.contexts, self.n = lm, contexts, n
+
+    def _tokens(self) -> int:
+        return sum(self.lm.engine.work[stage] for stage in ("prefill", "decode", "scored"))
+
+    def sample(self) -> int:
+        """n responses for each context."""
+        from icdpo_nb.protocol import RECOMMENDED
+
+        before = self._tokens()
+        self.responses = self.lm.sample([t["icl"] for t in self.contexts], self.n, RECOMMENDED.but(max_new_tokens=NEW_TOKENS))
+        return self._tokens() - before
+
+    def score(self, name: str) -> int:
+        """Log-probabilities of all responses under one context."""
+        before = self._tokens()
+        self.lm.logprobs([t[name] for t in self.contexts], self.responses)
+        return self._tokens() - before
 
 
 class PeakMemory:
-    """The largest resident set of this process while the block runs, in bytes, looked at by a thread."""
+    """The most memory while the block runs, in bytes: torch's own count on a GPU, else the resident set, seen by a thread."""
 
     def __enter__(self):
+        import torch
+
         self.process, self.done = psutil.Process(), threading.Event()
-        self.start = self.peak = self.process.memory_info().rss
+        self.cuda = torch.cuda if torch.cuda.is_available() else None
+        if self.cuda:
+            self.cuda.reset_peak_memory_stats()
+        self.start = self.peak = self.cuda.memory_allocated() if self.cuda else self.process.memory_info().rss
         self.thread = threading.Thread(target=self._watch)
         self.thread.start()
         return self
 
     def _watch(self):
         while not self.done.wait(0.004):
-            self.peak = max(self.peak, self.process.memory_info().rss)
+            now = self.cuda.max_memory_allocated() if self.cuda else self.process.memory_info().rss
+            self.peak = max(self.peak, now)
 
     def __exit__(self, *error):
         self.done.set()
@@ -115,26 +157,36 @@ def run_side(side: str, case: str) -> None:
     import torch
 
     import icdpo_nb.engine
-    from icdpo_nb.lm import load_lm
 
     if side == "published":
         icdpo_nb.engine.pack_linears = lambda model: None  # the model as transformers loads it
-    model, n, scored, n_prompts = CASES[case]
-    lm, contexts = load_lm(model), texts(n_prompts, 4 if model == "smollm2" else 2)
+    name, n, n_prompts, n_demos = CASES[case]
+    lm, contexts = load(name), texts("pocket" if name == "smollm2" else "sandbox", n_prompts, n_demos)
     lm.logprobs(["Human: Hi"], [[lm.encode_response("Hello.")]])  # what is loaded on first use
-    lm.engine.work.clear()
     torch.manual_seed(0)
+    runner = {"published": Published, "engine": Ours}[side](lm, contexts, n)
+    seconds, tokens = {}, {}
     with PeakMemory() as memory:
-        start = time.perf_counter()
-        tokens = {"published": published, "engine": engine}[side](lm, contexts, n, scored)
-        seconds = time.perf_counter() - start
-    found = {"seconds": seconds, "tokens": tokens, "peak_bytes": memory.peak, "working_bytes": memory.peak - memory.start}
-    found["context_tokens"] = statistics.mean(len(lm.encode_context(t["icl"])) for t in contexts)
-    print(json.dumps(found))
+        for stage in ("sample", "icl", "base", "icl_rejected"):
+            start = time.perf_counter()
+            tokens[stage] = runner.sample() if stage == "sample" else runner.score(stage)
+            if memory.cuda:
+                memory.cuda.synchronize()
+            seconds[stage] = time.perf_counter() - start
+    length = statistics.mean(len(lm.encode_context(t["icl"])) for t in contexts)
+    found = {"seconds": seconds, "tokens": tokens, "context_tokens": length}
+    print(json.dumps(found | {"peak_bytes": memory.peak, "working_bytes": memory.peak - memory.start}))
 
 
-def compare(case: str, pairs: int) -> dict:
-    """The two sides in turn; medians, and the median of the ratios pair by pair."""
+def measured(run: dict, contexts: tuple[str, ...]) -> dict[str, float]:
+    """What a run took for sampling and for scoring under some contexts."""
+    stages = ("sample", *contexts)
+    found = {kind: sum(run[kind][stage] for stage in stages) for kind in ("seconds", "tokens")}
+    return found | {kind: run[kind] for kind in ("peak_bytes", "working_bytes")}
+
+
+def compare(case: str, pairs: int) -> list[dict]:
+    """The two sides in turn; for each score medians, and the median of the ratios pair by pair."""
     runs: dict[str, list[dict]] = {"published": [], "engine": []}
     for _ in range(pairs):
         for side, found in runs.items():
@@ -142,10 +194,22 @@ def compare(case: str, pairs: int) -> dict:
                 [sys.executable, __file__, "--side", side, "--case", case], capture_output=True, text=True, check=True
             )
             found.append(json.loads(done.stdout.splitlines()[-1]))
-    middle = {side: {k: statistics.median(r[k] for r in found) for k in found[0]} for side, found in runs.items()}
-    both = list(zip(runs["published"], runs["engine"], strict=True))
-    ratios = {k: statistics.median(a[k] / b[k] for a, b in both) for k in ("seconds", "tokens", "peak_bytes", "working_bytes")}
-    return {"case": case, "pairs": pairs, "ratios": ratios, **middle}
+    results = []
+    for score, contexts in SCORES.items():
+        sides = {side: [measured(run, contexts) for run in found] for side, found in runs.items()}
+        both = list(zip(sides["published"], sides["engine"], strict=True))
+        ratios = {k: statistics.median(a[k] / b[k] for a, b in both) for k in both[0][0]}
+        middle = {side: {k: statistics.median(r[k] for r in found) for k in found[0]} for side, found in sides.items()}
+        length = runs["engine"][0]["context_tokens"]
+        results.append({"case": f"{case}, {score}", "pairs": pairs, "context_tokens": length, "ratios": ratios, **middle})
+    return results
+
+
+def has_gpu() -> bool:
+    """Whether torch sees a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def main() -> None:
@@ -161,14 +225,14 @@ def main() -> None:
     columns = ("published", "engine", "× faster", "× fewer tokens", "× less memory", "× less working")
     print(f"{'case':28}", *(f"{c:>15}" for c in columns))
     for case in args.case or CASES:
-        r = compare(case, args.pairs)
-        results.append(r)
-        seconds = [f"{r[side]['seconds']:14.1f}s" for side in ("published", "engine")]
-        print(f"{case:28}", *seconds, *(f"{x:15.1f}" for x in r["ratios"].values()), flush=True)
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "engine.json").write_text(
-        json.dumps({"machine": platform.processor() or platform.machine(), "cases": results}, indent=1)
-    )
+        if CASES[case][0] == "7B shape" and not has_gpu():
+            print(f"{case:28} not measured: there is no GPU")
+            continue
+        for r in compare(case, args.pairs):
+            results.append(r)
+            seconds = [f"{r[side]['seconds']:14.1f}s" for side in ("published", "engine")]
+            print(f"{r['case']:28}", *seconds, *(f"{x:15.1f}" for x in r["ratios"].values()), flush=True)
+    write("engine", {"cases": results})
     return None
 
 
