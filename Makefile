@@ -24,8 +24,10 @@ lint: $(INSTALLED) ## check style and formatting
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-bench: $(INSTALLED) ## time the published procedure against the engine (an hour; CASE="smollm2 n=3 S" for one)
+bench: $(INSTALLED) ## time the published procedure against the engine (half an hour; CASE="smollm2 n=3" PAIRS=1 for less)
 	$(BIN)/python tests/bench/engine.py $(if $(CASE),--case "$(CASE)") $(if $(PAIRS),--pairs $(PAIRS))
+	$(BIN)/python tests/bench/kernels.py
+	$(BIN)/python tests/bench/figure.py
 
 clean: ## remove .venv, reports and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -22,6 +22,7 @@ READING_ORDER = {
     "engine": [],
     "checkpoints": [],
     "lm": ["CausalLM", "Response", "load_lm"],
+    "store": ["Store", "stored"],
     "scoring": ["SCORES", "score"],
     "icdpo": ["add_scores", "candidates_table", "icdpo", "select"],
     "rewards": ["EmbeddingReward", "RewardModel", "SandboxReward", "correct_order", "load_reward"],
@@ -31,11 +32,12 @@ READING_ORDER = {
     "figures": ["plot_claims", "plot_means", "plot_per_prompt", "plot_token_gaps"],
     "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
-        "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_estimates", "totals_of",
-        "varying",
+        "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_claims", "show_estimates",
+        "totals_of",
     ],
-    "experiment": ["answers", "method_rewards", "method_tables", "picks", "source_rewards", "work_done"],
+    "experiment": ["answers", "method_rewards", "method_tables", "picks", "source_rewards", "work_done", "work_sentence"],
     "report": ["run_notebook"],
+    "compare": [],
     "cli": [],
 }  # fmt: skip
 _HOME = {name: module for module, names in READING_ORDER.items() for name in names}

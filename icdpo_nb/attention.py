@@ -35,13 +35,17 @@ def attention_mask(
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))[:, None]
 
 
-def grouped_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, **kwargs):
+def grouped_attention(
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, softcap=None, **kwargs
+):
     """Scaled dot-product attention that skips what the mask forbids by its shape, and never copies grouped keys and values.
 
     query (batch, heads, q, dim); key, value (batch, kv_heads, k, dim), the queries' own keys last. `attention_mask`, of shape
     (batch, 1, r, k), is for the last r queries, which belong to responses; those before them belong to contexts, which start
     at the first key in every row, so each sees the keys up to its own. Returns (batch, q, heads, dim) and None.
     """
+    if attention_mask is None and softcap:
+        attention_mask = query.new_zeros(len(query), 1, 0, key.shape[2])
     if attention_mask is None:  # not one of our packed passes: somebody uses the model by itself
         return sdpa_attention_forward(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)
     lead, offset = query.shape[2] - attention_mask.shape[2], key.shape[2] - query.shape[2]
@@ -50,9 +54,9 @@ def grouped_attention(module, query, key, value, attention_mask, scaling=None, d
         end = min(start + CHUNK, lead)
         stop, first = offset + end, max(0, offset + start - sliding_window + 1) if sliding_window else 0
         mask = _causal_mask(offset + start, stop, first, sliding_window, query)
-        parts.append(_attend(query[:, :, start:end], key[:, :, first:stop], value[:, :, first:stop], mask, scaling))
+        parts.append(_attend(query[:, :, start:end], key[:, :, first:stop], value[:, :, first:stop], mask, scaling, softcap))
     if lead < query.shape[2]:
-        parts.append(_attend(query[:, :, lead:], key, value, attention_mask, scaling))
+        parts.append(_attend(query[:, :, lead:], key, value, attention_mask, scaling, softcap))
     return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)), None
 
 
@@ -65,16 +69,22 @@ def _causal_mask(start: int, stop: int, first: int, window: int | None, like: to
     return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))[None, None]
 
 
-def _attend(query, key, value, mask, scaling) -> torch.Tensor:
-    """The heads of a group stand behind one another as more queries of their shared key head; (batch, q, heads, dim)."""
+def _attend(query, key, value, mask, scaling, softcap) -> torch.Tensor:
+    """The heads of a group stand behind one another as more queries of their shared key head; (batch, q, heads, dim).
+
+    `softcap` bounds the attention's logits, as Gemma 2 does (arXiv:2408.00118).
+    """
     batch, heads, q, dim = query.shape
     kv_heads = key.shape[1]
     groups = heads // kv_heads
     if groups > 1:
         mask = mask.repeat(1, 1, groups, 1)
-    out = torch.nn.functional.scaled_dot_product_attention(
-        query.reshape(batch, kv_heads, groups * q, dim), key, value, attn_mask=mask, scale=scaling
-    )
+    query = query.reshape(batch, kv_heads, groups * q, dim)
+    if softcap:
+        logits = softcap * torch.tanh(query @ key.transpose(2, 3) * (scaling or dim**-0.5) / softcap)
+        out = torch.softmax((logits + mask).float(), -1).to(value.dtype) @ value
+    else:
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(batch, heads, q, out.shape[-1]).transpose(1, 2)
 
 

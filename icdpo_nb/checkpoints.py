@@ -41,14 +41,12 @@ def load_checkpoint(
     try:
         config = AutoConfig.from_pretrained(folder or name, **where)
         _check_supported(name, config.get_text_config())
-        softcap = getattr(config.get_text_config(), "attn_logit_softcapping", None)
-        attention = "eager" if softcap else "icdpo_grouped" if task == "CausalLM" else "sdpa"
         model, info = getattr(transformers, f"AutoModelFor{task}").from_pretrained(
             folder or name,
             config=config,
             dtype=getattr(torch, kind),
             use_safetensors=True,
-            attn_implementation=attention,
+            attn_implementation="icdpo_grouped" if task == "CausalLM" else "sdpa",
             output_loading_info=True,
             **where,
         )
@@ -99,8 +97,6 @@ def _check_supported(name: str, config) -> None:
         raise InputError(
             f"model {name!r} has {', '.join(sorted(strange))} layers; only full and sliding attention is supported"
         )
-    if getattr(config, "attn_logit_softcapping", None):
-        raise InputError(f"model {name!r} caps its attention logits (attn_logit_softcapping); that is not supported")
 
 
 def _device(device: str, torch) -> str:
@@ -109,6 +105,18 @@ def _device(device: str, torch) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"device is {device!r}, but torch sees no GPU here; use cpu or auto")
     return device
+
+
+def fingerprint(path: str, revision: str) -> str:
+    """sha256 over the names and contents of a model folder's weights and JSON files; of a hub id, the id and its commit."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return f"{path}@{revision}"
+    total = hashlib.sha256()
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        with open(file, "rb") as opened:
+            total.update(f"{file.name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\0".encode())
+    return total.hexdigest()
 
 
 def cache_folder() -> Path:

@@ -2,9 +2,10 @@
 
 import argparse
 import sys
+import time
 
 from .protocol import InputError
-from .report import RunError, notebook_names, open_notebook, read_preset, run_notebook
+from .report import RunError, finished, notebook_names, open_notebook, read_preset, run_notebook
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +32,15 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="repeatable")
     report.add_argument("--preset", help="a file of notebooks/presets, for example smollm2; -p comes after it")
     report.add_argument("-o", "--out", default="reports", help="folder of the reports (default: reports)")
+    report.add_argument("--resume", action="store_true", help="leave a report as it is if this code already made it")
     report.set_defaults(command=_report)
+    compare = commands.add_parser("compare", help="what differs between two runs")
+    compare.add_argument("a", help="folder of a run, for example reports/01_method")
+    compare.add_argument("b", help="folder of another")
+    compare.set_defaults(command=_compare)
+    store = commands.add_parser("store", help="what was sampled and scored so far, and is found again")
+    store.add_argument("what", choices=("list", "verify", "clean"), help="list it, check every result, or remove all")
+    store.set_defaults(command=_store)
     listing = commands.add_parser("list", help="list the notebooks and their parameters")
     listing.set_defaults(command=_list)
     return parser
@@ -40,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
 def _report(args: argparse.Namespace) -> int:
     for name in args.notebook:
         given = {**(read_preset(args.preset) if args.preset else {}), **dict(args.parameter)}
-        folder = run_notebook(name, given, args.out, progress=sys.stderr.isatty())
+        folder = finished(name, given, args.out) if args.resume else None
+        folder = folder or run_notebook(name, given, args.out, progress=sys.stderr.isatty())
         print(folder / "report.html")
     return 0
 
@@ -51,6 +61,31 @@ def _list(args: argparse.Namespace) -> int:
         print(name)
         for p in declared.values():
             print(f"  {p.name}: {p.kind.__name__} = {p.default!r}  {p.help}")
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from .compare import report_differences
+
+    print(report_differences(args.a, args.b))
+    return 0
+
+
+def _store(args: argparse.Namespace) -> int:
+    from .store import Store
+
+    store = Store()
+    if args.what == "list":
+        print(f"{store.path}: {sum(s['results'] for s in store.stages())} results")
+        for s in store.stages():
+            began = time.strftime("%Y-%m-%d %H:%M", time.localtime(s["created"]))
+            said = ", ".join(f"{k} {str(v)[:12]}" for k, v in s["inputs"].items())
+            print(f"  {s['stage']:8}{s['results']:7} results {s['bytes'] / 1e6:8.1f} MB  since {began}  {said}")
+    elif args.what == "verify":
+        n, bad = store.verify()
+        print(f"{n} results, {bad} damaged and removed")
+    else:
+        print(f"{store.clean()} results removed")
     return 0
 
 

@@ -107,10 +107,22 @@ def work_done(models: Mapping[str, CausalLM]) -> pd.DataFrame:
         rows.append({
             "model": name,
             **{f"{stage} tokens": work[stage] for stage in ("prefill", "decode", "scored")},
-            "published procedure": work["published"],
-            "× fewer": work["published"] / max(tokens, 1),
+            "tokens": tokens,
+            "published": work["published"],
+            "× fewer": work["published"] / tokens if tokens else float("nan"),
             **{f"{stage}, s": seconds[stage] for stage in ("sampling", "scoring")},
-            "tokens/s": tokens / max(sum(seconds.values()), 1e-9),
+            "tokens/s": tokens / sum(seconds.values()) if tokens else float("nan"),
             "peak memory, GB": max(lm.engine.peak.values(), default=0) / 1e9,
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def work_sentence(work: pd.DataFrame) -> str:
+    """The totals of `work_done` in one sentence."""
+    tokens, published = int(work["tokens"].sum()), int(work["published"].sum())
+    if not tokens:
+        return "No token went through a model: everything was found in the store."
+    return (
+        f"{tokens:,} tokens went through the model{'s' if len(work) > 1 else ''}; the published procedure would have needed "
+        f"{published:,} for the same, {published / tokens:.1f} times as many."
+    )

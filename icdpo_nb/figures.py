@@ -50,7 +50,7 @@ def plot_means(means: pd.DataFrame, columns: str = "domain", label: str = "rewar
     """
     across, sources, methods = means[columns].unique(), means["source"].unique(), means["method"].unique()[::-1]
     size = (2.6 * len(across) + 1.2, (0.34 * len(methods) + 0.5) * len(sources) + 0.5)
-    _, grid = plt.subplots(len(sources), len(across), figsize=size, sharex="col", sharey=True, squeeze=False)
+    _, grid = plt.subplots(len(sources), len(across), figsize=size, sharex=True, sharey=True, squeeze=False)
     for (i, source), (k, column) in [(a, b) for a in enumerate(sources) for b in enumerate(across)]:
         ax, part = grid[i, k], means[(means["source"] == source) & (means[columns] == column)].set_index("method")
         for y, method in enumerate(methods):

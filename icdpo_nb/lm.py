@@ -7,10 +7,11 @@ unmodified policy, in nats, float32. Nothing is inherited from a model's generat
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from .checkpoints import load_checkpoint
+from .checkpoints import fingerprint, load_checkpoint
 from .decoding import Sampled
 from .engine import NO_BAR, Engine
 from .protocol import RECOMMENDED, InputError, Protocol, seed_of
@@ -26,6 +27,11 @@ class Response:
     finish: str = "given"  # "stop": at a stop string, "eos", "length": at max_new_tokens, "given": not sampled
     context: str | None = None  # what it was sampled from
     logps: np.ndarray | None = None  # (n_tokens,) under that context, if just these tokens were sampled
+
+
+def known(context: str, responses: Sequence[Response]) -> bool:
+    """Whether the log-probabilities of all these responses under this context are those of their sampling."""
+    return all(y.logps is not None and y.context == context for y in responses)
 
 
 def load_lm(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> "CausalLM":
@@ -44,6 +50,11 @@ class CausalLM:
         self.engine, self.tokenizer, self.name, self.revision = Engine(model), tokenizer, name, revision
         self.eos_ids = _eos_ids(model, tokenizer)
         self.dtype, self.device = str(model.dtype).removeprefix("torch."), str(model.device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this model from any other: a digest of its files, or hub id and commit."""
+        return fingerprint(self.engine.model.name_or_path, self.revision)
 
     # ------------------------------------------------------------ text and tokens
 
@@ -121,8 +132,7 @@ class CausalLM:
         for context, ids, ys in zip(contexts, encoded, responses, strict=True):
             self._check_fits(context, len(ids), max((len(y.token_ids) for y in ys), default=0), "response tokens")
             self.engine.work["published"] += sum(len(ids) + len(y.token_ids) for y in ys)
-        known = [all(y.logps is not None and y.context == c for y in ys) for c, ys in zip(contexts, responses, strict=True)]
-        new = [i for i in range(len(contexts)) if rescore or not known[i]]
+        new = [i for i, (c, ys) in enumerate(zip(contexts, responses, strict=True)) if rescore or not known(c, ys)]
         scored = self.engine.logprobs([encoded[i] for i in new], [[y.token_ids for y in responses[i]] for i in new], progress)
         for i, row in zip(new, scored, strict=True):
             self._check_finite(contexts[i], row)

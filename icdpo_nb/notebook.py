@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +35,15 @@ class Run:
         """Keep a table beside the report, as JSON Lines; does nothing when the notebook is run by hand."""
         if self.folder:
             table.to_json(self.folder / f"{name}.jsonl", orient="records", lines=True, force_ascii=False)
+
+    def uses(self, models: Mapping[str, object], data: Mapping[str, object]) -> None:
+        """Keep what models (`CausalLM`) and preference sets the run rests on, with their digests, for run.json."""
+        kept = {
+            "models": {n: {"fingerprint": m.fingerprint, "dtype": m.dtype, "device": m.device} for n, m in models.items()},
+            "data": {n: {"name": d.name, "revision": d.revision, "sha256": d.sha256} for n, d in data.items()},
+        }
+        if self.folder:
+            (self.folder / "uses.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
     def finish(self, **headline: object) -> None:
         """The notebook's headline numbers, shown and kept beside the report as headline.json."""

@@ -1,7 +1,8 @@
 """Reports: run a notebook through papermill with strict parameters, render it as one offline HTML file, list it in the gallery.
 
 A run leaves `reports/<run>/` with report.html, the executed notebook, its tables, headline.json and run.json.
-The folder appears whole or not at all; only a run that broke half-way leaves its notebook, in `<run>.failed`.
+The folder appears whole or not at all; only a run that broke half-way leaves its notebook and a run.json that says why, in
+`<run>.failed`.
 """
 
 import hashlib
@@ -77,32 +78,42 @@ def run_notebook(name: str, parameters: Mapping[str, object], out: Path | str = 
     run_id = _run_id(name.removesuffix(".ipynb"), given, declared)
     out.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out, prefix=f".{run_id}-"))
+    folder.chmod(0o755)
+    record = {"run": run_id, "notebook": name, "title": _title(node), "parameters": values, "provenance": provenance()}
     began = time.time()
     try:
         _execute(node, folder, given, progress)
-        record = {
-            "run": run_id,
-            "status": "done",
-            "notebook": name,
-            "title": _title(node),
-            "parameters": values,
-            "seconds": round(time.time() - began, 1),
-            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "provenance": provenance(),
-            "headline": _headline(folder),
-        }
+        _record(folder, record, began, "done")
         footer = f"{run_id} · finished {record['finished']} after {record['seconds']:.0f} s · {record['provenance']}"
         (folder / "report.html").write_text(to_html(folder / "notebook.ipynb", record["title"], footer), encoding="utf-8")
-        (folder / "run.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        folder.chmod(0o755)
         _replace(folder, out / run_id)
-    except RunError:
+    except RunError as error:
+        _record(folder, record | {"exception": str(error)}, began, "failed")
         _replace(folder, out / f"{run_id}.failed")
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     write_gallery(out)
     return out / run_id
+
+
+def _record(folder: Path, record: dict, began: float, status: str) -> None:
+    """Complete a run's record with what it left in its folder, and write run.json."""
+    record["status"], record["seconds"] = status, round(time.time() - began, 1)
+    record["finished"] = time.strftime("%Y-%m-%d %H:%M:%S")
+    record["headline"], record["uses"] = (_left(folder / f"{name}.json", {}) for name in ("headline", "uses"))
+    work = folder / "work.jsonl"
+    record["work"] = [json.loads(line) for line in work.read_text(encoding="utf-8").splitlines()] if work.exists() else []
+    (folder / "run.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def finished(name: str, parameters: Mapping[str, object], out: Path | str = "reports") -> Path | None:
+    """The folder of a run of this notebook with these parameters that is done, of the present code; or None."""
+    _, declared = open_notebook(name)
+    given = check_parameters(parameters, declared, name)
+    folder = Path(out) / _run_id(name.removesuffix(".ipynb"), given, declared)
+    record = _left(folder / "run.json", {})
+    return folder if record.get("status") == "done" and record.get("provenance") == provenance() else None
 
 
 def _execute(node, folder: Path, given: Mapping[str, object], progress: bool) -> None:
@@ -160,9 +171,9 @@ def _title(node) -> str:
     return first.lstrip("# ").split("\n")[0]
 
 
-def _headline(folder: Path) -> dict:
-    path = folder / "headline.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _left(path: Path, default: object) -> object:
+    """The JSON that lies at a path, if any."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
 
 
 # ---------------------------------------------------------------- HTML
@@ -185,6 +196,7 @@ def write_gallery(out: Path | str) -> Path:
 
     out = Path(out)
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("*/run.json")]
+    runs = [run for run in runs if run["status"] == "done"]
     runs.sort(key=lambda r: r["finished"], reverse=True)
     environment = Environment(loader=FileSystemLoader(PACKAGE / "report_template"), autoescape=True)
     page = environment.get_template("gallery.html.j2").render(

@@ -111,9 +111,22 @@ def claims(gains: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def varying(table: pd.DataFrame) -> pd.DataFrame:
-    """The table without the columns lm and source where these are the same in every row."""
-    return table.drop(columns=[c for c in GROUPS if table[c].nunique() == 1])
+def show_claims(claims: pd.DataFrame, caption: str) -> None:
+    """The table of `claims`; with several models a column for each, and the verdicts as signs."""
+    same = [c for c in GROUPS if claims[c].nunique() == 1]
+    if "lm" in same:
+        show_table(claims.drop(columns=same), caption)
+        return
+    signs = {verdict: "▼○▲"[sign + 1] for sign, verdict in VERDICTS.items()}
+    text = claims.assign(
+        text=[f"{here} {signs[v]}" for here, v in zip(claims["here [95 % interval]"], claims["verdict"], strict=True)]
+    )
+    keys = ["claim", *(["source"] if "source" not in same else []), "paper (RM_test × 100)"]
+    for column in ("claim", "source", "lm"):
+        text[column] = pd.Categorical(text[column], text[column].unique(), ordered=True)
+    wide = text.pivot(index=keys, columns="lm", values="text").reset_index()
+    legend = ", ".join(f"{sign} {verdict}" for verdict, sign in signs.items())
+    show_table(wide[[c for c in wide if c != keys[-1]] + keys[-1:]], f"{caption} {legend}.")
 
 
 def claims_sentence(claims: pd.DataFrame, n: int) -> str:

@@ -2,7 +2,9 @@
 
 import os
 import string
+import tempfile
 
+os.environ["ICDPO_STORE"] = tempfile.mkdtemp(prefix="icdpo-store-")  # never the user's own
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the tests never wait for a network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -37,7 +39,7 @@ def tiny_config(kind: str, vocab: int):
         "mistral": lambda: t.MistralConfig(**llama, sliding_window=16),
         "qwen2": lambda: t.Qwen2Config(**llama),
         "gemma2": lambda: t.Gemma2Config(
-            **llama, head_dim=8, sliding_window=16, final_logit_softcapping=10.0, attn_logit_softcapping=None
+            **llama, head_dim=8, sliding_window=16, final_logit_softcapping=10.0, attn_logit_softcapping=2.0
         ),
         "gemma3": lambda: t.Gemma3TextConfig(**llama, head_dim=8, sliding_window=16),
         "gpt2": lambda: t.GPT2Config(**common, n_embd=32, n_layer=2, n_head=4, n_positions=1024),

@@ -7,7 +7,7 @@ from scipy import stats
 
 from icdpo_nb.metrics import Estimate, mean_ci
 from icdpo_nb.protocol import InputError
-from icdpo_nb.tables import claims, claims_sentence, estimate, method_gains, method_means, per_prompt
+from icdpo_nb.tables import claims, claims_sentence, estimate, method_gains, method_means, per_prompt, show_claims
 
 
 def test_interval_is_near_the_t_interval():
@@ -84,3 +84,19 @@ def test_verdicts(rewards):
     twice = pd.concat([table, table.assign(lm="another", verdict="not supported")])
     assert "each in 2 experiments: ICL > Base is supported in 1, not supported in 1" in claims_sentence(twice, 40)
     assert "no difference" in claims_sentence(table[1:], 40)
+
+
+def test_claims_of_several_models_stand_side_by_side(rewards, monkeypatch):
+    pairs = [("ICL", "Base"), ("ICDPO", "ICL")]
+    table = claims(method_gains(rewards, pairs), pairs)
+    shown = []
+    monkeypatch.setattr("icdpo_nb.tables.show_table", lambda t, caption: shown.append((t, caption)))
+    show_claims(table, "One.")
+    show_claims(pd.concat([table, table.assign(lm="another", verdict="not supported")]), "Two.")
+    assert list(shown[0][0]) == ["claim", "here [95 % interval]", "verdict", "paper (RM_test × 100)"]
+    wide, caption = shown[1]
+    assert wide["claim"].tolist() == ["ICL > Base", "ICDPO > ICL"]
+    first, another = wide[table["lm"].iloc[0]], wide["another"]
+    assert [text[-1] for text in first] == ["▲", "○"]
+    assert [text[-1] for text in another] == ["▼", "▼"]
+    assert "▼ not supported" in caption

@@ -18,6 +18,8 @@ SMOKE = {  # parameters that make a notebook small; the model is a tiny random o
     "10_sandbox_validation": {"n_prompts": 3, "n_seeds": 2, "max_new_tokens": 6},
     "01_method": {
         "n_prompts": 3,
+        "preferences": "pocket",
+        "reward": "pocket",
         "demonstrations": ["teacher-a", "raw"],
         "max_new_tokens": 8,
         "max_prompt_tokens": 0,
@@ -89,6 +91,16 @@ def test_report_reads_cleanly(smoke, name):
     assert answer.split("'")[0][:40] in page
     assert page.count("<img") >= 1
     assert "nan" not in re.sub(r"<[^>]+>", " ", page).lower().split()
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_run_says_what_it_rests_on(smoke, name):
+    record = json.loads((smoke[name] / "run.json").read_text())
+    assert record["status"] == "done"
+    assert all(len(m["fingerprint"]) == 64 for m in record["uses"]["models"].values())
+    assert all(len(d["sha256"]) >= 12 for d in record["uses"]["data"].values())
+    assert record["work"][0]["tokens"] > 0
+    assert record["work"][0]["× fewer"] > 1
 
 
 @pytest.mark.parametrize("name", SMOKE)

@@ -125,7 +125,22 @@ def test_a_broken_notebook_is_kept_apart(small, capsys):
     assert "the notebook broke: ZeroDivisionError in cell" in capsys.readouterr().err
     assert (good / "report.html").read_bytes() == before
     failed = [p for p in small.iterdir() if p.name.endswith(".failed")]
-    assert [p.name for p in failed[0].iterdir()] == ["notebook.ipynb"]
+    assert sorted(p.name for p in failed[0].iterdir()) == ["notebook.ipynb", "run.json"]
+    record = json.loads((failed[0] / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert "ZeroDivisionError in cell" in record["exception"]
+    assert failed[0].name.removesuffix(".failed") not in (small / "index.html").read_text(), "the gallery shows what is done"
+
+
+def test_resume_leaves_what_is_done(small, capsys):
+    options = ["report", "05_small", "-p", "n", "4", "-o", str(small)]
+    assert main(options) == 0
+    page = next(small.glob("05_small-*/report.html"))
+    first = page.stat().st_mtime_ns
+    assert main([*options, "--resume"]) == 0
+    assert page.stat().st_mtime_ns == first
+    assert main(options) == 0
+    assert page.stat().st_mtime_ns > first
 
 
 def test_unknown_notebook(small, capsys):

@@ -11,9 +11,10 @@ from statistics import mean
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaForCausalLM
 
 from icdpo_nb.sandbox import rows, train, world
+from icdpo_nb.sandbox.induction import write_induction_heads
 from icdpo_nb.sandbox.reward import RULES, attributes, find_topic, true_reward
 from icdpo_nb.sandbox.reward_model import PAIRS, pair_accuracy, pair_texts
 from icdpo_nb.sandbox.topics import DOMAINS, TOPICS
@@ -65,7 +66,9 @@ def test_reward_is_total():
         assert math.isfinite(true_reward(text, text))
 
 
-@pytest.mark.parametrize("name", ["topics", "phrases", "prompts", "world", "rows", "optim", "reward_model", "train"])
+@pytest.mark.parametrize(
+    "name", ["topics", "phrases", "prompts", "world", "rows", "induction", "optim", "reward_model", "train"]
+)
 def test_no_other_module_reads_the_true_reward(name):
     source = (train.MODELS.parent / f"{name}.py").read_text()
     assert "true_reward" not in source
@@ -176,6 +179,35 @@ def test_committed_reward_model():
     tokenizer = AutoTokenizer.from_pretrained(folder)
     accuracy = pair_accuracy(model, tokenizer, pair_texts("dev", PAIRS[1:])[:400])
     assert accuracy > 0.8
+
+
+def repeat_losses(model, vocabulary, length: int = 128) -> tuple[float, float]:
+    """Loss on random tokens as they come, and on those that repeat what stands earlier in the row, in nats."""
+    ids, repeated = rows.repeat_rows(random.Random(5), vocabulary, length, 16, (8, 30), (2, 3))
+    with torch.no_grad():
+        losses = train.token_losses(model, ids)
+    return losses[~repeated[:, 1:]].mean().item(), losses[repeated[:, 1:]].mean().item()
+
+
+@pytest.mark.parametrize("name", ["small", "medium"])
+def test_induction_heads_copy_from_the_start(name):
+    torch.manual_seed(0)
+    tokenizer = rows.load_tokenizer(train.MODELS / "tokenizer")
+    model = LlamaForCausalLM(train.make_config(name, tokenizer))
+    plain_new, plain_repeated = repeat_losses(model, train.words(tokenizer))
+    assert plain_repeated == pytest.approx(plain_new, abs=0.2), "a fresh model cannot copy"
+    write_induction_heads(model)
+    new, repeated = repeat_losses(model, train.words(tokenizer))
+    assert repeated < new - 0.7
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS[:3])
+def test_base_models_copy_what_they_never_saw(name):
+    tokenizer = AutoTokenizer.from_pretrained(train.MODELS / name)
+    model = AutoModelForCausalLM.from_pretrained(train.MODELS / name, dtype=torch.float32)
+    new, repeated = repeat_losses(model, train.words(tokenizer))
+    assert new > 7, "random tokens cannot be known"
+    assert repeated < 2
 
 
 def test_models_fit_in_the_repository():

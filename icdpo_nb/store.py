@@ -1,0 +1,242 @@
+"""The stage store: what was sampled and scored once is found again, after a crash, by another run, by another process.
+
+Each result lies under the digest of everything that can change it: the stage's inputs (model, protocol, seed, code) and the
+item (a context, a context and its responses). So a changed parameter recomputes only what depends on it, and a resumed run
+goes on where it was. SQLite keeps it durable, whole or absent, and safe for several processes.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from .checkpoints import cache_folder
+from .engine import NO_BAR
+from .lm import CausalLM, Response, known
+from .protocol import RECOMMENDED, InputError, Protocol
+
+SCHEMA = 1  # raise it when a change to the code changes results
+CHUNK = 256  # items that are computed, and then kept, at a time
+LEASE = 1800.0  # seconds after which the work of a process that cannot be asked counts as given up
+WAIT = 0.2  # seconds between two looks at what another process computes
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS stages (space TEXT PRIMARY KEY, stage TEXT, inputs TEXT, created REAL);
+CREATE TABLE IF NOT EXISTS results (space TEXT, key TEXT, value TEXT, sha256 TEXT, PRIMARY KEY (space, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS claims (space TEXT, key TEXT, owner TEXT, until REAL, PRIMARY KEY (space, key)) WITHOUT ROWID;
+"""
+
+
+def digest(value: object) -> str:
+    """sha256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def store_folder() -> Path:
+    """Where the store lies: $ICDPO_STORE, else `store` in the cache folder."""
+    return Path(os.environ.get("ICDPO_STORE") or cache_folder() / "store").expanduser()
+
+
+class Store:
+    """Results by stage and item, in `folder`/store.sqlite. Raises `InputError` where it cannot be opened or written."""
+
+    def __init__(self, folder: Path | str | None = None):
+        self.path = Path(folder or store_folder()) / "store.sqlite"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self.db.execute("PRAGMA journal_mode=WAL")
+            self.db.execute("PRAGMA synchronous=FULL")  # what is kept survives a power cut
+            self.db.executescript(TABLES)
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from None
+
+    def compute(
+        self, stage: str, inputs: dict, items: Sequence[object], run: Callable[[list[int]], list], bar=None
+    ) -> list[object]:
+        """The value of every item: found, or computed by `run(indices)`, which returns a JSON value for each.
+
+        What another process is computing is waited for, not computed again.
+        """
+        space, keys = digest([SCHEMA, stage, inputs]), [digest(item) for item in items]
+        first: dict[str, int] = {}
+        for i, key in enumerate(keys):
+            first.setdefault(key, i)
+        try:
+            self.db.execute("INSERT OR IGNORE INTO stages VALUES (?, ?, ?, ?)", (space, stage, _text(inputs), time.time()))
+            found: dict[str, object] = {}
+            while missing := [key for key in first if key not in found]:
+                new = self._read(space, missing)
+                found |= new
+                if bar:
+                    bar.update(len(new))
+                mine = self._claim(space, [key for key in missing if key not in new][:CHUNK])
+                if mine:
+                    self._run(space, mine, [first[key] for key in mine], run)
+                elif not new:
+                    time.sleep(WAIT)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from None
+        return [found[key] for key in keys]
+
+    def _run(self, space: str, keys: list[str], indices: list[int], run: Callable[[list[int]], list]) -> None:
+        """Compute claimed items and keep them, all or none; the claim ends in either case."""
+        try:
+            texts = [_text(value) for value in run(indices)]
+            rows = [(space, k, t, hashlib.sha256(t.encode()).hexdigest()) for k, t in zip(keys, texts, strict=True)]
+            self.db.execute("BEGIN IMMEDIATE")
+            self.db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", rows)
+            self.db.execute("COMMIT")
+        except sqlite3.Error:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            raise
+        finally:
+            self.db.executemany("DELETE FROM claims WHERE space = ? AND key = ?", [(space, k) for k in keys])
+
+    def _read(self, space: str, keys: Sequence[str]) -> dict[str, object]:
+        """The values that are there and whole."""
+        found = {}
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows = self.db.execute(
+                f"SELECT key, value, sha256 FROM results WHERE space = ? AND key IN ({marks})", (space, *part)
+            )
+            found |= {k: json.loads(text) for k, text, check in rows if hashlib.sha256(text.encode()).hexdigest() == check}
+        return found
+
+    def _claim(self, space: str, keys: Sequence[str]) -> list[str]:
+        """Those of the keys that nobody computes at present; they are ours now."""
+        owner, now = _owner(), time.time()
+        self.db.execute("BEGIN IMMEDIATE")
+        taken = self.db.execute("SELECT key, owner, until FROM claims WHERE space = ?", (space,)).fetchall()
+        busy = {key for key, other, until in taken if other != owner and _alive(other, until)}
+        mine = [key for key in keys if key not in busy]
+        rows = [(space, key, owner, now + LEASE) for key in mine]
+        self.db.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", rows)
+        self.db.execute("COMMIT")
+        return mine
+
+    def stages(self) -> list[dict]:
+        """What the store holds: stage, inputs, how many results, bytes, when it began."""
+        rows = self.db.execute(
+            "SELECT stage, inputs, COUNT(key), COALESCE(SUM(LENGTH(value)), 0), created FROM stages LEFT JOIN results "
+            "USING (space) GROUP BY space ORDER BY created"
+        )
+        names = ("stage", "inputs", "results", "bytes", "created")
+        return [dict(zip(names, (s, json.loads(i), *rest), strict=True)) for s, i, *rest in rows]
+
+    def verify(self) -> tuple[int, int]:
+        """How many results there are, and how many of them are damaged; the damaged are removed, to be computed anew."""
+        rows = self.db.execute("SELECT space, key, value, sha256 FROM results")
+        n, bad = 0, []
+        for space, key, text, check in rows:
+            n += 1
+            if hashlib.sha256(text.encode()).hexdigest() != check:
+                bad.append((space, key))
+        self.db.executemany("DELETE FROM results WHERE space = ? AND key = ?", bad)
+        return n, len(bad)
+
+    def clean(self) -> int:
+        """Remove everything; how many results there were."""
+        (n,) = self.db.execute("SELECT COUNT(*) FROM results").fetchone()
+        for table in ("results", "stages", "claims"):
+            self.db.execute(f"DELETE FROM {table}")
+        self.db.execute("VACUUM")
+        return n
+
+    def _unusable(self, error: Exception) -> InputError:
+        return InputError(
+            f"the store {self.path} cannot be used ({error}); free some space, repair or remove it, or set ICDPO_STORE to "
+            "another folder"
+        )
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _owner() -> str:
+    """This process, in words that another can check: host, number, and when it began."""
+    return json.dumps([socket.gethostname(), os.getpid(), psutil.Process().create_time()])
+
+
+def _alive(owner: str, until: float) -> bool:
+    """Whether a claim still stands: its process lives, or, on another host, its lease has not run out."""
+    host, pid, began = json.loads(owner)
+    if host != socket.gethostname():
+        return time.time() < until
+    try:
+        return abs(psutil.Process(pid).create_time() - began) < 1
+    except psutil.Error:
+        return False
+
+
+def stored(lm: CausalLM, wanted: bool = True) -> "CausalLM | StoredLM":
+    """The model with a store behind it, or as it is."""
+    return StoredLM(lm, Store()) if wanted else lm
+
+
+class StoredLM:
+    """A `CausalLM` whose samples and log-probabilities are kept in a store; everything else is the model's own."""
+
+    def __init__(self, lm: CausalLM, store: Store):
+        self.lm, self.store = lm, store
+        self.identity = {"model": lm.fingerprint, "dtype": lm.dtype, "device": lm.device.partition(":")[0]}
+
+    def __getattr__(self, name: str):
+        return getattr(self.lm, name)
+
+    def sample(
+        self, contexts: Sequence[str], n: int, protocol: Protocol = RECOMMENDED, seed: int = 0, progress: Callable = NO_BAR
+    ) -> list[list[Response]]:
+        """As `CausalLM.sample`."""
+        relevant = ("top_p", "top_k", "temperature", "max_new_tokens", "stop", "scored_tokens", "eos_scored")
+        inputs = {**self.identity, "n": n, "seed": seed, **{name: getattr(protocol, name) for name in relevant}}
+
+        def run(indices: list[int]) -> list:
+            return [[_packed(y) for y in ys] for ys in self.lm.sample([contexts[i] for i in indices], n, protocol, seed)]
+
+        with progress(total=len(contexts)) as bar:
+            found = self.store.compute("sample", inputs, list(contexts), run, bar)
+        return [[_unpacked(y) for y in ys] for ys in found]
+
+    def logprobs(
+        self,
+        contexts: Sequence[str],
+        responses: Sequence[Sequence[Response]],
+        progress: Callable = NO_BAR,
+        rescore: bool = False,
+    ) -> list[list[np.ndarray]]:
+        """As `CausalLM.logprobs`; what is known from sampling is not kept again, and `rescore` asks the model."""
+        if rescore:
+            return self.lm.logprobs(contexts, responses, progress, rescore)
+        new = [i for i, (c, ys) in enumerate(zip(contexts, responses, strict=True)) if not known(c, ys)]
+
+        def run(indices: list[int]) -> list:
+            found = self.lm.logprobs([contexts[new[k]] for k in indices], [responses[new[k]] for k in indices])
+            return [[values.tolist() for values in ys] for ys in found]
+
+        items = [[contexts[i], [list(y.token_ids) for y in responses[i]]] for i in new]
+        with progress(total=len(new)) as bar:
+            scored = self.store.compute("score", self.identity, items, run, bar)
+        found = {i: [np.float32(values) for values in ys] for i, ys in zip(new, scored, strict=True)}
+        return [found.get(i) or [y.logps for y in ys] for i, ys in enumerate(responses)]
+
+
+def _packed(y: Response) -> dict:
+    return asdict(y) | {"logps": None if y.logps is None else y.logps.tolist()}
+
+
+def _unpacked(y: dict) -> Response:
+    logps = None if y["logps"] is None else np.float32(y["logps"])
+    return Response(**y | {"token_ids": tuple(y["token_ids"]), "logps": logps})

@@ -1,0 +1,162 @@
+"""The store: found again, whole or absent, shared between processes; a stored model answers as the model does."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+
+import numpy as np
+import pytest
+from conftest import save_tiny_lm
+
+from icdpo_nb.cli import main
+from icdpo_nb.icdpo import candidates_table
+from icdpo_nb.lm import load_lm
+from icdpo_nb.protocol import RECOMMENDED, InputError
+from icdpo_nb.retrieval import RandomRetriever
+from icdpo_nb.store import Store, StoredLM, digest
+
+
+def squares(store, items, log, stage="square", inputs=None):
+    """The items' squares through the store; `log` gets what was really computed."""
+
+    def run(indices):
+        log.extend(items[i] for i in indices)
+        return [items[i] ** 2 for i in indices]
+
+    return store.compute(stage, inputs or {"power": 2}, items, run)
+
+
+def test_computed_once(tmp_path):
+    log = []
+    assert squares(Store(tmp_path), [3, 1, 2, 3], log) == [9, 1, 4, 9]
+    assert sorted(log) == [1, 2, 3], "equal items are one"
+    assert squares(Store(tmp_path), [1, 2, 4], log) == [1, 4, 16]
+    assert sorted(log) == [1, 2, 3, 4], "only what is new"
+    squares(Store(tmp_path), [1], log, inputs={"power": 2, "seed": 1})
+    assert log.count(1) == 2, "other inputs are another space"
+
+
+def test_interrupted_work_goes_on(tmp_path, monkeypatch):
+    """Chunks that are done stay, the chunk that broke leaves nothing, not even its claim."""
+    monkeypatch.setattr("icdpo_nb.store.CHUNK", 2)
+    log = []
+
+    def run(indices):
+        if 4 in indices:
+            raise KeyboardInterrupt
+        log.extend(indices)
+        return [i * 10 for i in indices]
+
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path).compute("s", {}, list(range(6)), run)
+    assert log == [0, 1, 2, 3]
+    assert squares(Store(tmp_path), [5], []) == [25]
+    again = Store(tmp_path).compute("s", {}, list(range(6)), lambda indices: [i * 10 for i in indices])
+    assert again == [0, 10, 20, 30, 40, 50]
+
+
+def slow(folder, pause, path):
+    """A process that takes its time, and says what it computes."""
+
+    def run(indices):
+        time.sleep(pause)
+        with open(path, "a") as f:
+            f.writelines(f"{i}\n" for i in indices)
+        return [i + 100 for i in indices]
+
+    assert Store(folder).compute("slow", {}, list(range(8)), run) == [i + 100 for i in range(8)]
+
+
+def test_two_processes_share_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("icdpo_nb.store.CHUNK", 2)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=slow, args=(tmp_path, 0.2, tmp_path / "log")) for _ in range(2)]
+    for p in processes:
+        p.start()
+    for p in processes:
+        p.join(60)
+        assert p.exitcode == 0
+    assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(8)), "each was computed once"
+
+
+def test_a_killed_process_holds_nobody_up(tmp_path):
+    context = multiprocessing.get_context("fork")
+    victim = context.Process(target=slow, args=(tmp_path, 600, tmp_path / "log"))
+    victim.start()
+    while not (tmp_path / "store.sqlite").exists() or not claims(tmp_path):
+        time.sleep(0.05)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join(60)
+    slow(tmp_path, 0, tmp_path / "log")
+    assert len((tmp_path / "log").read_text().split()) == 8
+
+
+def claims(folder) -> int:
+    """How many items are claimed."""
+    try:
+        return sqlite3.connect(folder / "store.sqlite").execute("SELECT COUNT(*) FROM claims").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def test_damage_is_found_and_mended(tmp_path):
+    log = []
+    squares(Store(tmp_path), [1, 2, 3], log)
+    sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None).execute("UPDATE results SET value = '7' WHERE value = '4'")
+    assert squares(Store(tmp_path), [1, 2, 3], log) == [1, 4, 9]
+    assert log.count(2) == 2, "a result that does not fit its digest is computed anew"
+    sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None).execute("UPDATE results SET value = '7' WHERE value = '9'")
+    assert Store(tmp_path).verify() == (3, 1)
+    assert Store(tmp_path).verify() == (2, 0)
+    assert Store(tmp_path).clean() == 2
+
+
+def test_an_unusable_store_is_one_sentence(tmp_path):
+    (tmp_path / "store.sqlite").write_text("not a database, but long enough to be taken for one" * 50)
+    with pytest.raises(InputError, match=r"the store .*store.sqlite cannot be used"):
+        Store(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="ICDPO_STORE"):
+        Store(tmp_path / "file" / "below")
+
+
+def test_a_stored_model_answers_as_the_model(tiny_lm, pairs, tmp_path):
+    lm, protocol = StoredLM(tiny_lm, Store(tmp_path)), RECOMMENDED.but(max_new_tokens=6)
+    retrievers = {"harmless": RandomRetriever(pairs[5:])}
+    plain, first = (candidates_table(pairs[4:6], retrievers, m, protocol) for m in (tiny_lm, lm))
+    tiny_lm.engine.work.clear()
+    second = candidates_table(pairs[4:6], retrievers, lm, protocol)
+    assert not tiny_lm.engine.work["prefill"], "nothing was computed"
+    for table in (first, second):
+        assert table.drop(columns="demo_ids").equals(plain.drop(columns="demo_ids"))
+    assert candidates_table(pairs[4:5], retrievers, lm, protocol.but(temperature=0.5)) is not None
+    assert tiny_lm.engine.work["prefill"], "another temperature samples anew"
+    assert lm.name == tiny_lm.name
+
+
+def test_fingerprint_is_that_of_the_files(tmp_path):
+    folder = save_tiny_lm(tmp_path / "a")
+    first = load_lm(str(folder)).fingerprint
+    assert load_lm(str(folder)).fingerprint == first
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    assert load_lm(str(folder)).fingerprint != first
+
+
+def test_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ICDPO_STORE", str(tmp_path))
+    squares(Store(), [1, 2], [])
+    assert main(["store", "list"]) == 0
+    assert "square        2 results" in capsys.readouterr().out
+    assert main(["store", "verify"]) == 0
+    assert capsys.readouterr().out == "2 results, 0 damaged and removed\n"
+    assert main(["store", "clean"]) == 0
+    assert Store().stages() == []
+
+
+def test_digest_is_canonical():
+    assert digest({"b": 1, "a": np.float64(2).item()}) == digest({"a": 2.0, "b": 1})
+    assert digest(["é"]) != digest(["e"])
