@@ -178,16 +178,20 @@ def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
             demonstration = chosen if column == "chosen" or split in ("dev", "test") else _column(row, column).strip()
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
+        if reason := _unusable(prompt, {"chosen": chosen, "rejected": rejected, column: demonstration}):
+            dropped[reason] += 1
+            continue
         content = hashlib.sha256(f"{split}\0{prompt}\0{chosen}\0{rejected}".encode()).hexdigest()[:12]
-        prompt_id = str(row.get("id") or row.get("prompt_id") or content)
-        reason = _unusable(prompt, {"chosen": chosen, "rejected": rejected, column: demonstration})
-        if reason or seen.get(prompt_id) == content:
-            dropped[reason or "duplicate rows"] += 1
+        prompt_id, domain = str(row.get("id") or row.get("prompt_id") or content), str(row.get("domain") or "all")
+        if _broken(prompt_id + domain):
+            raise InputError(f"{place}: its id or domain holds characters that are none (half a surrogate pair, or NUL)")
+        if seen.get(prompt_id) == content:
+            dropped["duplicate rows"] += 1
             continue
         if prompt_id in seen:
             raise InputError(f"{place}: the id {prompt_id!r} stands on two different rows; ids must be unique")
         seen[prompt_id] = content
-        yield _Row(split, Preference(prompt_id, str(row.get("domain") or "all"), prompt, chosen, rejected), demonstration)
+        yield _Row(split, Preference(prompt_id, domain, prompt, chosen, rejected), demonstration)
 
 
 def _named_split(row: dict) -> str | None:
@@ -239,12 +243,19 @@ def _unusable(prompt: str | None, responses: dict[str, str]) -> str | None:
     """Why a row cannot serve, or None."""
     if prompt is None:
         return "unequal context"
+    if any(map(_broken, (prompt, *responses.values()))):
+        return "broken characters"
     if not prompt.removeprefix("Human:").strip():
         return "empty prompt"
     empty = [side for side, text in responses.items() if not text]
     if empty:
         return f"empty {empty[0]}"
     return "identical responses" if responses["chosen"] == responses["rejected"] else None
+
+
+def _broken(text: str) -> bool:
+    """Whether a text holds NUL or half a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    return "\0" in text or any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _reasons(dropped: dict[str, int]) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-CPU_BUDGET = 512 * 2**20  # bytes for one batch: a larger one is hardly faster on a processor
+CPU_BUDGET = 512 * 2**20  # bytes for one batch (joining copies its cache, for a moment): larger ones are hardly faster on a CPU
 
 
 class _LiveBytes(TorchDispatchMode):

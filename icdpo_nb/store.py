@@ -192,6 +192,7 @@ class StoredLM:
     def __init__(self, lm: CausalLM, store: Store):
         self.lm, self.store = lm, store
         self.identity = {"model": lm.fingerprint, "dtype": lm.dtype, "device": lm.device.partition(":")[0]}
+        self.fresh: set[str] = set()  # contexts that were sampled from by this object, not found
 
     def __getattr__(self, name: str):
         return getattr(self.lm, name)
@@ -204,7 +205,9 @@ class StoredLM:
         inputs = {**self.identity, "n": n, "seed": seed, **{name: getattr(protocol, name) for name in relevant}}
 
         def run(indices: list[int]) -> list:
-            return [[_packed(y) for y in ys] for ys in self.lm.sample([contexts[i] for i in indices], n, protocol, seed)]
+            new = [contexts[i] for i in indices]
+            self.fresh.update(new)
+            return [[_packed(y) for y in ys] for ys in self.lm.sample(new, n, protocol, seed)]
 
         with progress(total=len(contexts)) as bar:
             found = self.store.compute("sample", inputs, list(contexts), run, bar)
@@ -221,6 +224,8 @@ class StoredLM:
         if rescore:
             return self.lm.logprobs(contexts, responses, progress, rescore)
         new = [i for i, (c, ys) in enumerate(zip(contexts, responses, strict=True)) if not known(c, ys)]
+        free = [i for i in set(range(len(contexts))).difference(new) if contexts[i] in self.fresh]
+        self.lm.logprobs([contexts[i] for i in free], [responses[i] for i in free])  # for the count of what was saved
 
         def run(indices: list[int]) -> list:
             found = self.lm.logprobs([contexts[new[k]] for k in indices], [responses[new[k]] for k in indices])

@@ -257,3 +257,16 @@ def test_real_hh_rlhf():
     assert len(everything(data)) + sum(data.dropped.values()) == 1156
     assert data.domains == ["harmless"]
     assert all(p.prompt.startswith("Human:") for p in everything(data))
+
+
+def test_characters_that_are_none_are_dropped_and_counted(tmp_path):
+    """JSON can spell half a surrogate pair and NUL; neither may reach a file, a tokenizer or a report."""
+    rows = [{"prompt": f"Human: number {i}", "chosen": "yes", "rejected": "no"} for i in range(6)]
+    rows[1]["chosen"], rows[2]["prompt"], rows[3]["rejected"] = "half \ud83d", "Human: \0", "whole 😀 is fine"
+    path = tmp_path / "odd.jsonl"
+    path.write_text("\n".join(json.dumps(r) for r in rows))
+    data = load_preferences(str(path))
+    assert data.dropped == {"broken characters": 2}
+    path.write_text("\n".join(json.dumps({**r, "id": f"\udfff{i}"}) for i, r in enumerate(rows)))
+    with pytest.raises(InputError, match="its id or domain holds characters that are none"):
+        load_preferences(str(path))

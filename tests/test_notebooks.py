@@ -1,6 +1,7 @@
 """Every notebook: its anatomy, and a run at smoke size through our own runner."""
 
 import ast
+import html
 import json
 import re
 
@@ -140,6 +141,42 @@ def test_bad_input_is_one_sentence(tmp_path, tmp_path_factory, capsys, parameter
     assert says in said
     assert said.count("\n") == 1
     assert not list((tmp_path / "out").glob("*"))
+
+
+HOSTILE = [
+    "<script>document.title='pwned'</script>",
+    "<img src=x onerror=document.title='pwned'> <svg/onload=alert(1)>",
+    "[click me](javascript:alert(1)) ![x](http://example.org/x.png)",
+    "$\\require{html}\\href{javascript:alert(1)}{x}$ and **bold** and `code` and # heading",
+    "\u202egnp.exe \u2066hidden\u2069 \x1b[31mred\x07",
+    "</pre></div></body><iframe src='https://example.org'></iframe>",
+    "w" * 300,
+    "{{ 7 * 7 }} {% raw %} ${7*7} %(x)s",
+]
+
+
+@pytest.mark.parametrize("name", ["00_start_here", "01_method"])
+def test_hostile_texts_come_out_as_text(tmp_path, tmp_path_factory, name):
+    """A preference set of hostile prompts and responses goes through a notebook and stands in its report as plain text."""
+    rows = [
+        {"prompt": f"Human: {text} {i}", "chosen": f"{text} yes", "rejected": f"{text} no", "split": split}
+        for split in ("train", "test")
+        for i, text in enumerate(HOSTILE)
+    ]
+    path = tmp_path / "hostile.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    own = {"n_prompts": 8, "preferences": str(path), "demonstrations": ["raw"] if name == "01_method" else "raw"}
+    extra = {"domains": []} if name == "01_method" else {}
+    given = {**SMOKE[name], LM[name]: tiny_lm_folder(tmp_path_factory), **own, **extra}
+    page = (run_notebook(name, given, tmp_path / "reports") / "report.html").read_text()
+    tags = re.findall(r"<[^>]*>", page)
+    assert "document.title=" in page, "the texts are there"
+    assert not [t for t in tags if re.match(r"<\s*(script|iframe|object|embed|form|base)\b", t, re.I)]
+    assert not [t for t in tags if re.search(r"\son\w+\s*=|javascript:|example\.org", t, re.I)]
+    assert "<strong>bold" not in page
+    if name == "00_start_here":  # it shows every prompt
+        assert all(text.split("\n")[0][:20] in html.unescape(page) for text in HOSTILE), "nothing was rendered or filled in"
+    assert "Content-Security-Policy" in page
 
 
 def test_presets_fit_their_notebook():

@@ -125,8 +125,13 @@ def test_an_unusable_store_is_one_sentence(tmp_path):
 
 def test_a_stored_model_answers_as_the_model(tiny_lm, pairs, tmp_path):
     lm, protocol = StoredLM(tiny_lm, Store(tmp_path)), RECOMMENDED.but(max_new_tokens=6)
-    retrievers = {"harmless": RandomRetriever(pairs[5:])}
-    plain, first = (candidates_table(pairs[4:6], retrievers, m, protocol) for m in (tiny_lm, lm))
+    retrievers, made, counted = {"harmless": RandomRetriever(pairs[5:])}, [], []
+    for model in (tiny_lm, lm):
+        tiny_lm.engine.work.clear()
+        made.append(candidates_table(pairs[4:6], retrievers, model, protocol))
+        counted.append(dict(tiny_lm.engine.work))
+    plain, first = made
+    assert counted[0] == counted[1], "the same work, and the same count of what the published procedure would need"
     tiny_lm.engine.work.clear()
     second = candidates_table(pairs[4:6], retrievers, lm, protocol)
     assert not tiny_lm.engine.work["prefill"], "nothing was computed"

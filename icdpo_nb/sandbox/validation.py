@@ -19,8 +19,11 @@ MARGIN = 0.25  # points of reward: "at least as good" means that a loss of this 
 CLAIMS = {  # name -> (what is claimed, the contrast must lie above this)
     "1 ICL > Base": ("Demonstrations help at all", 0.0),
     "2 S > ICL": ("S picks better than chance among the same responses", 0.0),
-    "3 Ŝ ≥ S": ("Rejected demonstrations make as good an amateur, or a better one", -MARGIN),
-    "4 ŜR ≥ Ŝ": ("Retrieved demonstrations of a teacher serve as well as random ones, or better", -MARGIN),
+    "3 Ŝ ≥ S": (f"Rejected demonstrations make a better amateur, or one no more than {MARGIN} worse", -MARGIN),
+    "4 ŜR ≥ Ŝ": (
+        f"Retrieved demonstrations of a teacher serve better than random ones, or no more than {MARGIN} worse",
+        -MARGIN,
+    ),
     "5 R: A > raw": ("Retrieval helps less, or hurts, with raw demonstrations", 0.0),
     "6 A > B": ("ICDPO is better with the familiar teacher A, though B's own responses score higher", 0.0),
     "7 NLL: B > A": ("The responses of B are less likely to the base model (nats per token)", 0.0),
