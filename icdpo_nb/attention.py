@@ -1,4 +1,4 @@
-"""Attention for rows in which n responses share one context: the mask, the attention itself, and a cache that grows in place.
+"""Attention for rows in which n responses share one context: the mask, the attention itself, and caches written in place.
 
 A row of a batch holds a context and, after it, the tokens of its n responses. Each token carries an owner (0 the context, j
 the j-th response, -1 padding) and a position, and attends to the context and to its own response. So a context is computed
@@ -92,79 +92,78 @@ AttentionInterface.register("icdpo_grouped", grouped_attention)
 AttentionMaskInterface.register("icdpo_grouped", sdpa_mask)
 
 
-class _Layer(DynamicLayer):
-    """Keys and values with room to grow, so that a decoding step writes its tokens in place instead of copying the cache.
+class _PassLayer(DynamicLayer):
+    """Keys and values that a pass's rows had before it, put before those it computes; kept together with them or forgotten."""
 
-    Without room nothing is kept: the layer puts what it holds before the keys it is given, and forgets those.
-    """
-
-    def __init__(self, room: int):
+    def __init__(self, keep: bool, keys: torch.Tensor | None = None, values: torch.Tensor | None = None):
         super().__init__()
-        self.room, self.length = room, 0
+        self.keep, self.keys, self.values, self.is_initialized = keep, keys, values, keys is not None
 
     def update(self, key_states, value_states, *args, **kwargs):
-        start, new = self.length, key_states.shape[-2]
-        self.dtype, self.device = key_states.dtype, key_states.device
-        if not self.room and start:
-            return tuple(torch.cat(pair, -2) for pair in ((self.keys, key_states), (self.values, value_states)))
-        if not self.is_initialized or start + new > self._keys.shape[-2]:
-            self._keys, self._values = self._grown("_keys", key_states), self._grown("_values", value_states)
-            self.is_initialized = True
-        self.length = start + new
-        self._keys[:, :, start : self.length] = key_states
-        self._values[:, :, start : self.length] = value_states
-        self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
-        return self.keys, self.values
-
-    def _grown(self, name: str, states: torch.Tensor) -> torch.Tensor:
-        batch, heads, n, dim = states.shape
-        new = states.new_empty(batch, heads, self.length + n + self.room, dim)
         if self.is_initialized:
-            new[:, :, : self.length] = getattr(self, name)[:, :, : self.length]
-        return new
+            key_states, value_states = torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+        if self.keep:
+            self.keys, self.values, self.is_initialized = key_states, value_states, True
+        return key_states, value_states
 
 
-class GrowingCache(Cache):
-    """A cache for `n_layers` layers of full or sliding attention that grows by `room` tokens at a time."""
+class PassCache(Cache):
+    """The cache of one pass over contexts: their shared prefix, if any, and with `keep` what the pass computes."""
 
-    def __init__(self, n_layers: int, room: int):
-        super().__init__(layers=[_Layer(room) for _ in range(n_layers)])
+    def __init__(self, n_layers: int, keep: bool):
+        super().__init__(layers=[_PassLayer(keep) for _ in range(n_layers)])
 
-    def fan_out(self, rows: int, room: int) -> "GrowingCache":
-        """A cache for `rows` rows that all begin with what this one holds (one row); with `room` 0 it keeps nothing more."""
-        new = GrowingCache(0, 0)
-        new.layers = [_Layer(room) for _ in self.layers]
+    def fan_out(self, rows: int, keep: bool) -> "PassCache":
+        """A cache for `rows` rows that all begin with what this one holds (at most one row)."""
+        new = PassCache(len(self.layers), keep)
         for layer, mine in zip(new.layers, self.layers, strict=True):
-            layer._keys, layer._values = (x.expand(rows, -1, -1, -1) for x in (mine.keys, mine.values))
-            layer.keys, layer.values, layer.length, layer.is_initialized = layer._keys, layer._values, mine.length, True
+            if mine.is_initialized:
+                layer.__init__(keep, mine.keys.expand(rows, -1, -1, -1), mine.values.expand(rows, -1, -1, -1))
         return new
+
+
+class _SlotLayer(DynamicLayer):
+    """Keys and values in slots of the same width; see `SlotCache`."""
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        rows = torch.arange(len(self.columns), device=self.columns.device)[:, None]
+        for held, new in ((self.keys, key_states), (self.values, value_states)):
+            held[rows, :, self.columns] = new.transpose(1, 2)
+        return self.keys[: len(rows), :, : self.used], self.values[: len(rows), :, : self.used]
+
+
+class SlotCache(Cache):
+    """A slot for each row of a pool, `width` columns wide, in which tokens are written in place wherever their row has come to.
+
+    The last column is for the padding of a pass: it is written and never read. Zeros stand where nothing was written: a mask
+    hides keys by their weight of 0, and 0 times a NaN that lay in the memory would be NaN.
+    """
+
+    def __init__(self, n_layers: int, slots: int, width: int):
+        super().__init__(layers=[_SlotLayer() for _ in range(n_layers)])
+        self.slots, self.width = slots, width
+
+    def put(self, first: int, rows: PassCache) -> None:
+        """Write the rows of a pass into the slots from `first` on."""
+        for layer, new in zip(self.layers, rows.layers, strict=True):
+            n, heads, length, dim = new.keys.shape
+            if not layer.is_initialized:
+                shape = (self.slots, heads, self.width, dim)
+                layer.keys, layer.values, layer.is_initialized = new.keys.new_zeros(shape), new.values.new_zeros(shape), True
+            layer.keys[first : first + n, :, :length] = new.keys
+            layer.values[first : first + n, :, :length] = new.values
+
+    def aim(self, columns: torch.Tensor, used: int) -> None:
+        """The next pass writes token k of row i at `columns[i, k]` and reads the first `used` columns."""
+        for layer in self.layers:
+            layer.columns, layer.used = columns, used
+
+    def move(self, source: int, target: int) -> None:
+        """Copy what stands in one slot into another."""
+        for layer in self.layers:
+            layer.keys[target], layer.values[target] = layer.keys[source], layer.values[source]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the keys and values held."""
+        """Bytes of all slots."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
-
-    def take(self, rows: torch.Tensor, columns: torch.Tensor) -> None:
-        """Keep only these rows (int64, shape (b,)) of the batch, and of each the keys in `columns` (int64, shape (b, k))."""
-        for layer in self.layers:
-            index = columns[:, None, :, None].expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])
-            layer._keys, layer._values = (x[rows].gather(2, index) for x in (layer.keys, layer.values))
-            layer.keys, layer.values, layer.length = layer._keys, layer._values, columns.shape[1]
-
-    def joined(self, other: "GrowingCache") -> "GrowingCache":
-        """A cache with the rows of this one above those of the other; the shorter rows are padded on the right with zeros."""
-        new = GrowingCache(len(self.layers), self.layers[0].room)
-        for layer, *both in zip(new.layers, self.layers, other.layers, strict=True):
-            layer.length, layer.is_initialized = max(b.length for b in both), True
-            layer._keys, layer._values = (_stacked([getattr(b, kind) for b in both], layer.room) for kind in ("keys", "values"))
-            layer.keys, layer.values = (x[:, :, : layer.length] for x in (layer._keys, layer._values))
-        return new
-
-
-def _stacked(states: list[torch.Tensor], room: int) -> torch.Tensor:
-    upper, lower = states
-    width = max(upper.shape[2], lower.shape[2]) + room
-    new = upper.new_zeros(upper.shape[0] + lower.shape[0], upper.shape[1], width, upper.shape[3])
-    new[: len(upper), :, : upper.shape[2]] = upper
-    new[len(upper) :, :, : lower.shape[2]] = lower
-    return new

@@ -1,7 +1,7 @@
 """Sampling: one token from logits, and a pool of contexts whose responses are decoded together.
 
 The pool holds a row per context, its unfinished responses that row's queries (see `attention.py` for owners and positions).
-What has ended is decoded no further, and contexts that wait take the room of those that are done.
+What has ended is decoded no further, and contexts that wait take the slots of those that are done.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .attention import CONTEXT, PADDING
+from .attention import PADDING, SlotCache
 from .packing import right_pad
 
 
@@ -54,89 +54,77 @@ class Sampled:
 
 @dataclass
 class Row:
-    """A context in the pool: its number, its tokens, what was sampled from it, and which of that is unfinished."""
+    """A context in the pool: its number, how many tokens it has, and what is sampled from it."""
 
     index: int
     length: int
     sampled: list[Sampled]
-    live: list[int]
+
+    def __post_init__(self):
+        self.live, self.used = [*range(len(self.sampled))], self.length  # unfinished responses; columns of the slot in use
 
 
 class Pool:
-    """Contexts whose n responses, of at most `steps` tokens, are being decoded with an `engine`."""
+    """Contexts whose n responses, of at most `steps` tokens, are being decoded with an `engine`; row k stands in slot k.
 
-    def __init__(self, engine, prefix, n: int, steps: int):
-        self.engine, self.prefix, self.n, self.steps = engine, prefix, n, steps
+    `waiting`: numbers of the contexts, sorted by length, that are taken from its end. A slot has room for the longest of them
+    and every token its responses may have; contexts that need less than half of that are left for another pool.
+    """
+
+    def __init__(self, engine, prefix, contexts: Sequence[Sequence[int]], waiting: list[int], n: int, steps: int):
+        self.engine, self.prefix, self.contexts, self.waiting, self.n, self.steps = engine, prefix, contexts, waiting, n, steps
+        self.width = self._need(waiting[-1])
+        self.slots = max(1, min(engine.cache_tokens // self.width, len(waiting)))
         self.rows: list[Row] = []
-        self.owner = self.pos = self.cache = self.logits = None  # logits: (unfinished responses, vocab), row by row
+        self.cache = SlotCache(engine.n_layers, self.slots, self.width + 1)
+        self.owner = torch.full((self.slots, self.width + 1), PADDING, device=engine.device)
+        self.pos = torch.zeros_like(self.owner)
+        self.logits = None  # (unfinished responses, vocab), row by row
+
+    def _need(self, index: int) -> int:
+        return len(self.contexts[index]) + self.n * self.steps
 
     def places(self) -> tuple[np.ndarray, ...]:
         """For each unfinished response: the number of its context, its own, and how many tokens it has."""
         found = [(row.index, j, len(row.sampled[j].ids)) for row in self.rows for j in row.live]
         return tuple(np.array(found).T)
 
-    def admit(self, waiting: list[int], contexts: Sequence[Sequence[int]]) -> bool:
-        """Move contexts from the end of `waiting` into the pool, one pass's worth, if enough room is free; whether it did.
+    def admit(self) -> None:
+        """Compute waiting contexts into free slots, if a quarter of the slots is free: a pass for every one would cost more."""
+        if len(self.rows) > 0.75 * self.slots:
+            return
+        while self.waiting and len(self.rows) < self.slots:
+            longest = len(self.contexts[self.waiting[-1]])
+            most = min(self.slots - len(self.rows), max(1, self.engine.batch_tokens // longest))
+            new: list[int] = []
+            while self.waiting and len(new) < most and 2 * self._need(self.waiting[-1]) >= self.width:
+                new.append(self.waiting.pop())
+            if not new:
+                return
+            start = len(self.rows)
+            self.rows += [Row(i, len(self.contexts[i]), [Sampled() for _ in range(self.n)]) for i in new]
+            self._compute(start)
 
-        Room is reserved for every token that a response may still have. A quarter must be free, or joining would cost more
-        than it saves.
-        """
-        held = sum(row.length + len(row.live) * self.steps for row in self.rows if row.live)
-        if not waiting or held > 0.75 * self.engine.cache_tokens:
-            return False
-        new: list[Row] = []
-        longest = len(contexts[waiting[-1]])  # they are sorted by length
-        while waiting:
-            held += len(contexts[waiting[-1]]) + self.n * self.steps
-            full = held > self.engine.cache_tokens or longest * (len(new) + 1) > self.engine.batch_tokens
-            if full and (new or self.rows):
-                break
-            i = waiting.pop()
-            new.append(Row(i, len(contexts[i]), [Sampled() for _ in range(self.n)], list(range(self.n))))
-        if new:
-            old, self.rows = self.rows, self.rows + new
-            self._join(old, new, contexts)
-        return bool(new)
-
-    def _join(self, old: list[Row], new: list[Row], contexts: Sequence[Sequence[int]]) -> None:
-        """Compute the new rows' contexts and put their keys and logits below those of the old rows."""
-        engine, prefix = self.engine, self.prefix
-        rest = [contexts[row.index][len(prefix.ids) :] for row in new]
+    def _compute(self, start: int) -> None:
+        """Keys, values and logits of the rows from `start` on, which are new."""
+        engine, prefix, end = self.engine, self.prefix, len(self.rows)
+        rest = [self.contexts[row.index][len(prefix.ids) :] for row in self.rows[start:]]
         engine.work["prefill"] += sum(map(len, rest))
         owner, pos = engine.context_keys(prefix, rest)
-        cache = prefix.fan_out(len(new), room=self.n * min(self.steps, 32))
-        nobody = owner[:, :0], pos[:, :0]
+        nobody, cache = (owner[:, :0], pos[:, :0]), prefix.fan_out(len(rest), keep=True)
         hidden = engine.forward(right_pad(rest, 0, engine.device), pos[:, len(prefix.ids) :], nobody, (owner, pos), cache)
+        self.cache.put(start, cache)
+        self.owner[start:end], self.pos[start:end] = PADDING, 0
+        self.owner[start:end, : owner.shape[1]], self.pos[start:end, : pos.shape[1]] = owner, pos
         last = torch.tensor([len(r) - 1 for r in rest], device=engine.device)
         logits = engine.logits(hidden[torch.arange(len(rest), device=engine.device), last]).repeat_interleave(self.n, 0)
-        if any(row.live for row in old):
-            self._compact(old)
-            cache = self.cache.joined(cache)
-            owner, pos, logits = _below(self.owner, owner, PADDING), _below(self.pos, pos, 0), torch.cat([self.logits, logits])
-            self.rows = [*(row for row in old if row.live), *new]
-        else:
-            self.rows = new
-        self.owner, self.pos, self.cache, self.logits = owner, pos, cache, logits
-
-    def _compact(self, rows: list[Row]) -> None:
-        """Drop the keys of finished rows and of finished responses, and move the others together."""
-        alive = [k for k, row in enumerate(rows) if row.live]
-        wanted = torch.zeros(len(alive), self.n + 2, dtype=torch.bool, device=self.engine.device)  # the last is padding's
-        wanted[:, CONTEXT] = True
-        for k, row in enumerate(rows[i] for i in alive):
-            wanted[k, [j + 1 for j in row.live]] = True
-        owner, pos = self.owner[alive], self.pos[alive]
-        keep = wanted.gather(1, owner % (self.n + 2))
-        columns = torch.argsort((~keep).int(), dim=1, stable=True)[:, : int(keep.sum(1).max())]
-        self.owner = owner.gather(1, columns).masked_fill(~keep.gather(1, columns), PADDING)
-        self.pos = pos.gather(1, columns)
-        self.cache.take(torch.tensor(alive, device=self.engine.device), columns)
+        self.logits = logits if self.logits is None else torch.cat([self.logits, logits])
 
     def advance(
         self, tokens: list[int], logps: list[float], ended: Callable[[list[int]], str | None], done: Callable[[Row], None]
     ) -> None:
         """Append one token to every unfinished response, hand over rows that are `done`, and compute the next logits."""
-        drawn, fed = iter(zip(tokens, logps, strict=True)), []
+        drawn = iter(zip(tokens, logps, strict=True))
         for row in self.rows:
             going = []
             for j in row.live:
@@ -146,30 +134,34 @@ class Pool:
                 sampled.finish = ended(sampled.ids) or "length"
                 if sampled.finish == "length" and len(sampled.ids) < self.steps:
                     going.append(j)
-                    fed.append(token)
-            if row.live and not going:
-                done(row)
             row.live = going
-        if not fed:
-            self.rows = []
-            return
-        if sum(not row.live for row in self.rows) > len(self.rows) / 4:  # less often, as dropping copies the cache
-            self._compact(self.rows)
-            self.rows = [row for row in self.rows if row.live]
-        self._forward(fed)
+        for slot in reversed([k for k, row in enumerate(self.rows) if not row.live]):
+            done(self.rows[slot])
+            self._vacate(slot)
+        self.logits = self._next_logits() if self.rows else None
 
-    def _forward(self, tokens: list[int]) -> None:
-        device, drawn = self.engine.device, iter(tokens)
-        self.engine.work["decode"] += len(tokens)
-        ids = right_pad([[next(drawn) for _ in row.live] for row in self.rows], 0, device)
-        owner = right_pad([[j + 1 for j in row.live] for row in self.rows], PADDING, device)
-        pos = right_pad([[row.length + len(row.sampled[j].ids) - 1 for j in row.live] for row in self.rows], 0, device)
-        self.owner, self.pos = torch.cat([self.owner, owner], 1), torch.cat([self.pos, pos], 1)
-        hidden = self.engine.forward(ids, pos, (owner, pos), (self.owner, self.pos), self.cache)
-        self.logits = self.engine.logits(hidden[owner != PADDING])
+    def _vacate(self, slot: int) -> None:
+        """Give up a row; the last one moves into its slot."""
+        last = len(self.rows) - 1
+        if slot < last:
+            self.cache.move(last, slot)
+            self.rows[slot], self.owner[slot], self.pos[slot] = self.rows[last], self.owner[last], self.pos[last]
+        self.rows.pop()
 
-
-def _below(upper: torch.Tensor, lower: torch.Tensor, fill: int) -> torch.Tensor:
-    """Two matrices as one, the narrower padded on the right."""
-    width = max(upper.shape[1], lower.shape[1])
-    return torch.cat([torch.nn.functional.pad(x, (0, width - x.shape[1]), value=fill) for x in (upper, lower)])
+    def _next_logits(self) -> torch.Tensor:
+        """One pass over the last token of every unfinished response."""
+        rows, device = self.rows, self.engine.device
+        ids = right_pad([[row.sampled[j].ids[-1] for j in row.live] for row in rows], 0, device)
+        owner = right_pad([[j + 1 for j in row.live] for row in rows], PADDING, device)
+        pos = right_pad([[row.length + len(row.sampled[j].ids) - 1 for j in row.live] for row in rows], 0, device)
+        columns = right_pad([range(row.used, row.used + len(row.live)) for row in rows], self.width, device)
+        for row in rows:
+            row.used += len(row.live)
+        self.engine.work["decode"] += sum(len(row.live) for row in rows)
+        used = max(row.used for row in rows)
+        self.owner[: len(rows)].scatter_(1, columns, owner)
+        self.pos[: len(rows)].scatter_(1, columns, pos)
+        self.cache.aim(columns, used)
+        keys = self.owner[: len(rows), :used], self.pos[: len(rows), :used]
+        hidden = self.engine.forward(ids, pos, (owner, pos), keys, self.cache)
+        return self.engine.logits(hidden[owner != PADDING])

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .attention import CONTEXT, PADDING, GrowingCache, attention_mask
+from .attention import CONTEXT, PADDING, PassCache, attention_mask
 from .decoding import Pool, Row, Sampled, nucleus_sample
 from .linear import pack_linears
 from .memory import budget_bytes, is_out_of_memory, peak_bytes, peak_so_far
@@ -83,19 +83,20 @@ class Engine:
 
             for shared, waiting in families(contexts, range(len(contexts))):
                 waiting.sort(key=lambda i: len(contexts[i]))  # the longest are taken first, from the end
-                pool = Pool(self, Prefix(self, shared), n, steps)
-                while waiting or pool.rows:
+                prefix = Prefix(self, shared)
+                while waiting:
+                    pool = Pool(self, prefix, contexts, waiting, n, steps)
                     with _watch_memory() as room:
-                        while pool.admit(waiting, contexts):
-                            pass
-                        draws = torch.tensor(uniform[pool.places()], device=self.device)
-                        tokens, logps = nucleus_sample(pool.logits, draws, top_p, top_k, temperature)
-                        pool.advance(tokens.tolist(), logps.tolist(), ended, done)
+                        pool.admit()
+                        while pool.rows:
+                            draws = torch.tensor(uniform[pool.places()], device=self.device)
+                            tokens, logps = nucleus_sample(pool.logits, draws, top_p, top_k, temperature)
+                            pool.advance(tokens.tolist(), logps.tolist(), ended, done)
+                            pool.admit()
                     if not room.enough:  # what is unfinished starts again, with the same draws
                         self._shrink(len(pool.rows), sum(row.length + n * steps for row in pool.rows))
-                        waiting += [row.index for row in pool.rows if out[row.index] is None]
+                        waiting += [row.index for row in pool.rows]
                         waiting.sort(key=lambda i: len(contexts[i]))
-                        pool = Pool(self, pool.prefix, n, steps)
         self._record("sampling", start)
         return out
 
@@ -136,7 +137,7 @@ class Engine:
         mine_pos = right_pad([p.pos for p in packed], 0, self.device)
         ids = torch.cat([right_pad(rest, 0, self.device), right_pad([p.ids for p in packed], 0, self.device)], 1)
         keys = torch.cat([owner, mine_owner], 1), torch.cat([pos, mine_pos], 1)
-        cache = prefix.fan_out(len(rest), room=0)
+        cache = prefix.fan_out(len(rest), keep=False)
         hidden = self.forward(ids, keys[1][:, len(prefix.ids) :], (mine_owner, mine_pos), keys, cache)
         hidden = hidden[:, -mine_owner.shape[1] :][mine_owner != PADDING]
         target = torch.tensor([t for p in packed for t in p.target], device=self.device)
@@ -148,7 +149,7 @@ class Engine:
 
     # ------------------------------------------------------------ one pass
 
-    def forward(self, ids, pos, queries, keys, cache=None) -> torch.Tensor:
+    def forward(self, ids, pos, queries, keys, cache) -> torch.Tensor:
         """Hidden states (batch, tokens, hidden) of one packed pass; `ids` and `pos` are (batch, tokens).
 
         `queries`, `keys`: owner and position, as `attention_mask` takes them, of the pass's response tokens and of all keys.
@@ -159,7 +160,7 @@ class Engine:
             attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
             position_ids=pos,
             past_key_values=cache,
-            use_cache=cache is not None,
+            use_cache=True,
         ).last_hidden_state
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -195,9 +196,9 @@ class Engine:
     def token_bytes(self) -> tuple[float, float]:
         """Bytes that a token takes in the cache, and beside it during a pass: measured on a pass of `PROBE` tokens."""
         n = min(PROBE, self.max_length or PROBE)
-        pool = Pool(self, Prefix(self, []), 1, 1)
-        peak = peak_bytes(lambda: pool.admit([0], [[0] * n]))
-        return pool.cache.nbytes / n, max(peak - pool.cache.nbytes, 1) / n
+        pool = Pool(self, Prefix(self, []), [[0] * n], [0], 1, 1)
+        peak = peak_bytes(pool.admit)
+        return pool.cache.nbytes / pool.owner.numel(), max(peak - pool.cache.nbytes, 1) / n
 
     @torch.inference_mode()
     def _take(self, model) -> None:
@@ -238,16 +239,13 @@ class Prefix:
     """Tokens with which all contexts of some batches begin, computed once; there may be none."""
 
     def __init__(self, engine: Engine, ids: Sequence[int]):
-        self.engine, self.ids, self.cache = engine, list(ids), None
+        self.ids, self.cache = list(ids), PassCache(engine.n_layers, keep=True)
         if self.ids:
             engine.work["prefill"] += len(self.ids)
             row, nobody = right_pad([self.ids], 0, engine.device), torch.zeros(1, 0, dtype=torch.int64, device=engine.device)
             pos = torch.arange(len(self.ids), device=engine.device)[None]
-            self.cache = GrowingCache(engine.n_layers, room=0)
             engine.forward(row, pos, (nobody, nobody), (torch.full_like(pos, CONTEXT), pos), self.cache)
 
-    def fan_out(self, rows: int, room: int) -> GrowingCache | None:
-        """A cache in which every row begins with this prefix; with `room` 0 it keeps nothing more."""
-        if self.cache:
-            return self.cache.fan_out(rows, room)
-        return GrowingCache(self.engine.n_layers, room) if room else None
+    def fan_out(self, rows: int, keep: bool) -> PassCache:
+        """A cache for a pass whose rows begin with this prefix; with `keep` it holds what the pass computes as well."""
+        return self.cache.fan_out(rows, keep)
