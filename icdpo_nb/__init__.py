@@ -9,7 +9,7 @@ from importlib import import_module
 READING_ORDER = {
     "protocol": ["PAPER", "PROTOCOLS", "RECOMMENDED", "REFERENCE", "InputError", "Protocol", "named_protocol"],
     "sources": [],
-    "data": ["LENGTHS", "Preference", "PreferenceSet", "domains_of", "first", "in_domains", "load_preferences", "spread"],
+    "data": ["Preference", "PreferenceSet", "domains_of", "first", "in_domains", "load_preferences", "spread"],
     "retrieval": [
         "BM25Retriever", "Embedder", "RandomRetriever", "SBERTRetriever", "TwoStageRetriever", "by_domain", "leaked_prompts",
     ],
@@ -32,8 +32,8 @@ READING_ORDER = {
     "figures": ["plot_claims", "plot_means", "plot_per_prompt", "plot_token_gaps"],
     "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
-        "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_claims", "show_estimates",
-        "totals_of",
+        "as_text", "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_claims",
+        "show_estimates", "totals_of",
     ],
     "experiment": ["answers", "method_rewards", "method_tables", "picks", "source_rewards", "work_done", "work_sentence"],
     "report": ["run_notebook"],

@@ -15,8 +15,6 @@ from pathlib import Path
 from .protocol import InputError
 from .sources import SPLITS, Rows, read_source
 
-LENGTHS = {"hh-rlhf": (320, 128), "synthetic-gpt": (128, 200)}  # Appendix A: tokens of prompt / response
-
 
 @dataclass(frozen=True)
 class Preference:
@@ -73,7 +71,8 @@ def load_preferences(
     `data_dir`: sub-folder, for HH-RLHF `harmless-base` or `helpful-base`, which then also names the domain.
     `demonstrations`: "raw" takes the column `chosen` as the support responses, "teacher-a" the column `teacher_a`, and so
     on; dev and test prompts always keep their own `chosen`.
-    `max_tokens`: longest prompt and response in tokens as counted by `count_tokens` (Appendix A, see `LENGTHS`).
+    `max_tokens`: longest prompt and response in tokens as counted by `count_tokens` (Appendix A: 320 and 128 for HH-RLHF, 128
+    and 200 for SyntheticGPT).
     A set without a test split is split by `seed`: a tenth of the prompts is test, a tenth dev, no prompt in two of them.
 
     Raises `InputError` for what cannot be found, read or understood.

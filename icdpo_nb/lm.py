@@ -64,7 +64,7 @@ class CausalLM:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text, for the length filter of `load_preferences`."""
-        return [len(self.tokenize(text)) for text in texts]
+        return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if len(texts) else []
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
@@ -103,17 +103,7 @@ class CausalLM:
         Response j of a context depends on the seed, the context and j only, not on batch size or order. `progress(total=…)`
         makes a progress bar, as tqdm does. Raises `InputError` if a context and `max_new_tokens` exceed the model's window.
         """
-        encoded, steps = [self.encode_context(c) for c in contexts], protocol.max_new_tokens
-        for context, ids in zip(contexts, encoded, strict=True):
-            self._check_fits(context, len(ids), steps, "new tokens")
-        rngs = [[np.random.default_rng(seed_of(seed, "sample", c, j)) for j in range(n)] for c in contexts]
-        uniform = np.array([[rng.random(steps) for rng in row] for row in rngs]).reshape(len(contexts), n, steps)
-        how = (protocol.top_p, protocol.top_k, protocol.temperature)
-        sampled = self.engine.sample(encoded, uniform, lambda ids: self._ended(ids, protocol), *how, progress=progress)
-        for context, row in zip(contexts, sampled, strict=True):
-            self._check_finite(context, [s.logps for s in row])
-        self.engine.work["published"] += sum(n * (len(ids) + steps) for ids in encoded)
-        return [[self._response(c, s, protocol) for s in row] for c, row in zip(contexts, sampled, strict=True)]
+        return self._sample(contexts, n, protocol, seed, progress)
 
     def logprobs(
         self,
@@ -128,16 +118,41 @@ class CausalLM:
         they were sampled from it: then the log-probabilities of sampling serve (`rescore=True` computes them anew, and the
         two agree). Raises `InputError` if a context does not fit the model's window.
         """
+        new = [i for i, (c, ys) in enumerate(zip(contexts, responses, strict=True)) if rescore or not known(c, ys)]
+        found = dict(zip(new, self._score([contexts[i] for i in new], [responses[i] for i in new], progress), strict=True))
+        return [found.get(i) or [y.logps for y in ys] for i, ys in enumerate(responses)]
+
+    def _sample(
+        self, contexts: Sequence[str], n: int, protocol: Protocol, seed: int, progress: Callable
+    ) -> list[list[Response]]:
+        """What `sample` computes; `store.StoredLM` looks it up first, and so it does with `_score`."""
+        encoded, steps = [self.encode_context(c) for c in contexts], protocol.max_new_tokens
+        for context, ids in zip(contexts, encoded, strict=True):
+            self._check_fits(context, len(ids), steps, "new tokens")
+        rngs = [[np.random.default_rng(seed_of(seed, "sample", c, j)) for j in range(n)] for c in contexts]
+        uniform = np.array([[rng.random(steps) for rng in row] for row in rngs]).reshape(len(contexts), n, steps)
+        how = (protocol.top_p, protocol.top_k, protocol.temperature)
+        sampled = self.engine.sample(encoded, uniform, lambda ids: self._ended(ids, protocol), *how, progress=progress)
+        for context, row in zip(contexts, sampled, strict=True):
+            self._check_finite(context, [s.logps for s in row])
+        responses = [[self._response(c, s, protocol) for s in row] for c, row in zip(contexts, sampled, strict=True)]
+        for ids, ys in zip(encoded, responses, strict=True):  # the published procedure scores what it sampled once more
+            again = sum(len(ids) + len(y.token_ids) for y in ys if y.logps is not None)
+            self.engine.work["published"] += n * (len(ids) + steps) + again
+        return responses
+
+    def _score(
+        self, contexts: Sequence[str], responses: Sequence[Sequence[Response]], progress: Callable
+    ) -> list[list[np.ndarray]]:
+        """What `logprobs` computes: a pass over each context with its responses."""
         encoded = [self.encode_context(c) for c in contexts]
         for context, ids, ys in zip(contexts, encoded, responses, strict=True):
             self._check_fits(context, len(ids), max((len(y.token_ids) for y in ys), default=0), "response tokens")
             self.engine.work["published"] += sum(len(ids) + len(y.token_ids) for y in ys)
-        new = [i for i, (c, ys) in enumerate(zip(contexts, responses, strict=True)) if rescore or not known(c, ys)]
-        scored = self.engine.logprobs([encoded[i] for i in new], [[y.token_ids for y in responses[i]] for i in new], progress)
-        for i, row in zip(new, scored, strict=True):
-            self._check_finite(contexts[i], row)
-        found = dict(zip(new, scored, strict=True))
-        return [found.get(i) or [y.logps for y in ys] for i, ys in enumerate(responses)]
+        scored = self.engine.logprobs(encoded, [[y.token_ids for y in ys] for ys in responses], progress)
+        for context, row in zip(contexts, scored, strict=True):
+            self._check_finite(context, row)
+        return scored
 
     def _ended(self, ids: list[int], protocol: Protocol) -> str | None:
         if ids[-1] in self.eos_ids:

@@ -20,8 +20,8 @@ import psutil
 
 from .checkpoints import cache_folder
 from .engine import NO_BAR
-from .lm import CausalLM, Response, known
-from .protocol import RECOMMENDED, InputError, Protocol
+from .lm import CausalLM, Response
+from .protocol import InputError, Protocol
 
 SCHEMA = 1  # raise it when a change to the code changes results
 CHUNK = 256  # items that are computed, and then kept, at a time
@@ -37,7 +37,11 @@ CREATE TABLE IF NOT EXISTS claims (space TEXT, key TEXT, owner TEXT, until REAL,
 
 def digest(value: object) -> str:
     """sha256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return _checksum(json.dumps(value, sort_keys=True, ensure_ascii=False))
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def store_folder() -> Path:
@@ -91,7 +95,7 @@ class Store:
         """Compute claimed items and keep them, all or none; the claim ends in either case."""
         try:
             texts = [_text(value) for value in run(indices)]
-            rows = [(space, k, t, hashlib.sha256(t.encode()).hexdigest()) for k, t in zip(keys, texts, strict=True)]
+            rows = [(space, k, t, _checksum(t)) for k, t in zip(keys, texts, strict=True)]
             self.db.execute("BEGIN IMMEDIATE")
             self.db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", rows)
             self.db.execute("COMMIT")
@@ -111,7 +115,7 @@ class Store:
             rows = self.db.execute(
                 f"SELECT key, value, sha256 FROM results WHERE space = ? AND key IN ({marks})", (space, *part)
             )
-            found |= {k: json.loads(text) for k, text, check in rows if hashlib.sha256(text.encode()).hexdigest() == check}
+            found |= {k: json.loads(text) for k, text, check in rows if _checksum(text) == check}
         return found
 
     def _claim(self, space: str, keys: Sequence[str]) -> list[str]:
@@ -141,7 +145,7 @@ class Store:
         n, bad = 0, []
         for space, key, text, check in rows:
             n += 1
-            if hashlib.sha256(text.encode()).hexdigest() != check:
+            if _checksum(text) != check:
                 bad.append((space, key))
         self.db.executemany("DELETE FROM results WHERE space = ? AND key = ?", bad)
         return n, len(bad)
@@ -181,61 +185,44 @@ def _alive(owner: str, until: float) -> bool:
         return False
 
 
-def stored(lm: CausalLM, wanted: bool = True) -> "CausalLM | StoredLM":
+def stored(lm: CausalLM, wanted: bool = True) -> CausalLM:
     """The model with a store behind it, or as it is."""
     return StoredLM(lm, Store()) if wanted else lm
 
 
-class StoredLM:
-    """A `CausalLM` whose samples and log-probabilities are kept in a store; everything else is the model's own."""
+class StoredLM(CausalLM):
+    """A `CausalLM` whose samples and log-probabilities are kept in a store; everything else it shares with the model."""
 
     def __init__(self, lm: CausalLM, store: Store):
-        self.lm, self.store = lm, store
+        vars(self).update(vars(lm))
+        self.store = store
         self.identity = {"model": lm.fingerprint, "dtype": lm.dtype, "device": lm.device.partition(":")[0]}
-        self.fresh: set[str] = set()  # contexts that were sampled from by this object, not found
 
-    def __getattr__(self, name: str):
-        return getattr(self.lm, name)
-
-    def sample(
-        self, contexts: Sequence[str], n: int, protocol: Protocol = RECOMMENDED, seed: int = 0, progress: Callable = NO_BAR
+    def _sample(
+        self, contexts: Sequence[str], n: int, protocol: Protocol, seed: int, progress: Callable
     ) -> list[list[Response]]:
-        """As `CausalLM.sample`."""
         relevant = ("top_p", "top_k", "temperature", "max_new_tokens", "stop", "scored_tokens", "eos_scored")
         inputs = {**self.identity, "n": n, "seed": seed, **{name: getattr(protocol, name) for name in relevant}}
 
         def run(indices: list[int]) -> list:
-            new = [contexts[i] for i in indices]
-            self.fresh.update(new)
-            return [[_packed(y) for y in ys] for ys in self.lm.sample(new, n, protocol, seed)]
+            sampled = super(StoredLM, self)._sample([contexts[i] for i in indices], n, protocol, seed, NO_BAR)
+            return [[_packed(y) for y in ys] for ys in sampled]
 
         with progress(total=len(contexts)) as bar:
             found = self.store.compute("sample", inputs, list(contexts), run, bar)
         return [[_unpacked(y) for y in ys] for ys in found]
 
-    def logprobs(
-        self,
-        contexts: Sequence[str],
-        responses: Sequence[Sequence[Response]],
-        progress: Callable = NO_BAR,
-        rescore: bool = False,
+    def _score(
+        self, contexts: Sequence[str], responses: Sequence[Sequence[Response]], progress: Callable
     ) -> list[list[np.ndarray]]:
-        """As `CausalLM.logprobs`; what is known from sampling is not kept again, and `rescore` asks the model."""
-        if rescore:
-            return self.lm.logprobs(contexts, responses, progress, rescore)
-        new = [i for i, (c, ys) in enumerate(zip(contexts, responses, strict=True)) if not known(c, ys)]
-        free = [i for i in set(range(len(contexts))).difference(new) if contexts[i] in self.fresh]
-        self.lm.logprobs([contexts[i] for i in free], [responses[i] for i in free])  # for the count of what was saved
-
         def run(indices: list[int]) -> list:
-            found = self.lm.logprobs([contexts[new[k]] for k in indices], [responses[new[k]] for k in indices])
+            found = super(StoredLM, self)._score([contexts[i] for i in indices], [responses[i] for i in indices], NO_BAR)
             return [[values.tolist() for values in ys] for ys in found]
 
-        items = [[contexts[i], [list(y.token_ids) for y in responses[i]]] for i in new]
-        with progress(total=len(new)) as bar:
+        items = [[c, [list(y.token_ids) for y in ys]] for c, ys in zip(contexts, responses, strict=True)]
+        with progress(total=len(items)) as bar:
             scored = self.store.compute("score", self.identity, items, run, bar)
-        found = {i: [np.float32(values) for values in ys] for i, ys in zip(new, scored, strict=True)}
-        return [found.get(i) or [y.logps for y in ys] for i, ys in enumerate(responses)]
+        return [[np.float32(values) for values in ys] for ys in scored]
 
 
 def _packed(y: Response) -> dict:

@@ -52,12 +52,17 @@ def method_gains(
     return pd.DataFrame(rows)
 
 
+def as_text(tidy: pd.DataFrame) -> list[str]:
+    """The estimates of a tidy table, row by row, as text: mean [low, high]."""
+    return [str(Estimate(*row)) for row in tidy[["mean", "low", "high", "n"]].itertuples(index=False)]
+
+
 def show_estimates(tidy: pd.DataFrame, caption: str, columns: str = "domain") -> None:
     """Estimates side by side, mean [95 % interval]: a column for each value of `columns`, a row for each other combination.
 
     What is the same everywhere is left out.
     """
-    text = tidy.assign(text=[str(Estimate(*row)) for row in tidy[["mean", "low", "high", "n"]].itertuples(index=False)])
+    text = tidy.assign(text=as_text(tidy))
     keys = [c for c in (*GROUPS, "method", "better", "worse", "domain") if c in tidy and c != columns and tidy[c].nunique() > 1]
     keys = keys or [c for c in ("method", "better") if c in tidy]
     for column in (*keys, columns):
