@@ -39,6 +39,7 @@ class Engine:
     def __init__(self, model, batch_tokens: int | None = None):
         self.device, self.dtype = model.device, model.dtype
         config = model.config.get_text_config()
+        self.n_parameters = model.num_parameters()
         self.n_layers, self.max_length = config.num_hidden_layers, getattr(config, "max_position_embeddings", None)
         self.softcap = getattr(config, "final_logit_softcapping", None)
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None

@@ -1,4 +1,4 @@
-"""Linear layers on a processor, computed by oneDNN with weights in its own layout.
+"""Linear layers on a processor, computed by oneDNN with weights in its own layout: for language models and the encoder.
 
 PyTorch's default product of float32 matrices is MKL's, which takes the slow path on processors that are not Intel's, and
 re-packs the weights at every call, which costs most where few rows are decoded. Measured on an AMD EPYC with AVX-512, two

@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Callable, Hashable, Sequence
 from importlib.util import find_spec
+from threading import Lock
 from typing import Protocol as Interface
 
 import numpy as np
@@ -129,6 +130,8 @@ class Embedder:
     def __init__(self, name: str = "auto"):
         from sentence_transformers import SentenceTransformer
 
+        from .linear import pack_linears
+
         options = {"device": None, "model_kwargs": {"dtype": "float32", "use_safetensors": True}}
         if name == "auto":
             name = SBERT if _cached(SBERT) else MINILM
@@ -138,14 +141,16 @@ class Embedder:
         except OSError as error:
             why = str(error).splitlines()[0][:120]
             raise InputError(f"sentence encoder {name!r} cannot be loaded ({why}); {MINILM!r} needs no network") from None
-        self.name, self._known = name.rpartition("/")[2], {}
+        pack_linears(self.model)
+        self.name, self._known, self._lock = name.rpartition("/")[2], {}, Lock()
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32, shape (n_texts, dim)."""
-        new = [t for t in dict.fromkeys(texts) if t not in self._known]
-        if new:
-            vectors = self.model.encode(new, normalize_embeddings=True, show_progress_bar=False)
-            self._known.update(zip(new, vectors, strict=True))
+        with self._lock:  # models that run side by side ask for the same texts
+            new = [t for t in dict.fromkeys(texts) if t not in self._known]
+            if new:
+                vectors = self.model.encode(new, normalize_embeddings=True, show_progress_bar=False)
+                self._known.update(zip(new, vectors, strict=True))
         return np.stack([self._known[t] for t in texts])
 
 

@@ -56,7 +56,8 @@ class Store:
         self.path = Path(folder or store_folder()) / "store.sqlite"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            # several threads may use it, one at a time
+            self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
             self.db.execute("PRAGMA journal_mode=WAL")
             self.db.execute("PRAGMA synchronous=FULL")  # what is kept survives a power cut
             self.db.executescript(TABLES)

@@ -3,11 +3,23 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from conftest import save_tiny_lm
 from test_retrieval import TinyEmbedder
 
 from icdpo_nb.data import PreferenceSet
-from icdpo_nb.experiment import answers, method_rewards, method_tables, picks, source_rewards, work_done, work_sentence
+from icdpo_nb.experiment import (
+    answers,
+    for_models,
+    method_rewards,
+    method_tables,
+    picks,
+    source_rewards,
+    work_done,
+    work_sentence,
+)
 from icdpo_nb.icdpo import candidates_table
+from icdpo_nb.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.retrieval import RandomRetriever
 from icdpo_nb.templates import contexts
@@ -109,3 +121,26 @@ def test_work_is_compared_with_the_published_procedure(pairs, tiny_lm):
     assert row["tokens"] == row["prefill tokens"] + row["decode tokens"] + row["scored tokens"]
     assert row["× fewer"] == pytest.approx(row["published"] / row["tokens"])
     assert f"{row['published']:,} for the same" in work_sentence(work_done({"tiny": tiny_lm}))
+
+
+def test_models_side_by_side_give_what_each_gives_alone(tmp_path_factory, pairs):
+    """Two models at a time, the larger begins; results by name in the given order, and an error comes through."""
+    names = {kind: load_lm(str(save_tiny_lm(tmp_path_factory.mktemp(kind), kind))) for kind in ("gpt2", "llama", "qwen2")}
+    retrievers, protocol = {"harmless": RandomRetriever(pairs)}, RECOMMENDED.but(max_new_tokens=6)
+
+    def run(name):
+        return candidates_table(pairs[4:], retrievers, names[name], protocol)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = for_models(names, run)
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError):
+            for_models(names, lambda name: 1 / 0)
+    finally:
+        torch.set_num_threads(threads)
+    assert list(together) == list(names)
+    for name, table in together.items():
+        columns = ["prompt_id", "response", "n_tokens"]
+        assert table[columns].equals(run(name)[columns])
