@@ -17,6 +17,7 @@ from .lm import CausalLM, Response
 from .protocol import RECOMMENDED, InputError, Protocol
 from .retrieval import Retriever
 from .scoring import SCORES, score
+from .store import StoredLM, StoredRetriever
 from .templates import base_context, contexts
 
 CONTEXTS = ("base", "icl", "icl_rejected")
@@ -72,6 +73,8 @@ def candidates_table(
     "length"), logp_base, logp_icl, logp_icl_rejected (nats), and S, S_hat, ICL.
     """
     if retrievers:
+        if isinstance(lm, StoredLM):
+            retrievers = {domain: StoredRetriever(r, lm.store) for domain, r in retrievers.items()}
         demos, origin = _retrieve(prompts, retrievers, protocol.n_demos), "icl"
         text = [contexts(ds, p.prompt, protocol) for ds, p in zip(demos, prompts, strict=True)]
     else:

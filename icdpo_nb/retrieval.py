@@ -7,6 +7,7 @@ go in one call, so that BM25 is one sparse product and each text is embedded onc
 import hashlib
 import re
 from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
 from importlib.util import find_spec
 from threading import Lock
 from typing import Protocol as Interface
@@ -34,6 +35,7 @@ class Retriever(Interface):
     """What the rest of the workbook asks of a retriever."""
 
     support: tuple[Preference, ...]
+    identity: dict  # what its finds depend on, beside the support, the prompt and k
 
     def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
         """The k most similar support samples for each prompt, most similar first."""
@@ -44,6 +46,7 @@ class RandomRetriever:
 
     def __init__(self, support: Sequence[Preference], seed: int = 0):
         self.support, self.seed = tuple(support), seed
+        self.identity = {"retriever": "random", "seed": seed}
 
     def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
         """k distinct samples for each prompt; they depend on the seed, the prompt and the support only."""
@@ -56,18 +59,24 @@ class BM25Retriever:
     """BM25 over the last L tokens of each prompt. Scores equal rank-bm25's BM25Okapi (k1 = 1.5, b = 0.75, ε = 0.25)."""
 
     def __init__(self, support: Sequence[Preference], window: int = 30, tokenize: Tokenize = words):
+        self.support, self.window, self.tokenize = tuple(support), window, tokenize
+        _check_k(self.support, 1)
+        owner = getattr(tokenize, "__self__", None)  # the language model of `lm.tokenize`
+        self.identity = {"retriever": "BM25", "window": window, "tokens": getattr(owner, "fingerprint", tokenize.__qualname__)}
+
+    @cached_property
+    def index(self) -> tuple:
+        """Column of each token, a dict, and the weighted sparse term matrix (n_support, n_tokens); made when first needed."""
         from rank_bm25 import BM25Okapi
         from scipy.sparse import csr_array
 
-        self.support, self.window, self.tokenize = tuple(support), window, tokenize
-        _check_k(self.support, 1)
-        index = BM25Okapi([self._window(p.prompt) for p in self.support])  # counts and idf are its own
-        self.column = {token: i for i, token in enumerate(index.idf)}
-        counts = [(row, self.column[t], n) for row, doc in enumerate(index.doc_freqs) for t, n in doc.items()]
+        okapi = BM25Okapi([self._window(p.prompt) for p in self.support])  # counts and idf are its own
+        column = {token: i for i, token in enumerate(okapi.idf)}
+        counts = [(row, column[t], n) for row, doc in enumerate(okapi.doc_freqs) for t, n in doc.items()]
         rows, columns, tf = (np.array(x) for x in zip(*counts, strict=True))
-        length = index.k1 * (1 - index.b + index.b * np.array(index.doc_len) / index.avgdl)
-        weight = np.array(list(index.idf.values()))[columns] * tf * (index.k1 + 1) / (tf + length[rows])
-        self.weights = csr_array((weight, (rows, columns)), shape=(len(self.support), len(self.column)))
+        length = okapi.k1 * (1 - okapi.b + okapi.b * np.array(okapi.doc_len) / okapi.avgdl)
+        weight = np.array(list(okapi.idf.values()))[columns] * tf * (okapi.k1 + 1) / (tf + length[rows])
+        return column, csr_array((weight, (rows, columns)), shape=(len(self.support), len(column)))
 
     def _window(self, prompt: str) -> Sequence[Hashable]:
         return self.tokenize(prompt)[-self.window :]
@@ -76,10 +85,11 @@ class BM25Retriever:
         """Scores, shape (n_prompts, n_support): the query counts times the weighted term matrix, one sparse product."""
         from scipy.sparse import csr_array
 
-        hits = [(row, self.column[t]) for row, p in enumerate(prompts) for t in self._window(p) if t in self.column]
+        column, weights = self.index
+        hits = [(row, column[t]) for row, p in enumerate(prompts) for t in self._window(p) if t in column]
         rows, columns = (np.array(x, dtype=int) for x in zip(*hits, strict=True)) if hits else (np.zeros(0, int),) * 2
-        queries = csr_array((np.ones(len(hits)), (rows, columns)), shape=(len(prompts), len(self.column)))
-        return (queries @ self.weights.T).toarray()  # repeated query terms are summed, as rank-bm25 does
+        queries = csr_array((np.ones(len(hits)), (rows, columns)), shape=(len(prompts), len(column)))
+        return (queries @ weights.T).toarray()  # repeated query terms are summed, as rank-bm25 does
 
     def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
         """The k samples with the highest BM25 score for each prompt."""
@@ -93,6 +103,7 @@ class SBERTRetriever:
 
     def __init__(self, support: Sequence[Preference], embed: "Embedder"):
         self.support, self.embed = tuple(support), embed
+        self.identity = {"retriever": "SBERT", "encoder": embed.fingerprint}
 
     def get_scores(self, prompts: Sequence[str]) -> np.ndarray:
         """Cosine similarities, shape (n_prompts, n_support)."""
@@ -110,6 +121,7 @@ class TwoStageRetriever:
     def __init__(self, support: Sequence[Preference], embed: "Embedder", window: int = 30, tokenize: Tokenize = words):
         self.coarse, self.embed = BM25Retriever(support, window, tokenize), embed
         self.support = self.coarse.support
+        self.identity = {**self.coarse.identity, "retriever": "R", "encoder": embed.fingerprint}
 
     def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
         """The k nearest in meaning among each prompt's 20 best BM25 hits (k of them if k > 20)."""
@@ -143,6 +155,7 @@ class Embedder:
             raise InputError(f"sentence encoder {name!r} cannot be loaded ({why}); {MINILM!r} needs no network") from None
         pack_linears(self.model)
         self.name, self._known, self._lock = name.rpartition("/")[2], {}, Lock()
+        self.fingerprint = MINILM_SHA256 if name == MINILM else str(path)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32, shape (n_texts, dim)."""

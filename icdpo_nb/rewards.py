@@ -4,16 +4,19 @@
 or a small Bradley-Terry head on sentence embeddings for real text without a network. Each carries a `note` on its worth.
 """
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol as Interface
 
 import numpy as np
 
-from .checkpoints import load_checkpoint
+from .checkpoints import fingerprint, load_checkpoint
 from .data import Preference, load_preferences
 from .packing import right_pad, token_batches
 from .protocol import InputError
 from .retrieval import Embedder
+from .store import digest
 
 
 class Reward(Interface):
@@ -21,6 +24,7 @@ class Reward(Interface):
 
     name: str
     note: str
+    fingerprint: str  # what tells it from any other: its scores depend on it and the texts only
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Rewards, shape (n,), higher is better."""
@@ -44,6 +48,11 @@ class SandboxReward:
         "that samples or selects has seen it."
     )
 
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the file that holds its rules."""
+        return hashlib.sha256((Path(__file__).parent / "sandbox" / "reward.py").read_bytes()).hexdigest()
+
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Points, shape (n,)."""
         from .sandbox.reward import true_reward
@@ -55,11 +64,12 @@ class RewardModel:
     """A sequence classifier with one output, read on `prompt`, `Assistant: response`; long dialogues lose their beginning."""
 
     def __init__(self, name: str, batch_tokens: int = 16384, max_length: int = 1024):
-        self.model, self.tokenizer, self.name, _ = load_checkpoint(name, task="SequenceClassification")
+        self.model, self.tokenizer, self.name, revision = load_checkpoint(name, task="SequenceClassification")
         if self.model.config.num_labels != 1:
             raise InputError(f"reward model {name!r} has {self.model.config.num_labels} outputs, but must have one")
         self.note = f"The reward is the learned model {name}."
         self.batch_tokens, self.max_length = batch_tokens, max_length
+        self.fingerprint = f"{fingerprint(self.model.name_or_path, revision)} {max_length} {self.model.dtype}"
         if self.model.config.pad_token_id is None:  # it tells the classifier where each text ends
             self.model.config.pad_token_id = self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0
 
@@ -93,6 +103,7 @@ class EmbeddingReward:
         if len(pairs) < 2:
             raise InputError(f"the reward head needs at least 2 preference pairs to be fitted, but has {len(pairs)}")
         self.embed = embed
+        self.fingerprint = f"{digest([vars(p) for p in pairs])} {embed.fingerprint}"
         self.note = (
             f"The reward is a Bradley-Terry head on sentence embeddings, fitted on {len(pairs)} training pairs of pocket. It "
             "is weak: it knows tone and subject rather than truth, and the texts of a small model are unlike the pairs it has "

@@ -1,8 +1,9 @@
-"""The stage store: what was sampled and scored once is found again, after a crash, by another run, by another process.
+"""The stage store: what was retrieved, sampled, scored and rewarded once is found again, by a resumed run or another.
 
 Each result lies under the digest of everything that can change it: the stage's inputs (model, protocol, seed, code) and the
 item (a context, a context and its responses). So a changed parameter recomputes only what depends on it, and a resumed run
-goes on where it was. SQLite keeps it durable, whole or absent, and safe for several processes.
+goes on where it was. SQLite keeps it durable, whole or absent, and safe for several processes; every result carries its
+checksum, and what is damaged is never believed but computed anew.
 """
 
 import hashlib
@@ -11,22 +12,28 @@ import os
 import socket
 import sqlite3
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import psutil
 
 from .checkpoints import cache_folder
+from .data import Preference
 from .engine import NO_BAR
 from .lm import CausalLM, Response
 from .protocol import InputError, Protocol
+from .retrieval import Retriever
 
 SCHEMA = 1  # raise it when a change to the code changes results
 CHUNK = 256  # items that are computed, and then kept, at a time
 LEASE = 1800.0  # seconds after which the work of a process that cannot be asked counts as given up
 WAIT = 0.2  # seconds between two looks at what another process computes
+
+T = TypeVar("T")
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS stages (space TEXT PRIMARY KEY, stage TEXT, inputs TEXT, created REAL);
@@ -50,19 +57,46 @@ def store_folder() -> Path:
 
 
 class Store:
-    """Results by stage and item, in `folder`/store.sqlite. Raises `InputError` where it cannot be opened or written."""
+    """Results by stage and item, in `folder`/store.sqlite. Raises `InputError` where it cannot be opened or written.
+
+    A damaged file is put aside, with a warning, and a new one begun. Several threads may use a store, one at a time.
+    """
 
     def __init__(self, folder: Path | str | None = None):
         self.path = Path(folder or store_folder()) / "store.sqlite"
+        self._use(self._open)
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        self.db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # a damaged text then fails its checksum
+        self.db.execute("PRAGMA journal_mode=WAL")
+        self.db.execute("PRAGMA synchronous=FULL")  # what is kept survives a power cut
+        self.db.executescript(TABLES)
+
+    def _use(self, action: Callable[[], T]) -> T:
+        """`action()`; if the file turns out to be damaged, it is put aside and `action()` begins again with a new one."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # several threads may use it, one at a time
-            self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-            self.db.execute("PRAGMA journal_mode=WAL")
-            self.db.execute("PRAGMA synchronous=FULL")  # what is kept survives a power cut
-            self.db.executescript(TABLES)
+            return action()
+        except UnicodeDecodeError as error:  # SQLite quotes a damaged schema
+            self._put_aside(error)
+        except (OSError, sqlite3.Error) as error:
+            if not getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+                raise self._unusable(error) from None
+            self._put_aside(error)
+        try:
+            self._open()
+            return action()
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from None
+
+    def _put_aside(self, error: Exception) -> None:
+        self.db.close()
+        aside = self.path.with_name(f"damaged-{time.time_ns()}.sqlite")
+        for ending in ("", "-wal", "-shm"):
+            if (part := Path(f"{self.path}{ending}")).exists():
+                part.rename(f"{aside}{ending}")
+        warnings.warn(f"the store {self.path} was damaged ({error}); it now lies in {aside.name}", stacklevel=4)
 
     def compute(
         self, stage: str, inputs: dict, items: Sequence[object], run: Callable[[list[int]], list], bar=None
@@ -75,22 +109,24 @@ class Store:
         first: dict[str, int] = {}
         for i, key in enumerate(keys):
             first.setdefault(key, i)
-        try:
-            self.db.execute("INSERT OR IGNORE INTO stages VALUES (?, ?, ?, ?)", (space, stage, _text(inputs), time.time()))
-            found: dict[str, object] = {}
-            while missing := [key for key in first if key not in found]:
-                new = self._read(space, missing)
-                found |= new
-                if bar:
-                    bar.update(len(new))
-                mine = self._claim(space, [key for key in missing if key not in new][:CHUNK])
-                if mine:
-                    self._run(space, mine, [first[key] for key in mine], run)
-                elif not new:
-                    time.sleep(WAIT)
-        except sqlite3.Error as error:
-            raise self._unusable(error) from None
+        found = self._use(lambda: self._find(space, stage, inputs, first, run, bar))
         return [found[key] for key in keys]
+
+    def _find(self, space: str, stage: str, inputs: dict, first: dict[str, int], run, bar) -> dict[str, object]:
+        """The values of the keys of `first`, which gives each the number of its item."""
+        self.db.execute("INSERT OR IGNORE INTO stages VALUES (?, ?, ?, ?)", (space, stage, _text(inputs), time.time()))
+        found: dict[str, object] = {}
+        while missing := [key for key in first if key not in found]:
+            new = self._read(space, missing)
+            found |= new
+            if bar:
+                bar.update(len(new))
+            mine = self._claim(space, [key for key in missing if key not in new][:CHUNK])
+            if mine:
+                self._run(space, mine, [first[key] for key in mine], run)
+            elif not new:
+                time.sleep(WAIT)
+        return found
 
     def _run(self, space: str, keys: list[str], indices: list[int], run: Callable[[list[int]], list]) -> None:
         """Compute claimed items and keep them, all or none; the claim ends in either case."""
@@ -116,16 +152,18 @@ class Store:
             rows = self.db.execute(
                 f"SELECT key, value, sha256 FROM results WHERE space = ? AND key IN ({marks})", (space, *part)
             )
-            found |= {k: json.loads(text) for k, text, check in rows if _checksum(text) == check}
+            found |= {k: json.loads(text) for k, text, check in rows if _whole(text, check)}
         return found
 
     def _claim(self, space: str, keys: Sequence[str]) -> list[str]:
-        """Those of the keys that nobody computes at present; they are ours now."""
+        """Those of the keys that nobody computes or has computed by now; they are ours."""
         owner, now = _owner(), time.time()
         self.db.execute("BEGIN IMMEDIATE")
         taken = self.db.execute("SELECT key, owner, until FROM claims WHERE space = ?", (space,)).fetchall()
         busy = {key for key, other, until in taken if other != owner and _alive(other, until)}
         mine = [key for key in keys if key not in busy]
+        done = self._read(space, mine)  # by a process whose claim ended after we had looked
+        mine = [key for key in mine if key not in done]
         rows = [(space, key, owner, now + LEASE) for key in mine]
         self.db.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", rows)
         self.db.execute("COMMIT")
@@ -133,26 +171,32 @@ class Store:
 
     def stages(self) -> list[dict]:
         """What the store holds: stage, inputs, how many results, bytes, when it began."""
-        rows = self.db.execute(
+        rows = self._use(lambda: self.db.execute(
             "SELECT stage, inputs, COUNT(key), COALESCE(SUM(LENGTH(value)), 0), created FROM stages LEFT JOIN results "
             "USING (space) GROUP BY space ORDER BY created"
-        )
-        names = ("stage", "inputs", "results", "bytes", "created")
-        return [dict(zip(names, (s, json.loads(i), *rest), strict=True)) for s, i, *rest in rows]
+        ).fetchall())  # fmt: skip
+        return [
+            {"stage": stage, "inputs": _value(inputs), "results": n, "bytes": size, "created": created}
+            for stage, inputs, n, size, created in rows
+        ]
 
     def verify(self) -> tuple[int, int]:
         """How many results there are, and how many of them are damaged; the damaged are removed, to be computed anew."""
-        rows = self.db.execute("SELECT space, key, value, sha256 FROM results")
+        return self._use(self._verify)
+
+    def _verify(self) -> tuple[int, int]:
         n, bad = 0, []
-        for space, key, text, check in rows:
+        for space, key, text, check in self.db.execute("SELECT space, key, value, sha256 FROM results"):
             n += 1
-            if _checksum(text) != check:
-                bad.append((space, key))
+            bad += [(space, key)] if not _whole(text, check) else []
         self.db.executemany("DELETE FROM results WHERE space = ? AND key = ?", bad)
         return n, len(bad)
 
     def clean(self) -> int:
         """Remove everything; how many results there were."""
+        return self._use(self._clean)
+
+    def _clean(self) -> int:
         (n,) = self.db.execute("SELECT COUNT(*) FROM results").fetchone()
         for table in ("results", "stages", "claims"):
             self.db.execute(f"DELETE FROM {table}")
@@ -170,6 +214,18 @@ def _text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _whole(text: object, check: object) -> bool:
+    return isinstance(text, str) and _checksum(text) == check
+
+
+def _value(text: object) -> object:
+    """What a text says, or nothing if it is damaged."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError):
+        return {}
+
+
 def _owner() -> str:
     """This process, in words that another can check: host, number, and when it began."""
     return json.dumps([socket.gethostname(), os.getpid(), psutil.Process().create_time()])
@@ -177,18 +233,19 @@ def _owner() -> str:
 
 def _alive(owner: str, until: float) -> bool:
     """Whether a claim still stands: its process lives, or, on another host, its lease has not run out."""
-    host, pid, began = json.loads(owner)
-    if host != socket.gethostname():
-        return time.time() < until
     try:
+        host, pid, began = json.loads(owner)
+        if host != socket.gethostname():
+            return time.time() < float(until)
         return abs(psutil.Process(pid).create_time() - began) < 1
-    except psutil.Error:
+    except (psutil.Error, ValueError, TypeError):  # gone, or the claim itself is damaged
         return False
 
 
-def stored(lm: CausalLM, wanted: bool = True) -> CausalLM:
-    """The model with a store behind it, or as it is."""
-    return StoredLM(lm, Store()) if wanted else lm
+def stored(part: T, wanted: bool = True) -> T:
+    """A language model or a reward with a store behind it, or as it is."""
+    kind = StoredLM if isinstance(part, CausalLM) else StoredReward
+    return kind(part, Store()) if wanted else part
 
 
 class StoredLM(CausalLM):
@@ -233,3 +290,40 @@ def _packed(y: Response) -> dict:
 def _unpacked(y: dict) -> Response:
     logps = None if y["logps"] is None else np.float32(y["logps"])
     return Response(**y | {"token_ids": tuple(y["token_ids"]), "logps": logps})
+
+
+class StoredRetriever:
+    """A retriever whose finds are kept in a store."""
+
+    def __init__(self, retriever: Retriever, store: Store):
+        self.retriever, self.store, self.support = retriever, store, retriever.support
+        self.identity = {**retriever.identity, "support": digest([vars(p) for p in retriever.support])}
+
+    def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
+        """As the retriever itself."""
+        number = {id(p): i for i, p in enumerate(self.support)}
+
+        def run(indices: list[int]) -> list:
+            found = self.retriever.retrieve([prompts[i] for i in indices], k)
+            return [[number[id(p)] for p in row] for row in found]
+
+        return [
+            [self.support[i] for i in row] for row in self.store.compute("retrieve", {**self.identity, "k": k}, prompts, run)
+        ]
+
+
+class StoredReward:
+    """A reward whose scores are kept in a store; its name, note and fingerprint are the reward's own."""
+
+    def __init__(self, reward, store: Store):
+        self.reward, self.store = reward, store
+        self.name, self.note, self.fingerprint = reward.name, reward.note, reward.fingerprint
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """As the reward itself."""
+        items = [[x, y] for x, y in zip(prompts, responses, strict=True)]
+
+        def run(indices: list[int]) -> list:
+            return self.reward.score([prompts[i] for i in indices], [responses[i] for i in indices]).tolist()
+
+        return np.array(self.store.compute("reward", {"reward": self.fingerprint}, items, run), float)

@@ -30,7 +30,7 @@ def corpus(n: int, seed: int) -> list[Preference]:
 class TinyEmbedder:
     """Unit vectors of letter counts, and a count of how often each text was embedded."""
 
-    name = "letters"
+    name = fingerprint = "letters"
 
     def __init__(self):
         self.calls: list[str] = []

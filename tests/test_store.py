@@ -5,13 +5,17 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import threading
 import time
 
 import numpy as np
 import pytest
+import torch
 from conftest import save_tiny_lm
+from tqdm.auto import tqdm
 
 from icdpo_nb.cli import main
+from icdpo_nb.data import Preference
 from icdpo_nb.icdpo import candidates_table
 from icdpo_nb.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED, InputError
@@ -114,13 +118,135 @@ def test_damage_is_found_and_mended(tmp_path):
     assert Store(tmp_path).clean() == 2
 
 
-def test_an_unusable_store_is_one_sentence(tmp_path):
-    (tmp_path / "store.sqlite").write_text("not a database, but long enough to be taken for one" * 50)
-    with pytest.raises(InputError, match=r"the store .*store.sqlite cannot be used"):
-        Store(tmp_path)
+def test_an_unusable_store_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="ICDPO_STORE"):
         Store(tmp_path / "file" / "below")
+    store = Store(tmp_path)
+    store.db.execute("PRAGMA max_page_count = 8")  # as on a full disk
+    with pytest.raises(
+        InputError, match=r"the store .*store.sqlite cannot be used \(database or disk is full\); free some space"
+    ):
+        store.compute("s", {}, [1], lambda indices: ["x" * 100_000])
+    assert Store(tmp_path).stages()[0]["results"] == 0, "nothing half"
+    assert Store(tmp_path).compute("s", {}, [1], lambda indices: ["y"]) == ["y"], "and no claim is left"
+    store.db.execute("PRAGMA query_only = 1")  # as in a read-only folder
+    with pytest.raises(InputError, match="cannot be used"):
+        store.compute("s", {}, [2], lambda indices: ["z"])
+
+
+def test_a_file_that_is_no_store_is_put_aside(tmp_path):
+    text = "not a database, but long enough to be taken for one" * 50
+    (tmp_path / "store.sqlite").write_text(text)
+    with pytest.warns(UserWarning, match="was damaged .*it now lies in damaged-"):
+        store = Store(tmp_path)
+    assert squares(store, [2], []) == [4]
+    assert next(tmp_path.glob("damaged-*.sqlite")).read_text() == text, "nothing is overwritten"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> bytes:
+    """The file of a store with 300 results."""
+    folder = tmp_path_factory.mktemp("kept")
+    store = Store(folder)
+    assert squares(store, list(range(300)), [], inputs={"power": 2, "note": "x" * 2000})[-1] == 299**2
+    store.db.close()
+    return (folder / "store.sqlite").read_bytes()
+
+
+def cut(raw: bytes, rng) -> bytes:
+    """The file without its end."""
+    return raw[: rng.integers(len(raw))]
+
+
+def flip(raw: bytes, rng) -> bytes:
+    """The file with twenty bytes changed."""
+    changed = bytearray(raw)
+    for at in rng.integers(len(raw), size=20):
+        changed[at] ^= int(rng.integers(1, 256))
+    return bytes(changed)
+
+
+@pytest.mark.filterwarnings("ignore:the store")
+@pytest.mark.parametrize("harm", [cut, flip])
+def test_what_is_damaged_is_never_believed(tmp_path, kept, harm):
+    """Fifty times cut off or with bytes changed: every answer is right, most of what is whole is found, and it goes on."""
+    rng, again = np.random.default_rng(0), []
+    for k in range(50):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        (folder / "store.sqlite").write_bytes(harm(kept, rng))
+        log = []
+        got = squares(Store(folder), list(range(300)), log, inputs={"power": 2, "note": "x" * 2000})
+        assert got == [i**2 for i in range(300)]
+        assert main_listing(folder), "it can be listed"
+        Store(folder).verify()
+        log_again = []
+        assert squares(Store(folder), list(range(300)), log_again, inputs={"power": 2, "note": "x" * 2000}) == got
+        again.append(len(log))
+    assert max(again) > 0, "damage was done"
+    assert len(again) == 50
+
+
+def main_listing(folder) -> bool:
+    """Whether `stages` can read a store."""
+    return Store(folder).stages() is not None
+
+
+def spied(work, log):
+    """The work of an engine, with a line in the log before each piece."""
+
+    def logged(contexts, *args, **kwargs):
+        with open(log, "a") as f:
+            f.write(digest([work.__name__, contexts]) + "\n")
+        return work(contexts, *args, **kwargs)
+
+    return logged
+
+
+def run_to_the_end(folder, pairs, lm, log, out):
+    """A process that samples and scores, an item at a time, and says what it computes."""
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is shared by forks: killed while one holds it, all others would wait for ever
+    stored = StoredLM(lm, Store(folder))
+    for name in ("sample", "logprobs"):
+        setattr(lm.engine, name, spied(getattr(lm.engine, name), log))
+    table = candidates_table(pairs, {"all": RandomRetriever(pairs)}, stored, RECOMMENDED.but(max_new_tokens=12))
+    table.to_json(out, orient="records", lines=True)
+
+
+def test_killed_twenty_times(tmp_path, tiny_lm, monkeypatch):
+    """SIGKILL at random moments: the table is byte for byte that of a run left alone; a kill costs at most one batch."""
+    monkeypatch.setattr("icdpo_nb.store.CHUNK", 1)
+    pairs = [Preference(str(i), "all", f"Human: Tell me {i} things.", f"{i} it is.", "No.") for i in range(60)]
+    context, rng = multiprocessing.get_context("fork"), np.random.default_rng(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        kills = 0
+        for _ in range(200):
+            args = (tmp_path / "store", pairs, tiny_lm, tmp_path / "log", tmp_path / "table")
+            process = context.Process(target=run_to_the_end, args=args)
+            process.start()
+            process.join(rng.uniform(0.02, 0.15) if kills < 20 else 300)
+            if process.exitcode == 0:
+                break
+            os.kill(process.pid, signal.SIGKILL)
+            process.join(60)
+            kills += 1
+        alone = context.Process(
+            target=run_to_the_end, args=(tmp_path / "b", pairs, tiny_lm, tmp_path / "log b", tmp_path / "b.json")
+        )
+        alone.start()
+        alone.join(300)
+    finally:
+        torch.set_num_threads(threads)
+    assert kills == 20, "the run is long enough for all of them"
+    assert (tmp_path / "table").read_bytes() == (tmp_path / "b.json").read_bytes()
+    computed, needed = ((tmp_path / name).read_text().split() for name in ("log", "log b"))
+    assert set(computed) == set(needed)
+    assert len(needed) == 3 * len(pairs) == len(set(needed))
+    assert len(computed) <= len(needed) + kills
 
 
 def test_a_stored_model_answers_as_the_model(tiny_lm, pairs, tmp_path):
