@@ -9,6 +9,7 @@ from importlib import import_module
 READING_ORDER = {
     "protocol": ["PAPER", "PROTOCOLS", "RECOMMENDED", "REFERENCE", "InputError", "Protocol", "named_protocol"],
     "sources": [],
+    "shapes": [],
     "data": ["LENGTHS", "Preference", "PreferenceSet", "domains_of", "first", "in_domains", "load_preferences", "spread"],
     "retrieval": [
         "BM25Retriever", "Embedder", "RandomRetriever", "SBERTRetriever", "TwoStageRetriever", "by_domain", "leaked_prompts",

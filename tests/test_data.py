@@ -6,8 +6,9 @@ import json
 import pandas as pd
 import pytest
 
-from icdpo_nb.data import Preference, dialogue, first, load_preferences, split_dialogue, spread
+from icdpo_nb.data import Preference, first, load_preferences, spread
 from icdpo_nb.protocol import InputError
+from icdpo_nb.shapes import dialogue, split_dialogue
 
 ROWS = [{"prompt": f"How do I cook dish {i}?", "chosen": f"Slowly {i}.", "rejected": "No."} for i in range(20)]
 
@@ -268,5 +269,5 @@ def test_characters_that_are_none_are_dropped_and_counted(tmp_path):
     data = load_preferences(str(path))
     assert data.dropped == {"broken characters": 2}
     path.write_text("\n".join(json.dumps({**r, "id": f"\udfff{i}"}) for i, r in enumerate(rows)))
-    with pytest.raises(InputError, match="its id or domain holds characters that are none"):
+    with pytest.raises(InputError, match="its id holds characters that are none"):
         load_preferences(str(path))
