@@ -16,9 +16,7 @@ def dialogue(messages: Sequence[dict]) -> str:
     for m in messages:
         role, content = (m.get("role"), m.get("content")) if isinstance(m, dict) else (None, None)
         if not isinstance(role, str) or role not in speakers or not isinstance(content, str):
-            raise InputError(
-                f'a chat message must be {{"role": user | assistant | system, "content": text}}, not {m!r:.80}'
-            )
+            raise InputError(f'a chat message must be {{"role": user | assistant | system, "content": text}}, not {m!r:.80}')
         turns.append(speakers[role] + content.strip())
     return "\n\n".join(turns)
 

@@ -108,7 +108,7 @@ def test_missing_weights_are_an_error(tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.layers.1.mlp.down_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match="lack 1 weights, the first model.layers.1.mlp.down_proj.weight"):
+    with pytest.raises(InputError, match="lack 1 weights of the right shape, the first model.layers.1.mlp.down_proj.weight"):
         load_lm(str(tmp_path))
 
 

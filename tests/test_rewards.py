@@ -79,5 +79,5 @@ def test_long_texts_lose_their_beginning(classifier):
 def test_classifier_must_be_complete(tiny_lm, classifier, tmp_path):
     from conftest import save_tiny_lm
 
-    with pytest.raises(InputError, match="lack 1 weights, the first score.weight"):
+    with pytest.raises(InputError, match="lack 1 weights of the right shape, the first score.weight"):
         RewardModel(str(save_tiny_lm(tmp_path)))
