@@ -101,7 +101,7 @@ def _locate(name: str) -> tuple[str | None, str | None]:
         return str(path), "local"
     if os.path.exists(path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         names = ", ".join(["smollm2", *PACKAGED])
-        raise InputError(f"model {name!r}: no such folder, and not one of {names} or a hub id like owner/name")
+        raise InputError(f"model {name[:200]!r}: no such folder, and not one of {names} or a hub id like owner/name")
     return None, None
 
 

@@ -107,9 +107,11 @@ def read_preset(path: Path, declared: Mapping[str, Parameter], where: str) -> di
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())[:120]})") from None
+        mark = getattr(error, "problem_mark", None)
+        line, why = f", line {mark.line + 1}" if mark else "", getattr(error, "problem", None) or " ".join(str(error).split())
+        raise InputError(f"{path}{line}: not valid YAML ({why[:80]}); write one parameter a line, `name: value`") from None
     if pairs is None:
-        raise InputError(f"{path}: must hold one parameter a line, `name: value`")
+        raise InputError(f"{path}: not a preset; write one parameter a line, `name: value`")
     found: dict[str, object] = {}
     for key, value in pairs:
         try:

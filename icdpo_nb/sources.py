@@ -48,7 +48,9 @@ def read_source(source: str, data_dir: str | None, revision: str | None) -> tupl
         version = revision or default_revision
         return _read_hub(hub_id, data_dir or default_dir, version), hub_id, version or "main"
     names = ", ".join([*PACKAGED, *HUB])
-    raise InputError(f"preferences {source!r}: no such file or folder, and not one of {names} or a hub id like owner/name")
+    raise InputError(
+        f"preferences {source[:200]!r}: no such file or folder, and not one of {names} or a hub id like owner/name"
+    )
 
 
 def _packaged(family: str, domain: str) -> Rows:
