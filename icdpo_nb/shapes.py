@@ -92,7 +92,7 @@ def _context(messages: Sequence[dict]) -> str:
 def _column(row: dict, name: str) -> str | list:
     """The text or the chat messages of a column."""
     if name not in row:
-        columns = [str(c)[:40] for c in row][:12]
+        columns = [str(c)[:40] if str(c).isprintable() else repr(c)[:40] for c in row][:12]
         raise InputError(f"no column {name!r}; the columns are {', '.join(columns) or 'none'}")
     if isinstance(row[name], str) or isinstance(row[name], list) and row[name]:
         return row[name]

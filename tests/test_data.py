@@ -5,10 +5,13 @@ import json
 
 import pandas as pd
 import pytest
+from conftest import few
+from hypothesis import given
+from hypothesis import strategies as st
 
 from icdpo_nb.data import Preference, first, load_preferences, spread
 from icdpo_nb.protocol import InputError
-from icdpo_nb.shapes import dialogue, split_dialogue
+from icdpo_nb.shapes import dialogue, sides, split_dialogue
 
 ROWS = [{"prompt": f"How do I cook dish {i}?", "chosen": f"Slowly {i}.", "rejected": "No."} for i in range(20)]
 
@@ -213,3 +216,102 @@ def test_characters_that_are_none_are_dropped_and_counted(tmp_path):
     path.write_text("\n".join(json.dumps({**r, "id": f"\udfff{i}"}) for i, r in enumerate(rows)))
     with pytest.raises(InputError, match="its id holds characters that are none"):
         load_preferences(str(path))
+
+
+# ---------------------------------------------------------------- properties
+
+ANY_TEXT = st.one_of(
+    st.text(max_size=12), st.sampled_from(["Human: a", "\n\nHuman: a\n\nAssistant: b", "Assistant:", "\ud83d"])
+)
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), ANY_TEXT),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(ANY_TEXT, inner, max_size=3)),
+    max_leaves=6,
+)
+MESSAGE = st.one_of(
+    JSON, st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", "robot"]), "content": JSON | ANY_TEXT})
+)
+SIDE = st.one_of(ANY_TEXT, st.lists(MESSAGE, max_size=3), JSON)
+TLDR = {
+    "info": st.one_of(JSON, st.fixed_dictionaries(dict.fromkeys(("subreddit", "title", "post"), JSON | ANY_TEXT))),
+    "summaries": st.one_of(JSON, st.lists(st.fixed_dictionaries({"text": JSON | ANY_TEXT}), max_size=3)),
+    "choice": st.one_of(st.integers(-2, 2), JSON),
+}
+LABELS = {"split": st.sampled_from(["train", "test", "dev", "", None, "tset", 0, ["test"]]), "id": JSON, "domain": JSON}
+SOUND = {"prompt": ANY_TEXT, "chosen": ANY_TEXT, "rejected": ANY_TEXT, "teacher_a": ANY_TEXT}
+ROW = st.one_of(
+    JSON,
+    st.fixed_dictionaries({"chosen": SIDE, "rejected": SIDE}, optional={"prompt": SIDE, "teacher_a": SIDE, **LABELS}),
+    st.fixed_dictionaries(TLDR, optional=LABELS),
+    st.fixed_dictionaries(SOUND, optional=LABELS),
+)
+ANY_ROWS = st.one_of(st.lists(ROW, max_size=3), st.lists(st.fixed_dictionaries(SOUND), max_size=9))
+
+
+@few(200)
+@given(rows=ANY_ROWS, demonstrations=st.sampled_from(["raw", "teacher-a"]))
+def test_any_rows_are_loaded_or_refused_in_a_sentence(tmp_path_factory, rows, demonstrations):
+    path = write(tmp_path_factory.getbasetemp() / "any.jsonl", rows)
+    data, said = None, ""
+    try:
+        data = load_preferences(path, demonstrations=demonstrations)
+    except InputError as error:
+        said = str(error)
+    if data is None:
+        assert str(path) in said
+        assert "\n" not in said
+        return
+    assert len(everything(data)) + sum(data.dropped.values()) == len(rows)
+    for p in everything(data):
+        assert all(vars(p).values()), "no text is empty"
+        assert "".join(vars(p).values()).encode(), "it can be written"
+
+
+@few(200)
+@given(content=st.one_of(st.binary(max_size=60), st.text(max_size=60).map(str.encode)), name=st.sampled_from(
+    ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.jsonl.gz"]))  # fmt: skip
+def test_any_bytes_are_loaded_or_refused_in_a_sentence(tmp_path_factory, content, name):
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:  # so short a file holds no pair
+        load_preferences(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+CLEAN = (
+    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=30)
+    .map(str.strip)
+    .filter(bool)
+)
+PAIR = st.tuples(CLEAN, CLEAN, CLEAN).filter(lambda t: t[1] != t[2] and not t[0].startswith("Human:"))
+
+
+@few(100)
+@given(
+    pairs=st.lists(PAIR, min_size=1, max_size=5, unique_by=lambda t: t[0]), shape=st.sampled_from(["text", "messages", "whole"])
+)
+def test_valid_rows_come_back_as_they_are(tmp_path_factory, pairs, shape):
+    """In whatever shape: texts, chat messages with a prompt of their own, or whole dialogues of messages."""
+
+    def row(prompt, chosen, rejected):
+        if shape == "text":
+            return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        ask, say = [{"role": "user", "content": prompt}], lambda text: [{"role": "assistant", "content": text}]
+        before = ask if shape == "whole" else []
+        return {**({} if before else {"prompt": ask}), "chosen": before + say(chosen), "rejected": before + say(rejected)}
+
+    data = load_preferences(write(tmp_path_factory.getbasetemp() / "valid.jsonl", [row(*pair) for pair in pairs]))
+    found = sorted((p.prompt, p.chosen, p.rejected) for p in everything(data))
+    assert found == sorted((f"Human: {x}", chosen, rejected) for x, chosen, rejected in pairs)
+
+
+@few(100)
+@given(CLEAN, st.lists(st.tuples(CLEAN, CLEAN), max_size=3), CLEAN, CLEAN)
+def test_messages_and_their_dialogue_are_read_alike(x, turns, chosen, rejected):
+    """Where no text looks like a turn, HH-RLHF's form of a conversation and its messages give the same row."""
+    before = [m for ask, say in turns for m in ({"role": "user", "content": ask}, {"role": "assistant", "content": say})]
+    both = [[*before, {"role": "user", "content": x}, {"role": "assistant", "content": y}] for y in (chosen, rejected)]
+    if "Assistant:" not in "".join((x, chosen, rejected, *sum(turns, ()))):
+        as_text = ["\n\n" + dialogue(messages) for messages in both]
+        assert sides({"chosen": both[0], "rejected": both[1]}) == sides({"chosen": as_text[0], "rejected": as_text[1]})
