@@ -332,7 +332,7 @@ COMMANDS = [  # words of the command line, what must be said
     ("report broken", "broken.ipynb: not a notebook"),
     ("report small -o {folder}/file", "/file (File exists); free some space or choose another folder"),
     ("report small -o {folder}/file/out", "/file/out (Not a directory); free some space or choose another folder"),
-    ("report small -o {folder}/out -p preferences {folder}/bad.jsonl", "line 1: no column 'chosen'; the columns are pro m\n"),
+    ("report small -o {folder}/out -p preferences {folder}/bad.jsonl", "no column 'chosen'; the columns are 'pro\\x1bm'"),
     ("report small -o {folder}/out -p lm {folder}/model", "it must hold config.json, model.safetensors and a tokenizer"),
     ("report small -o {folder}/out -p full true", "(No space left on device); free some space or choose another folder"),
     ("compare {folder}/out/small {folder}", "run.json: no record of a run there"),
