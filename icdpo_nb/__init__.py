@@ -9,6 +9,7 @@ from importlib import import_module
 READING_ORDER = {
     "protocol": ["PAPER", "PROTOCOLS", "RECOMMENDED", "REFERENCE", "InputError", "Protocol", "named_protocol"],
     "sources": [],
+    "shapes": [],
     "data": ["Preference", "PreferenceSet", "domains_of", "first", "in_domains", "load_preferences", "spread"],
     "linear": [],
     "retrieval": [

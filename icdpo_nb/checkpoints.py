@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from importlib.util import find_spec
@@ -32,6 +33,7 @@ def load_checkpoint(
     from . import attention  # noqa: F401  (registers icdpo_grouped)
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what a loading report warns of is said below, in a sentence
     device = _device(device, torch)
     kind = {"auto": "float32" if device == "cpu" else "bfloat16"}.get(dtype, dtype)
     if kind not in ("float32", "bfloat16", "float16"):
@@ -40,7 +42,8 @@ def load_checkpoint(
     where = {"revision": revision, "local_files_only": folder is not None, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(folder or name, **where)
-        _check_supported(name, config.get_text_config())
+        if task == "CausalLM":
+            _check_causal(name, config)
         model, info = getattr(transformers, f"AutoModelFor{task}").from_pretrained(
             folder or name,
             config=config,
@@ -48,20 +51,41 @@ def load_checkpoint(
             use_safetensors=True,
             attn_implementation="icdpo_grouped" if task == "CausalLM" else "sdpa",
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
             **where,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder or name, **where)
-    except (OSError, ValueError, KeyError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # transformers and what it builds on raise many kinds; for the reader they mean one thing
         raise _unloadable(name, folder, error) from None
-    if info["missing_keys"] or info["mismatched_keys"]:
-        keys = [*info["missing_keys"], *info["mismatched_keys"]]
-        raise InputError(f"model {name!r}: its files lack {len(keys)} weights, the first {keys[0]}; it would answer at random")
+    _check_whole(name, model, tokenizer, info)
+    if task == "CausalLM" and not model._supports_attention_backend:
+        raise InputError(
+            f"model {name!r}: the attention of {type(model).__name__} is not supported; take one of the Llama kind"
+        )
+    return model.to(device), tokenizer, name, version or getattr(config, "_commit_hash", None) or revision or "local"
+
+
+def _check_whole(name: str, model, tokenizer, info: dict) -> None:
+    """All weights must come from the files, and the tokenizer's ids be among the model's."""
+    lacking = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    if lacking:
+        raise InputError(
+            f"model {name!r}: its files lack {len(lacking)} weights of the right shape, the first {min(lacking)}; it would "
+            "answer at random, so take the complete files"
+        )
+    known = set(model.state_dict())
+    beyond = [key for key in info["unexpected_keys"] if re.sub(r"\.\d+\.", ".0.", key, count=1) in known]
+    if beyond:
+        raise InputError(
+            f"model {name!r}: its files hold layers that its config.json does not count, as {min(beyond)}; mend that"
+        )
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise InputError(
             f"model {name!r}: the tokenizer has {len(tokenizer)} tokens, the model {rows}; they do not belong together"
         )
-    return model.to(device), tokenizer, name, version or getattr(config, "_commit_hash", None) or revision or "local"
 
 
 def _locate(name: str) -> tuple[str | None, str | None]:
@@ -70,40 +94,52 @@ def _locate(name: str) -> tuple[str | None, str | None]:
         return str(smollm2_folder()), f"gguf Q4_1 sha256 {SMOLLM2_SHA256[:12]}"
     if name in PACKAGED:
         return str(PACKAGED[name]), "packaged"
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name))
+    if name.strip() and os.path.isdir(path):
         if not (path / "config.json").exists():
-            raise InputError(f"{path}: no config.json there, so it is not a model folder")
+            raise InputError(f"{path}: no config.json there, so it is not a model folder; give the folder with the weights")
         return str(path), "local"
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if os.path.exists(path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         names = ", ".join(["smollm2", *PACKAGED])
-        raise InputError(f"model {name!r}: no such folder, and not one of {names} or a hub id like owner/name")
+        raise InputError(f"model {name[:200]!r}: no such folder, and not one of {names} or a hub id like owner/name")
     return None, None
 
 
 def _unloadable(name: str, folder: str | None, error: Exception) -> InputError:
     why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    if "trust_remote_code" in str(error):
+        return InputError(f"model {name!r} comes with program code of its own, and none is run here; take a model without")
     if folder is None:
         return InputError(
             f"model {name!r} cannot be loaded from the hub ({why}); without a network pass a local folder, or use 'smollm2', "
             "which needs none"
         )
-    return InputError(f"model {name!r} cannot be loaded from {folder} ({why})")
+    return InputError(
+        f"model {name!r} cannot be loaded from {folder} ({why}); it must hold config.json, model.safetensors and a tokenizer"
+    )
 
 
-def _check_supported(name: str, config) -> None:
-    strange = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+def _check_causal(name: str, config) -> None:
+    """Refuse what is no decoder of full and sliding attention, by its configuration."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
+
+    strange = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if strange:
         raise InputError(
             f"model {name!r} has {', '.join(sorted(strange))} layers; only full and sliding attention is supported"
         )
+    if config.is_encoder_decoder or config.model_type in ENCODERS and not getattr(config, "is_decoder", False):
+        raise InputError(f"model {name!r} ({config.model_type}) has an encoder; take a causal language model")
 
 
 def _device(device: str, torch) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device is {device!r}, but torch sees no GPU here; use cpu or auto")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).strip().splitlines()[0][:80]
+        raise InputError(f"device is {device!r}, but torch has none of that name here ({why}); use cpu or auto") from None
     return device
 
 
@@ -146,13 +182,18 @@ def smollm2_folder() -> Path:
 
 def _dequantise(source: Path, target: Path) -> None:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def unwritable(error: Exception) -> InputError:
+        why = getattr(error, "strerror", None) or error
+        return InputError(f"{target.parent}: cannot be written ({why}); free some space or set ICDPO_CACHE to another folder")
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
     except OSError as error:
-        raise InputError(f"{target.parent}: cannot be written ({error.strerror}); set ICDPO_CACHE to another folder") from None
+        raise unwritable(error) from None
     try:
         loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_FILE, dtype=torch.float32)
         # A model loaded from GGUF refuses to be saved, so its weights move into a fresh one of the same shape.
@@ -163,8 +204,8 @@ def _dequantise(source: Path, target: Path) -> None:
         fresh.save_pretrained(partial)
         AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_FILE).save_pretrained(partial)
         partial.rename(target)
-    except OSError:
+    except (OSError, SafetensorError) as error:
         if not (target / "config.json").exists():  # else another process was faster
-            raise
+            raise unwritable(error) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -3,29 +3,40 @@
 import argparse
 import sys
 import time
+from typing import NoReturn
 
+from .parameters import check_parameters
 from .protocol import InputError
-from .report import RunError, finished, notebook_names, open_notebook, read_preset, run_notebook
+from .report import RunError, finished, notebook_names, open_notebook, preset_parameters, run_notebook
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. Returns the exit code; every complaint is one sentence on stderr."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         return args.command(args)
     except InputError as error:
-        print(f"icdpo-nb: {error}", file=sys.stderr)
-        return 2
+        return _complain(str(error), 2)
     except RunError as error:
-        print(f"icdpo-nb: the notebook broke: {error}", file=sys.stderr)
-        return 3
+        return _complain(f"the notebook broke: {error}", 3)
     except KeyboardInterrupt:
-        print("icdpo-nb: interrupted", file=sys.stderr)
-        return 130
+        return _complain("interrupted", 130)
+
+
+def _complain(text: str, code: int) -> int:
+    """One line on stderr; control characters in the texts of files and models do not reach the terminal."""
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    print(f"icdpo-nb: {' '.join(plain.split())}", file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="icdpo-nb", description=__doc__)
+    parser = _Parser(prog="icdpo-nb", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     report = commands.add_parser("report", help="run notebooks and render them as HTML")
     report.add_argument("notebook", nargs="+", help="for example 01_method; several run one after another")
@@ -47,12 +58,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(args: argparse.Namespace) -> int:
-    for name in args.notebook:
-        given = {**(read_preset(args.preset) if args.preset else {}), **dict(args.parameter)}
+    todo = [(name, _given(name, args)) for name in args.notebook]  # all of them are checked before any runs
+    for name, given in todo:
         folder = finished(name, given, args.out) if args.resume else None
         folder = folder or run_notebook(name, given, args.out, progress=sys.stderr.isatty())
         print(folder / "report.html")
     return 0
+
+
+def _given(name: str, args: argparse.Namespace) -> dict[str, object]:
+    """The parameters for one notebook: of the preset, and of -p, which comes after it."""
+    names = [n for n, _ in args.parameter]
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise InputError(f"parameter {twice[0]} is given twice; keep one -p {twice[0]}")
+    preset = preset_parameters(args.preset, name) if args.preset else {}
+    return preset | check_parameters(dict(args.parameter), open_notebook(name)[1], name)
 
 
 def _list(args: argparse.Namespace) -> int:

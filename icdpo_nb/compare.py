@@ -13,8 +13,8 @@ def read_run(folder: Path | str) -> dict:
     """The record of a finished run. Raises `InputError` if there is none."""
     path = Path(folder) / "run.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path}: no record of a run there ({error}); give the folder of a run, for example reports/01_method"
         ) from None

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .protocol import InputError
-from .sources import SPLITS, Rows, read_source
+from .shapes import broken, label, named_split, response, sides
+from .sources import Rows, read_source
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,20 @@ def load_preferences(
     """
     if max_tokens and count_tokens is None:
         raise InputError("data: max_tokens needs count_tokens, the token counter of the language model (lm.count_tokens)")
+    if max_tokens and min(max_tokens) < 1:
+        raise InputError(f"data: max_tokens is {max_tokens}, but both limits must be at least 1")
     raw, name, version = read_source(str(source), data_dir, revision)
     dropped: Counter = Counter()
     rows = list(_parse(raw, "chosen" if demonstrations == "raw" else demonstrations.replace("-", "_"), dropped))
     if max_tokens:
         rows = list(_within(rows, max_tokens, count_tokens, dropped))
     if not rows:
-        raise InputError(f"{name}: no usable preference pair (dropped: {_reasons(dropped)})")
+        raise InputError(
+            f"{source}: no usable preference pair (dropped: {_reasons(dropped)}); give rows with a prompt and two different "
+            "responses"
+        )
     parts: dict[str, list[Preference]] = {"support": [], "dev": [], "test": []}
-    for split, row in zip(_splits(rows, seed), rows, strict=True):
+    for split, row in zip(_splits(rows, seed, str(source)), rows, strict=True):
         parts[split].append(replace(row.pair, chosen=row.demonstration) if split == "support" else row.pair)
     digest = hashlib.sha256(json.dumps({s: [vars(p) for p in ps] for s, ps in parts.items()}).encode()).hexdigest()
     return PreferenceSet(
@@ -130,33 +136,6 @@ def spread(prompts: Sequence[Preference], n: int) -> list[Preference]:
     return [prompts[i * len(prompts) // n] for i in range(n)]
 
 
-# ---------------------------------------------------------------- dialogues
-
-
-def dialogue(messages: Sequence[dict]) -> str:
-    """Chat messages as dialogue text: [{"role": "user", "content": "Hi"}] -> "Human: Hi"."""
-    speakers = {"user": "Human: ", "human": "Human: ", "assistant": "Assistant: ", "system": ""}
-    turns = []
-    for m in messages:
-        if not isinstance(m, dict) or m.get("role") not in speakers or not isinstance(m.get("content"), str):
-            raise InputError(
-                f'a chat message must be {{"role": user | assistant | system, "content": text}}, not {str(m)[:80]}'
-            )
-        turns.append(speakers[m["role"]] + m["content"].strip())
-    return "\n\n".join(turns)
-
-
-def split_dialogue(text: str) -> tuple[str, str]:
-    r"""Split an HH-RLHF dialogue at its last `Assistant:` into prompt and response; paragraphs are kept.
-
-    "\n\nHuman: Hi\n\nAssistant: Hello\n\nBye" -> ("Human: Hi", "Hello\n\nBye"). Raises `InputError` without such a turn.
-    """
-    prompt, marker, response = ("\n\n" + text.lstrip()).rpartition("\n\nAssistant:")
-    if not marker:
-        raise InputError(r"a dialogue without a \n\nAssistant: turn")
-    return prompt.strip(), response.strip()
-
-
 # ---------------------------------------------------------------- rows
 
 
@@ -172,18 +151,18 @@ def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
     seen: dict[str, str] = {}
     for place, row in raw:
         try:
-            split = _named_split(row)
-            prompt, chosen, rejected = _sides(row)
-            demonstration = chosen if column == "chosen" or split in ("dev", "test") else _column(row, column).strip()
+            split = named_split(row)
+            prompt, chosen, rejected = sides(row)
+            given = column == "chosen" or split in ("dev", "test")
+            demonstration = chosen if given else response(row, column, whole=False)[1]
+            prompt_id, domain = label(row, "id") or label(row, "prompt_id"), label(row, "domain") or "all"
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
         if reason := _unusable(prompt, {"chosen": chosen, "rejected": rejected, column: demonstration}):
             dropped[reason] += 1
             continue
         content = hashlib.sha256(f"{split}\0{prompt}\0{chosen}\0{rejected}".encode()).hexdigest()[:12]
-        prompt_id, domain = str(row.get("id") or row.get("prompt_id") or content), str(row.get("domain") or "all")
-        if _broken(prompt_id + domain):
-            raise InputError(f"{place}: its id or domain holds characters that are none (half a surrogate pair, or NUL)")
+        prompt_id = prompt_id or content
         if seen.get(prompt_id) == content:
             dropped["duplicate rows"] += 1
             continue
@@ -193,56 +172,11 @@ def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
         yield _Row(split, Preference(prompt_id, domain, prompt, chosen, rejected), demonstration)
 
 
-def _named_split(row: dict) -> str | None:
-    name = row.get("split") or None
-    if name is not None and name not in SPLITS:
-        raise InputError(f"split is {str(name)[:40]!r}, but must be one of {', '.join(SPLITS)}")
-    return SPLITS[name] if name else None
-
-
-def _sides(row: dict) -> tuple[str | None, str, str]:
-    """Prompt, chosen and rejected of a raw row of any known shape; prompt is None where the two sides' contexts differ."""
-    if "summaries" in row and "choice" in row:
-        return _tldr(row)
-    chosen, rejected = _column(row, "chosen"), _column(row, "rejected")
-    if "prompt" not in row:  # whole dialogues on both sides, as in HH-RLHF
-        (prompt, chosen), (other, rejected) = split_dialogue(chosen), split_dialogue(rejected)
-        return (prompt if prompt == other else None), chosen, rejected
-    prompt = _column(row, "prompt").strip()
-    if prompt and not prompt.startswith("Human:"):
-        prompt = f"Human: {prompt}"
-    if isinstance(row["chosen"], list):  # messages of the assistant alone
-        chosen, rejected = chosen.removeprefix("Assistant:"), rejected.removeprefix("Assistant:")
-    return prompt.removesuffix("\n\nAssistant:"), chosen.strip(), rejected.strip()
-
-
-def _column(row: dict, name: str) -> str:
-    """The text of a column; chat messages become dialogue text."""
-    if name not in row:
-        raise InputError(f"no column {name!r}; the columns are {', '.join(map(str, row)) or 'none'}")
-    if isinstance(row[name], list):
-        return dialogue(row[name])
-    if not isinstance(row[name], str):
-        raise InputError(f"column {name!r} holds {type(row[name]).__name__}, but must hold text or a list of chat messages")
-    return row[name]
-
-
-def _tldr(row: dict) -> tuple[str, str, str]:
-    """A TL;DR comparison: the post in `info`, two `summaries`, and the index of the better one in `choice`."""
-    try:
-        info, choice = row["info"], int(row["choice"])
-        better, worse = row["summaries"][choice]["text"], row["summaries"][1 - choice]["text"]
-        post = f"SUBREDDIT: r/{info['subreddit']}\n\nTITLE: {info['title']}\n\nPOST: {info['post']}"
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(f"not a TL;DR comparison (info, summaries, choice): {type(error).__name__} {error}") from None
-    return f"Human: Summarize this post.\n\n{post.strip()}", better.strip(), worse.strip()
-
-
 def _unusable(prompt: str | None, responses: dict[str, str]) -> str | None:
     """Why a row cannot serve, or None."""
     if prompt is None:
         return "unequal context"
-    if any(map(_broken, (prompt, *responses.values()))):
+    if any(map(broken, (prompt, *responses.values()))):
         return "broken characters"
     if not prompt.removeprefix("Human:").strip():
         return "empty prompt"
@@ -250,11 +184,6 @@ def _unusable(prompt: str | None, responses: dict[str, str]) -> str | None:
     if empty:
         return f"empty {empty[0]}"
     return "identical responses" if responses["chosen"] == responses["rejected"] else None
-
-
-def _broken(text: str) -> bool:
-    """Whether a text holds NUL or half a surrogate pair, which JSON can spell and UTF-8 cannot."""
-    return "\0" in text or any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _reasons(dropped: dict[str, int]) -> str:
@@ -275,10 +204,13 @@ def _within(rows: list[_Row], max_tokens: tuple[int, int], count_tokens, dropped
             yield row
 
 
-def _splits(rows: list[_Row], seed: int) -> list[str]:
+def _splits(rows: list[_Row], seed: int, source: str) -> list[str]:
     """The split of each row: as given, or shared out by a hash of seed and prompt, so that no prompt lands in two of them."""
     given = {r.split for r in rows}
-    if "test" in given and None not in given and len(given) > 1:
+    if None in given and len(given) > 1:
+        n = sum(r.split is None for r in rows)
+        raise InputError(f"{source}: {n} of {len(rows)} rows name no split, the others do; name it on all of them or on none")
+    if "test" in given and len(given) > 1:
         return [r.split for r in rows]
     if given == {"support", "dev"}:  # TL;DR has train and validation only
         return ["test" if r.split == "dev" else "support" for r in rows]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from .parameters import check_value
+from .protocol import InputError
 
 RUN_DIR = "ICDPO_RUN_DIR"  # set by the runner: where a batch run leaves its results
 
@@ -34,7 +36,8 @@ class Run:
     def save(self, name: str, table: pd.DataFrame) -> None:
         """Keep a table beside the report, as JSON Lines; does nothing when the notebook is run by hand."""
         if self.folder:
-            table.to_json(self.folder / f"{name}.jsonl", orient="records", lines=True, force_ascii=False)
+            with writing(self.folder):
+                table.to_json(self.folder / f"{name}.jsonl", orient="records", lines=True, force_ascii=False)
 
     def uses(self, models: Mapping[str, object], data: Mapping[str, object]) -> None:
         """Keep what models (`CausalLM`) and preference sets the run rests on, with their digests, for run.json."""
@@ -43,16 +46,28 @@ class Run:
             "data": {n: {"name": d.name, "revision": d.revision, "sha256": d.sha256} for n, d in data.items()},
         }
         if self.folder:
-            (self.folder / "uses.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            with writing(self.folder):
+                (self.folder / "uses.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
     def finish(self, **headline: object) -> None:
         """The notebook's headline numbers, shown and kept beside the report as headline.json."""
         text = json.dumps(_plain(headline), indent=1, ensure_ascii=False, allow_nan=False)
         if self.folder:
-            (self.folder / "headline.json").write_text(text + "\n", encoding="utf-8")
+            with writing(self.folder):
+                (self.folder / "headline.json").write_text(text + "\n", encoding="utf-8")
         display(
             HTML(f'<details class="code"><summary>headline numbers (JSON)</summary><pre>{html.escape(text)}</pre></details>')
         )
+
+
+@contextmanager
+def writing(folder: Path):
+    """Says in one sentence that a folder cannot be written, or that the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InputError(f"the run cannot be kept in {folder} ({why}); free some space or choose another folder") from None
 
 
 def start(namespace: dict, seed: int | None = None) -> Run:
@@ -68,7 +83,7 @@ def start(namespace: dict, seed: int | None = None) -> Run:
     namespace.update(parameters)
     seed = parameters.get("seed", 0) if seed is None else seed
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries; they are not for a report's reader
     figures.set_style()
     folder = os.environ.get(RUN_DIR)

@@ -4,6 +4,7 @@
 what we would do today. A report records which one it used. Where the paper is silent, `PAPER` takes the recommended value.
 """
 
+import difflib
 import hashlib
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal, get_args, get_origin
@@ -57,11 +58,17 @@ class Protocol:
                 raise InputError(f"protocol: {name} is {getattr(self, name)}, but must be at least {low}")
         if not 0 < self.top_p <= 1:
             raise InputError(f"protocol: top_p is {self.top_p}, but must lie above 0 and at most at 1")
-        if not self.temperature > 0:
-            raise InputError(f"protocol: temperature is {self.temperature}, but must be above 0 (use a small top_p for greedy)")
+        if not 1e-3 <= self.temperature <= 1e3:  # beyond, logits overflow or all tokens are alike
+            raise InputError(
+                f"protocol: temperature is {self.temperature}, but must lie between 0.001 and 1000 (a small top_p is greedy)"
+            )
 
     def but(self, **changes) -> "Protocol":
         """The same protocol with some settings changed; the name then says so (`PAPER*`)."""
+        known = [f.name for f in fields(self)]
+        if unknown := [k for k in changes if k not in known]:
+            near = difflib.get_close_matches(unknown[0], known, 1, 0.5) or known
+            raise InputError(f"protocol: there is no setting {unknown[0]!r}; did you mean {' or '.join(near)}?")
         changed = {k: v for k, v in changes.items() if getattr(self, k) != v}
         return replace(self, name=self.name.rstrip("*") + "*", **changed) if changed else self
 

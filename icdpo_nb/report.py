@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from .notebook import RUN_DIR, provenance
-from .parameters import Parameter, check_parameters, declared_parameters
+from .notebook import RUN_DIR, provenance, writing
+from .parameters import Parameter, check_parameters, declared_parameters, read_preset
 from .protocol import InputError
 
 PACKAGE = Path(__file__).parent
@@ -49,20 +49,22 @@ def open_notebook(name: str):
         near = difflib.get_close_matches(stem, notebook_names(), 1, 0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(notebook_names())}"
         raise InputError(f"there is no notebook {name!r}; {hint}")
-    node = nbformat.read(NOTEBOOKS / f"{stem}.ipynb", as_version=4)
+    path = NOTEBOOKS / f"{stem}.ipynb"
+    try:
+        node = nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise InputError(f"{path}: not a notebook ({str(error).splitlines()[0][:80]}); open and save it in Jupyter") from None
     cells = [c for c in node.cells if "parameters" in c.metadata.get("tags", [])]
     return node, declared_parameters(cells[0].source) if cells else {}
 
 
-def read_preset(name: str) -> dict[str, object]:
-    """The parameters of `notebooks/presets/<name>.yaml`. Raises `InputError` if there is none."""
-    import yaml
-
-    path = NOTEBOOKS / "presets" / f"{name}.yaml"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-        raise InputError(f"there is no preset {name!r}; there are {known}")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+def preset_parameters(preset: str, notebook: str) -> dict[str, object]:
+    """The parameters of `notebooks/presets/<preset>.yaml`, checked for a notebook. Raises `InputError`."""
+    path = NOTEBOOKS / "presets" / f"{preset}.yaml"
+    known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+    if preset not in known:
+        raise InputError(f"there is no preset {preset!r}; there are {', '.join(known) or 'none'}")
+    return read_preset(path, open_notebook(notebook)[1], notebook)
 
 
 def run_notebook(name: str, parameters: Mapping[str, object], out: Path | str = "reports", progress: bool = False) -> Path:
@@ -76,10 +78,16 @@ def run_notebook(name: str, parameters: Mapping[str, object], out: Path | str = 
     values = {p.name: p.default for p in declared.values()} | given
     out = Path(out)
     run_id = _run_id(name.removesuffix(".ipynb"), given, declared)
+    record = {"run": run_id, "notebook": name, "title": _title(node), "parameters": values, "provenance": provenance()}
+    with writing(out):
+        return _run(node, given, record, out, progress)
+
+
+def _run(node, given: Mapping[str, object], record: dict, out: Path, progress: bool) -> Path:
+    run_id = record["run"]
     out.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out, prefix=f".{run_id}-"))
     folder.chmod(0o755)
-    record = {"run": run_id, "notebook": name, "title": _title(node), "parameters": values, "provenance": provenance()}
     began = time.time()
     try:
         _execute(node, folder, given, progress)
@@ -113,7 +121,12 @@ def finished(name: str, parameters: Mapping[str, object], out: Path | str = "rep
     given = check_parameters(parameters, declared, name)
     folder = Path(out) / _run_id(name.removesuffix(".ipynb"), given, declared)
     record = _left(folder / "run.json", {})
-    return folder if record.get("status") == "done" and record.get("provenance") == provenance() else None
+    return folder if _is_done(record) and record.get("provenance") == provenance() else None
+
+
+def _is_done(record: object) -> bool:
+    """Whether this is the record of a finished run; one that cannot be read is none."""
+    return isinstance(record, dict) and record.get("status") == "done" and {"run", "finished", "headline"} <= record.keys()
 
 
 def _execute(node, folder: Path, given: Mapping[str, object], progress: bool) -> None:
@@ -172,8 +185,11 @@ def _title(node) -> str:
 
 
 def _left(path: Path, default: object) -> object:
-    """The JSON that lies at a path, if any."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+    """The JSON that lies at a path, if any that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return default
 
 
 # ---------------------------------------------------------------- HTML
@@ -195,8 +211,7 @@ def write_gallery(out: Path | str) -> Path:
     from jinja2 import Environment, FileSystemLoader
 
     out = Path(out)
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("*/run.json")]
-    runs = [run for run in runs if run["status"] == "done"]
+    runs = [run for path in out.glob("*/run.json") if _is_done(run := _left(path, {}))]
     runs.sort(key=lambda r: r["finished"], reverse=True)
     environment = Environment(loader=FileSystemLoader(PACKAGE / "report_template"), autoescape=True)
     page = environment.get_template("gallery.html.j2").render(

@@ -66,10 +66,12 @@ class RewardModel:
     def __init__(self, name: str, batch_tokens: int = 16384, max_length: int = 1024):
         self.model, self.tokenizer, self.name, revision = load_checkpoint(name, task="SequenceClassification")
         if self.model.config.num_labels != 1:
-            raise InputError(f"reward model {name!r} has {self.model.config.num_labels} outputs, but must have one")
+            n = self.model.config.num_labels
+            raise InputError(f"reward model {name!r} has {n} outputs, but must have one; take one that gives a reward")
         self.note = f"The reward is the learned model {name}."
-        self.batch_tokens, self.max_length = batch_tokens, max_length
-        self.fingerprint = f"{fingerprint(self.model.name_or_path, revision)} {max_length} {self.model.dtype}"
+        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or max_length
+        self.batch_tokens, self.max_length = batch_tokens, min(max_length, window, self.tokenizer.model_max_length)
+        self.fingerprint = f"{fingerprint(self.model.name_or_path, revision)} {self.max_length} {self.model.dtype}"
         if self.model.config.pad_token_id is None:  # it tells the classifier where each text ends
             self.model.config.pad_token_id = self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0
 
@@ -85,6 +87,9 @@ class RewardModel:
             mask = right_pad([[1] * len(ids[i]) for i in batch], 0, self.model.device)
             with torch.inference_mode():
                 out[batch] = self.model(input_ids=padded, attention_mask=mask).logits[:, 0].float().cpu().numpy()
+        if not np.isfinite(out).all():
+            worst = texts[int(np.flatnonzero(~np.isfinite(out))[0])].rpartition("Human:")[2].strip()
+            raise InputError(f"reward model {self.name!r} gives no finite reward for {worst[:60]!r}; its weights are damaged")
         return out
 
 

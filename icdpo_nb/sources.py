@@ -6,7 +6,9 @@ It knows formats of files (JSON Lines, JSON, CSV, Parquet, gzipped or not), not 
 import csv
 import gzip
 import json
+import os
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,8 @@ HUB = {  # short name -> (hub id, revision, data_dir)
 }
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 SPLITS = {"train": "support", "support": "support", "dev": "dev", "validation": "dev", "valid": "dev", "test": "test"}
+LONGEST_LINE = 10_000_000  # bytes of one row as text; ten times the longest context of any model
+LONGEST_ARRAY = 500_000_000  # bytes of a JSON array, which must be read as a whole
 
 Rows = Iterator[tuple[str, dict]]  # (place, row): the place is "file, line 7"
 
@@ -28,21 +32,25 @@ Rows = Iterator[tuple[str, dict]]  # (place, row): the place is "file, line 7"
 def read_source(source: str, data_dir: str | None, revision: str | None) -> tuple[Rows, str, str]:
     """Rows with their place, the set's name and its revision, for a packaged name, a path, or a hub id."""
     family, _, domain = source.partition("/")
-    if family in PACKAGED and not Path(source).exists():
+    if family in PACKAGED and not os.path.exists(source):
+        if data_dir:
+            raise InputError(f"preferences {source!r} has no sub-folder {data_dir!r}; give a domain as '{family}/helpful'")
         return _packaged(family, domain), source, "packaged"
-    path = Path(source).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(source))
+    if source.strip() and os.path.exists(path):
         folder = path / data_dir if data_dir else path
-        if not folder.exists():
-            inside = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir())) or "no sub-folder"
+        if not os.path.exists(folder):
+            inside = ", ".join(sorted(p.name for p in path.glob("*/"))) or "no sub-folder"
             raise InputError(f"{path}: there is no sub-folder {data_dir!r}; it has {inside}")
         return _read_path(folder), f"{path.name}/{data_dir}" if data_dir else path.name, "local"
-    if source in HUB or re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in SUFFIXES:
+    if source in HUB or re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not source.endswith(SUFFIXES):
         hub_id, default_revision, default_dir = HUB.get(source, (source, None, None))
         version = revision or default_revision
         return _read_hub(hub_id, data_dir or default_dir, version), hub_id, version or "main"
     names = ", ".join([*PACKAGED, *HUB])
-    raise InputError(f"preferences {source!r}: no such file or folder, and not one of {names} or a hub id like owner/name")
+    raise InputError(
+        f"preferences {source[:200]!r}: no such file or folder, and not one of {names} or a hub id like owner/name"
+    )
 
 
 def _packaged(family: str, domain: str) -> Rows:
@@ -85,49 +93,97 @@ def _read_file(file: Path) -> Rows:
         try:
             rows = parquet.read_table(file).to_pylist()
         except Exception as error:  # pyarrow raises many kinds; for the reader they mean one thing
-            raise InputError(f"{file}: not a readable Parquet file ({str(error)[:80]})") from None
+            raise InputError(f"{file}: not a readable Parquet file ({_line(error)}); write or download it again") from None
         yield from ((f"{file}, row {i}", row) for i, row in enumerate(rows, 1))
         return
     if not file.name.endswith(SUFFIXES):
         raise InputError(f"{file}: unknown kind of file; use one of {' '.join(SUFFIXES)}")
-    opener = gzip.open if file.suffix == ".gz" else open
     try:
-        with opener(file, "rt", encoding="utf-8", newline="") as lines:
-            reader = _read_csv if ".csv" in file.suffixes else _read_json
-            yield from reader(file, lines)
+        with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as opened:
+            yield from (_read_csv if ".csv" in file.suffixes else _read_json)(file, opened)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{file}: cannot be read ({_line(error)}); write or download it again") from None
+
+
+def _lines(file: Path, opened) -> Iterator[str]:
+    """The lines of an open file as text, without a byte order mark; one that is too long is not even read."""
+    number = 0
+    while line := opened.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise InputError(f"{file}, line {number}: longer than {LONGEST_LINE:,} bytes; write each row on a line of its own")
+        yield _text(line, f"{file}, line {number}")
+
+
+def _text(data: bytes, place: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); convert it to UTF-8") from None
-    except (OSError, EOFError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from None
+        why = f"{error.reason} at byte {error.start + 1}"
+        raise InputError(f"{place}: not UTF-8 text ({why}); convert the file to UTF-8") from None
 
 
-def _read_csv(file: Path, lines) -> Rows:
-    reader = csv.DictReader(lines, strict=True)
+def _read_csv(file: Path, opened) -> Rows:
+    reader = csv.DictReader(_lines(file, opened), strict=True)
     try:
+        header = reader.fieldnames or []
+        if twice := [name for name in header if header.count(name) > 1]:
+            raise InputError(f"{file}, line 1: the column {twice[0]!r} stands there twice; rename one of them")
         for row in reader:
             if None in row or None in row.values():
-                raise InputError(f"{file}, line {reader.line_num}: not as many fields as the header has columns")
+                raise InputError(
+                    f"{file}, line {reader.line_num}: not as many fields as the header has columns ({len(header)}); put a text "
+                    "with a comma in quotes"
+                )
             yield f"{file}, line {reader.line_num}", row
     except csv.Error as error:
-        raise InputError(f"{file}, line {reader.line_num}: not valid CSV ({error})") from None
+        raise InputError(f"{file}, line {reader.line_num}: not valid CSV ({error}); write it with a CSV library") from None
 
 
-def _read_json(file: Path, lines) -> Rows:
+def _read_json(file: Path, opened) -> Rows:
     """JSON Lines, or one JSON array of objects."""
-    first = lines.read(1)
-    lines.seek(0)
-    if first == "[":
-        try:
-            yield from ((f"{file}, item {i}", row) for i, row in enumerate(json.load(lines), 1))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{file}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    start = opened.read(4).removeprefix(b"\xef\xbb\xbf")
+    opened.seek(0)
+    if start.startswith(b"["):
+        content = opened.read(LONGEST_ARRAY + 1)
+        if len(content) > LONGEST_ARRAY:
+            raise InputError(f"{file}: a JSON array of more than {LONGEST_ARRAY:,} bytes; write it as JSON Lines, a row a line")
+        yield from ((f"{file}, item {i}", row) for i, row in enumerate(_parse_json(_text(content, str(file)), file), 1))
         return
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(file, opened), 1):
         if line.strip():
-            try:
-                yield f"{file}, line {number}", json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{file}, line {number}: not valid JSON ({error.msg})") from None
+            yield f"{file}, line {number}", _parse_json(line, file, number)
+
+
+def _parse_json(text: str, file: Path, number: int | None = None):
+    """The value of a JSON text, by the standard: no NaN, no name twice in one object."""
+    try:
+        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_object)
+    except RecursionError:
+        why = "too deeply nested"
+    except json.JSONDecodeError as error:
+        why, number = error.msg, number or error.lineno
+    except ValueError as error:
+        why = _line(error)
+    line = f", line {number}" if number else ""
+    raise InputError(f"{file}{line}: not valid JSON ({why}); write one object a line, or one array of objects")
+
+
+def _no_number(name: str):
+    raise ValueError(f"{name} is no JSON number, use null")
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
+    return found
+
+
+def _line(error: Exception) -> str:
+    """What an error of a library says, in one short line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def _read_hub(hub_id: str, data_dir: str | None, revision: str | None) -> Rows:
@@ -139,10 +195,9 @@ def _read_hub(hub_id: str, data_dir: str | None, revision: str | None) -> Rows:
         try:
             loaded = datasets.load_dataset(hub_id, data_dir=folder, revision=revision)
         except Exception as error:  # datasets raises many kinds; the reader needs the one way out
-            why = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             raise InputError(
-                f"data set {hub_id!r} cannot be loaded from the hub ({why}); without a network pass a local folder or file, "
-                "or use preferences='pocket', which needs none"
+                f"data set {hub_id!r} cannot be loaded from the hub ({_line(error)}); without a network pass a local folder or "
+                "file, or use preferences='pocket', which needs none"
             ) from None
         for split, table in loaded.items():
             named = {"split": split, **({"domain": d} if (d := _domain(folder or "")) else {})}

@@ -9,8 +9,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the tests never wait for a netwo
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from icdpo_nb.data import Preference
+
+
+def few(examples: int) -> settings:
+    """Settings of a property test: the same examples in every run, and no time limit for one."""
+    return settings(
+        max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,17 @@
-"""Loading preference sets: every known shape, and every way a file can be broken."""
+"""Loading preference sets: every known shape, and what is dropped. Malformed files stand in test_bad_input.py."""
 
 import gzip
 import json
 
 import pandas as pd
 import pytest
+from conftest import few
+from hypothesis import given
+from hypothesis import strategies as st
 
-from icdpo_nb.data import Preference, dialogue, first, load_preferences, split_dialogue, spread
+from icdpo_nb.data import Preference, first, load_preferences, spread
 from icdpo_nb.protocol import InputError
+from icdpo_nb.shapes import dialogue, sides, split_dialogue
 
 ROWS = [{"prompt": f"How do I cook dish {i}?", "chosen": f"Slowly {i}.", "rejected": "No."} for i in range(20)]
 
@@ -143,64 +147,6 @@ def test_length_filter(tmp_path):
         load_preferences(tmp_path / "a.jsonl", max_tokens=(40, 20))
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b'{"prompt": "a", "chosen": "b"}\n', r"a.jsonl, line 1: no column 'rejected'; the columns are prompt, chosen"),
-        (b'{"prompt": "a", "chosen": 3, "rejected": "c"}\n', r"line 1: column 'chosen' holds int"),
-        (b'{"prompt": null, "chosen": "b", "rejected": "c"}\n', r"column 'prompt' holds NoneType"),
-        (b'{"prompt": "a"\n', r"line 1: not valid JSON"),
-        (b'\n\n[1, 2]\n', r"line 3: a row must be an object"),
-        (b'"text"\n', r"line 1: a row must be an object .* not str"),
-        (b'{"prompt": "\xff"}', r"not UTF-8 text .* at byte"),
-        (b"", r"no usable preference pair"),
-        (b'{"prompt": "a", "chosen": "x", "rejected": "x"}\n', r"no usable preference pair \(dropped: 1 identical responses\)"),
-        (b'{"prompt": "a", "chosen": "b", "rejected": "c", "split": "tset"}\n', r"split is 'tset', but must be one of train"),
-        (b'{"id": 1, "prompt": "a", "chosen": "b", "rejected": "c"}\n'
-         b'{"id": 1, "prompt": "d", "chosen": "b", "rejected": "c"}\n',
-         r"line 2: the id '1' stands on two different rows"),
-        (b'{"prompt": [{"role": "user"}], "chosen": "b", "rejected": "c"}\n', r"line 1: a chat message must be"),
-        (b'{"chosen": "hello", "rejected": "c"}\n', r"line 1: a dialogue without"),
-    ],
-)  # fmt: skip
-def test_broken_files_are_one_sentence(tmp_path, content, says):
-    (tmp_path / "a.jsonl").write_bytes(content)
-    with pytest.raises(InputError, match=says) as error:
-        load_preferences(tmp_path / "a.jsonl")
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("a.csv", b"prompt,chosen,rejected\na,b\n", "line 2: not as many fields"),
-        ("a.csv", b'prompt,chosen,rejected\na,"b\n', "not valid CSV"),
-        ("a.parquet", b"PAR1 not really", "not a readable Parquet file"),
-        ("a.jsonl.gz", b"\x1f\x8b\x08 broken", "cannot be read"),
-        ("a.jsonl.gz", b"plain text", "cannot be read"),
-        ("a.txt", b"hello", "unknown kind of file"),
-    ],
-)
-def test_broken_containers(tmp_path, name, content, says):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=says):
-        load_preferences(tmp_path / name)
-
-
-def test_missing_sources():
-    with pytest.raises(InputError, match="no such file or folder, and not one of pocket"):
-        load_preferences("no-such-file.jsonl")
-    with pytest.raises(InputError, match=r"pocket has the domains harmless, helpful"):
-        load_preferences("pocket/nonsense")
-    with pytest.raises(InputError, match="use preferences='pocket', which needs none"):
-        load_preferences("hh-rlhf")
-
-
-def test_folder_without_data(tmp_path):
-    with pytest.raises(InputError, match="no data file"):
-        load_preferences(tmp_path)
-
-
 def test_first_and_spread(pairs):
     assert [p.prompt_id for p in first(pairs, 2)] == ["helpful-0", "helpful-1", "harmless-0", "harmless-1"]
     assert len(first(pairs, 99)) == 8
@@ -268,5 +214,104 @@ def test_characters_that_are_none_are_dropped_and_counted(tmp_path):
     data = load_preferences(str(path))
     assert data.dropped == {"broken characters": 2}
     path.write_text("\n".join(json.dumps({**r, "id": f"\udfff{i}"}) for i, r in enumerate(rows)))
-    with pytest.raises(InputError, match="its id or domain holds characters that are none"):
+    with pytest.raises(InputError, match="its id holds characters that are none"):
         load_preferences(str(path))
+
+
+# ---------------------------------------------------------------- properties
+
+ANY_TEXT = st.one_of(
+    st.text(max_size=12), st.sampled_from(["Human: a", "\n\nHuman: a\n\nAssistant: b", "Assistant:", "\ud83d"])
+)
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), ANY_TEXT),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(ANY_TEXT, inner, max_size=3)),
+    max_leaves=6,
+)
+MESSAGE = st.one_of(
+    JSON, st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system", "robot"]), "content": JSON | ANY_TEXT})
+)
+SIDE = st.one_of(ANY_TEXT, st.lists(MESSAGE, max_size=3), JSON)
+TLDR = {
+    "info": st.one_of(JSON, st.fixed_dictionaries(dict.fromkeys(("subreddit", "title", "post"), JSON | ANY_TEXT))),
+    "summaries": st.one_of(JSON, st.lists(st.fixed_dictionaries({"text": JSON | ANY_TEXT}), max_size=3)),
+    "choice": st.one_of(st.integers(-2, 2), JSON),
+}
+LABELS = {"split": st.sampled_from(["train", "test", "dev", "", None, "tset", 0, ["test"]]), "id": JSON, "domain": JSON}
+SOUND = {"prompt": ANY_TEXT, "chosen": ANY_TEXT, "rejected": ANY_TEXT, "teacher_a": ANY_TEXT}
+ROW = st.one_of(
+    JSON,
+    st.fixed_dictionaries({"chosen": SIDE, "rejected": SIDE}, optional={"prompt": SIDE, "teacher_a": SIDE, **LABELS}),
+    st.fixed_dictionaries(TLDR, optional=LABELS),
+    st.fixed_dictionaries(SOUND, optional=LABELS),
+)
+ANY_ROWS = st.one_of(st.lists(ROW, max_size=3), st.lists(st.fixed_dictionaries(SOUND), max_size=9))
+
+
+@few(200)
+@given(rows=ANY_ROWS, demonstrations=st.sampled_from(["raw", "teacher-a"]))
+def test_any_rows_are_loaded_or_refused_in_a_sentence(tmp_path_factory, rows, demonstrations):
+    path = write(tmp_path_factory.getbasetemp() / "any.jsonl", rows)
+    data, said = None, ""
+    try:
+        data = load_preferences(path, demonstrations=demonstrations)
+    except InputError as error:
+        said = str(error)
+    if data is None:
+        assert str(path) in said
+        assert "\n" not in said
+        return
+    assert len(everything(data)) + sum(data.dropped.values()) == len(rows)
+    for p in everything(data):
+        assert all(vars(p).values()), "no text is empty"
+        assert "".join(vars(p).values()).encode(), "it can be written"
+
+
+@few(200)
+@given(content=st.one_of(st.binary(max_size=60), st.text(max_size=60).map(str.encode)), name=st.sampled_from(
+    ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.jsonl.gz"]))  # fmt: skip
+def test_any_bytes_are_loaded_or_refused_in_a_sentence(tmp_path_factory, content, name):
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:  # so short a file holds no pair
+        load_preferences(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+CLEAN = (
+    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=30)
+    .map(str.strip)
+    .filter(bool)
+)
+PAIR = st.tuples(CLEAN, CLEAN, CLEAN).filter(lambda t: t[1] != t[2] and not t[0].startswith("Human:"))
+
+
+@few(100)
+@given(
+    pairs=st.lists(PAIR, min_size=1, max_size=5, unique_by=lambda t: t[0]), shape=st.sampled_from(["text", "messages", "whole"])
+)
+def test_valid_rows_come_back_as_they_are(tmp_path_factory, pairs, shape):
+    """In whatever shape: texts, chat messages with a prompt of their own, or whole dialogues of messages."""
+
+    def row(prompt, chosen, rejected):
+        if shape == "text":
+            return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        ask, say = [{"role": "user", "content": prompt}], lambda text: [{"role": "assistant", "content": text}]
+        before = ask if shape == "whole" else []
+        return {**({} if before else {"prompt": ask}), "chosen": before + say(chosen), "rejected": before + say(rejected)}
+
+    data = load_preferences(write(tmp_path_factory.getbasetemp() / "valid.jsonl", [row(*pair) for pair in pairs]))
+    found = sorted((p.prompt, p.chosen, p.rejected) for p in everything(data))
+    assert found == sorted((f"Human: {x}", chosen, rejected) for x, chosen, rejected in pairs)
+
+
+@few(100)
+@given(CLEAN, st.lists(st.tuples(CLEAN, CLEAN), max_size=3), CLEAN, CLEAN)
+def test_messages_and_their_dialogue_are_read_alike(x, turns, chosen, rejected):
+    """Where no text looks like a turn, HH-RLHF's form of a conversation and its messages give the same row."""
+    before = [m for ask, say in turns for m in ({"role": "user", "content": ask}, {"role": "assistant", "content": say})]
+    both = [[*before, {"role": "user", "content": x}, {"role": "assistant", "content": y}] for y in (chosen, rejected)]
+    if "Assistant:" not in "".join((x, chosen, rejected, *sum(turns, ()))):
+        as_text = ["\n\n" + dialogue(messages) for messages in both]
+        assert sides({"chosen": both[0], "rejected": both[1]}) == sides({"chosen": as_text[0], "rejected": as_text[1]})

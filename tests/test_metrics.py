@@ -3,6 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import few
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from icdpo_nb.metrics import Estimate, mean_ci
@@ -54,6 +57,51 @@ def test_bad_values():
 
 def test_signs():
     assert [Estimate(0, *limits, 9).sign for limits in ((0.1, 1), (-1, 1), (-2, -0.1))] == [1, 0, -1]
+
+
+VALUES = st.floats(-100, 100).map(lambda x: round(x, 3))
+GROUPS = st.lists(st.lists(VALUES, min_size=2, max_size=6), min_size=1, max_size=3).map(lambda gs: [np.array(g) for g in gs])
+TOTALS = st.sampled_from(["macro", "micro"])
+
+
+def limits(found: Estimate) -> list[float]:
+    return [found.mean, found.low, found.high]
+
+
+@few(30)
+@given(GROUPS, TOTALS)
+def test_interval_holds_the_mean_within_the_data(groups, totals):
+    found, tiny = mean_ci(groups, totals), 1e-9
+    assert found.low - tiny <= found.mean <= found.high + tiny
+    assert min(g.min() for g in groups) - tiny <= found.low
+    assert found.high <= max(g.max() for g in groups) + tiny
+    assert found.n == sum(map(len, groups))
+
+
+@few(30)
+@given(GROUPS, TOTALS, st.floats(-50, 50), st.floats(0.1, 10))
+def test_interval_moves_and_grows_with_the_data(groups, totals, shift, scale):
+    """The same resamples are drawn, so this is exact up to rounding."""
+    here, there = mean_ci(groups, totals), mean_ci([scale * g + shift for g in groups], totals)
+    np.testing.assert_allclose(limits(there), scale * np.array(limits(here)) + shift, atol=1e-6)
+
+
+@few(30)
+@given(GROUPS, TOTALS, st.randoms(use_true_random=False))
+def test_mean_knows_no_order(groups, totals, random):
+    """Neither of prompts nor of domains; the interval changes by the resampling alone, so it is compared at a wide margin."""
+    turned = [np.array(random.sample(list(g), len(g))) for g in random.sample(groups, len(groups))]
+    here, there = mean_ci(groups, totals), mean_ci(turned, totals)
+    spread = max(np.ptp(g) for g in groups)
+    np.testing.assert_allclose(there.mean, here.mean, atol=1e-9)
+    np.testing.assert_allclose(limits(there), limits(here), atol=1e-9 + 0.2 * spread)
+
+
+@few(30)
+@given(st.integers(2, 5).flatmap(lambda n: st.lists(st.lists(VALUES, min_size=n, max_size=n), min_size=1, max_size=3)))
+def test_macro_is_micro_for_equal_sizes(groups):
+    groups = [np.array(g) for g in groups]
+    np.testing.assert_allclose(limits(mean_ci(groups, "macro")), limits(mean_ci(groups, "micro")), atol=1e-9)
 
 
 @pytest.fixture
