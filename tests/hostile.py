@@ -46,7 +46,7 @@ def save_hostile_set(folder: Path) -> str:
                 "teacher_a": f"{other} teacher {i}",
                 "split": "test" if i >= len(HOSTILE) else "train",
             })  # fmt: skip
-        rows[-1]["prompt"] = rows[-5]["prompt"]  # one that stands in both splits, so that its id is shown
+        rows[-3]["prompt"] = rows[-5]["prompt"]  # one that stands in both splits, so that its id is shown
         rows[-4]["chosen"] = HOSTILE[-1] + " yes"
     rows += [{**rows[0], "id": "half", "chosen": "half a pair \ud800"}]
     path = folder / f"{NAME}.jsonl"
