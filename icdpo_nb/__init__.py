@@ -30,6 +30,7 @@ READING_ORDER = {
     "metrics": ["Estimate", "mean_ci"],
     "paper": ["published", "published_gain"],
     "parameters": [],
+    "safety": [],
     "figures": ["plot_claims", "plot_means", "plot_per_prompt", "plot_token_gaps"],
     "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
@@ -39,6 +40,7 @@ READING_ORDER = {
     "experiment": [
         "answers", "for_models", "method_rewards", "method_tables", "picks", "source_rewards", "work_done", "work_sentence",
     ],
+    "kernel": [],
     "report": ["run_notebook"],
     "compare": [],
     "cli": [],

@@ -1,13 +1,19 @@
-"""`icdpo-nb`: run notebooks as reports. Exit codes: 0 done, 2 bad input, 3 the notebook broke, 130 interrupted."""
+"""`icdpo-nb`: run notebooks as reports.
+
+Exit codes: 0 done, 2 bad input, 3 the notebook broke, 4 its kernel died, 5 it took too long, 130 interrupted.
+"""
 
 import argparse
+import signal
 import sys
 import time
 from typing import NoReturn
 
+from .kernel import RunError
 from .parameters import check_parameters
 from .protocol import InputError
-from .report import RunError, finished, notebook_names, open_notebook, preset_parameters, run_notebook
+from .report import finished, notebook_names, open_notebook, preset_parameters, run_notebook
+from .safety import scrubbed, visible
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,15 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         return _complain(str(error), 2)
     except RunError as error:
-        return _complain(f"the notebook broke: {error}", 3)
+        return _complain(f"{error.how}: {error}", error.code)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
 
 
-def _complain(text: str, code: int) -> int:
-    """One line on stderr; control characters in the texts of files and models do not reach the terminal."""
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    print(f"icdpo-nb: {' '.join(plain.split())}", file=sys.stderr)
+def _complain(sentence: str, code: int) -> int:
+    print(f"icdpo-nb: {visible(scrubbed(' '.join(sentence.split())))}", file=sys.stderr)
     return code
 
 
@@ -44,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--preset", help="a file of notebooks/presets, for example smollm2; -p comes after it")
     report.add_argument("-o", "--out", default="reports", help="folder of the reports (default: reports)")
     report.add_argument("--resume", action="store_true", help="leave a report as it is if this code already made it")
+    report.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="longest time of each notebook (default: none)")
     report.set_defaults(command=_report)
     compare = commands.add_parser("compare", help="what differs between two runs")
     compare.add_argument("a", help="folder of a run, for example reports/01_method")
@@ -57,11 +62,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seconds(text: str) -> float:
+    if not 0 < (seconds := float(text)) < float("inf"):
+        raise ValueError(text)
+    return seconds
+
+
 def _report(args: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is recorded like Ctrl-C
     todo = [(name, _given(name, args)) for name in args.notebook]  # all of them are checked before any runs
     for name, given in todo:
         folder = finished(name, given, args.out) if args.resume else None
-        folder = folder or run_notebook(name, given, args.out, progress=sys.stderr.isatty())
+        folder = folder or run_notebook(name, given, args.out, progress=sys.stderr.isatty(), timeout=args.timeout)
         print(folder / "report.html")
     return 0
 

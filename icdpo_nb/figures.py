@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from .safety import label as plain
+
 PALETTE = {  # colour-blind safe (Okabe-Ito); base grey
     "Base": "#7f7f7f",
     "ICL": "#56b4e9",
@@ -22,6 +24,7 @@ def set_style() -> None:
     sns.set_theme(style="whitegrid", context="notebook", palette="colorblind")
     plt.rcParams.update({
         "figure.dpi": 100, "savefig.bbox": "tight", "svg.hashsalt": "icdpo-nb", "font.family": "DejaVu Sans",
+        "text.parse_math": False,  # a dollar sign of a text is a dollar sign
         "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 12,
     })  # fmt: skip
     try:
@@ -60,7 +63,7 @@ def plot_means(means: pd.DataFrame, columns: str = "domain", label: str = "rewar
             yticks=range(len(methods)), xlabel=f"mean {label} ({part['n'].iloc[0]} prompts)" if i == len(sources) - 1 else ""
         )
         ax.set_yticklabels(methods, fontsize=10)
-        name = str(column) if len(across) > 1 else ""
+        name, source = plain(str(column)) if len(across) > 1 else "", plain(str(source))
         ax.set_title("\n".join(t for t in (name if i == 0 else "", source if len(sources) > 1 else "") if t), fontsize=10.5)
         ax.grid(axis="y", visible=False)
         ax.margins(y=0.15)
@@ -106,7 +109,7 @@ def plot_token_gaps(tokens: Sequence[str], gaps: np.ndarray, ax: plt.Axes | None
     ax.bar(x, gaps, color=np.where(np.asarray(gaps) >= 0, "#0072b2", "#d55e00"), width=0.8)
     ax.plot(x, np.cumsum(gaps), color="black", lw=1.4, label=f"running sum, ends at {label} = {np.sum(gaps):.2f}")
     ax.axhline(0, color="black", lw=0.8)
-    names = [t.strip()[:10].replace("$", r"\$") or "␣" for t in tokens]
+    names = [plain(t, 10) or "␣" for t in tokens]
     ax.set_xticks(x, names, rotation=90, fontsize=max(5, min(9, 420 // max(len(x), 1))))
     ax.set(ylabel="nats per token", xlim=(-1, len(gaps)))
     ax.legend(frameon=False, fontsize=9)
@@ -126,7 +129,7 @@ def plot_claims(table: pd.DataFrame) -> np.ndarray:
             face = PALETTE["ICDPO"] if row["verdict"] == "holds" else "white"
             _plot_interval(ax, y, row, PALETTE["ICDPO"], face)
         ax.axvline(0, color="black", lw=0.8)
-        ax.set(title=model, xlabel="contrast", yticks=range(len(claims)))
+        ax.set(title=plain(model), xlabel="contrast", yticks=range(len(claims)))
         ax.set_yticklabels(claims, fontsize=10)
         ax.grid(axis="y", visible=False)
     axes[0, 0].figure.tight_layout()

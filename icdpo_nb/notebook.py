@@ -1,12 +1,14 @@
 """What a notebook calls: `run = nb.start(globals())` at its top, `show_*` for exhibits, `run.finish(...)` at its end.
 
-Every text that comes from data or a model is escaped here, so that it stands in a report as text and nothing else.
+Every text that comes from data or a model is made visible, cut and escaped here (see `safety`), so that it stands in a report
+as text and nothing else.
 """
 
-import html
+import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import warnings
@@ -22,8 +24,11 @@ from IPython.display import HTML, display
 
 from .parameters import check_value
 from .protocol import InputError
+from .safety import LIMIT, escaped
 
+TEXT = 5 * LIMIT  # characters of a text that stands by itself: contexts are long
 RUN_DIR = "ICDPO_RUN_DIR"  # set by the runner: where a batch run leaves its results
+PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "rank-bm25", "numpy", "scipy", "pandas")
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,14 @@ class Run:
         """Keep a table beside the report, as JSON Lines; does nothing when the notebook is run by hand."""
         if self.folder:
             with writing(self.folder):
-                table.to_json(self.folder / f"{name}.jsonl", orient="records", lines=True, force_ascii=False)
+                table.to_json(self.folder / f"{_file_name(name)}.jsonl", orient="records", lines=True, force_ascii=False)
 
-    def uses(self, models: Mapping[str, object], data: Mapping[str, object]) -> None:
-        """Keep what models (`CausalLM`) and preference sets the run rests on, with their digests, for run.json."""
+    def uses(self, models: Mapping[str, object], data: Mapping[str, object], **others: object) -> None:
+        """Keep what the run rests on, with digests, for run.json: models, preference sets, an encoder, a reward."""
         kept = {
             "models": {n: {"fingerprint": m.fingerprint, "dtype": m.dtype, "device": m.device} for n, m in models.items()},
             "data": {n: {"name": d.name, "revision": d.revision, "sha256": d.sha256} for n, d in data.items()},
+            "others": {n: {"name": o.name, "fingerprint": o.fingerprint} for n, o in others.items()},
         }
         if self.folder:
             with writing(self.folder):
@@ -56,7 +62,7 @@ class Run:
             with writing(self.folder):
                 (self.folder / "headline.json").write_text(text + "\n", encoding="utf-8")
         display(
-            HTML(f'<details class="code"><summary>headline numbers (JSON)</summary><pre>{html.escape(text)}</pre></details>')
+            HTML(f'<details class="code"><summary>headline numbers (JSON)</summary><pre>{escaped(text, TEXT)}</pre></details>')
         )
 
 
@@ -68,6 +74,14 @@ def writing(folder: Path):
     except OSError as error:
         why = error.strerror or str(error)
         raise InputError(f"the run cannot be kept in {folder} ({why}); free some space or choose another folder") from None
+
+
+def _file_name(name: str) -> str:
+    """A name that may hold paths, markup or anything else as a file name, and distinct ones as distinct ones."""
+    plain = re.sub(r"[^\w.+-]", "-", name)
+    if plain == name and len(name) <= 100:
+        return name
+    return f"{plain[:30]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}-{plain[-50:]}"
 
 
 def start(namespace: dict, seed: int | None = None) -> Run:
@@ -85,19 +99,26 @@ def start(namespace: dict, seed: int | None = None) -> Run:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries; they are not for a report's reader
+    warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a figure's font lacks a script of the data
     figures.set_style()
     folder = os.environ.get(RUN_DIR)
     if folder:
         _quiet()
     settings = ", ".join(f"{k} = {v!r}" for k, v in parameters.items())
-    display(HTML(f'<p class="provenance">{html.escape(provenance())}<br>parameters: {html.escape(settings)}</p>'))
+    display(HTML(f'<p class="provenance">{escaped(provenance())}<br>parameters: {escaped(settings)}</p>'))
     return Run(parameters, Path(folder) if folder else None)
 
 
 def provenance() -> str:
     """Versions and git revision of this run, in one line."""
-    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "sentence-transformers", "rank-bm25"))
-    return f"icdpo-nb {version('icdpo-nb')} (git {git_revision()}), Python {sys.version.split()[0]}, {packages}"
+    named = versions()
+    packages = ", ".join(f"{p} {named[p]}" for p in ("torch", "transformers", "sentence-transformers", "rank-bm25"))
+    return f"icdpo-nb {named['icdpo-nb']} (git {git_revision()}), Python {named['python']}, {packages}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those that results depend on."""
+    return {"python": sys.version.split()[0], "icdpo-nb": version("icdpo-nb")} | {p: version(p) for p in PACKAGES}
 
 
 def git_revision() -> str:
@@ -135,33 +156,40 @@ def _plain(value: object) -> object:
 
 def show_text(title: str, text: str) -> None:
     """A text from data or a model, as it is, with its line breaks."""
-    display(HTML(f'<div class="text-title">{html.escape(title)}</div><div class="text">{html.escape(text)}</div>'))
+    display(HTML(f'<div class="text-title">{escaped(title)}</div><div class="text">{escaped(text, TEXT)}</div>'))
 
 
-def show_table(table: pd.DataFrame, caption: str = "", highlight: Sequence[bool] | None = None, digits: int = 2) -> None:
-    """A table with its caption; the index stands as the first column if it has a name. Marked rows stand out."""
+def show_table(
+    table: pd.DataFrame, caption: str = "", highlight: Sequence[bool] | None = None, digits: int = 2, measured: bool = False
+) -> None:
+    """A table with its caption; the index stands as the first column if it has a name. Marked rows stand out.
+
+    `measured`: it holds times or memory, the one thing in a report that differs when the same is run again.
+    """
     table = table.reset_index() if table.index.name else table
     numeric = [pd.api.types.is_numeric_dtype(table[c]) for c in table]
     marks = highlight if highlight is not None else [False] * len(table)
-    head = "".join(f"<th{_right(n)}>{html.escape(str(c))}</th>" for c, n in zip(table, numeric, strict=True))
+    head = "".join(f"<th{_right(n)}>{escaped(str(c))}</th>" for c, n in zip(table, numeric, strict=True))
     body = "".join(
         f"<tr{' class=chosen' if mark else ''}>"
-        + "".join(f"<td{_right(n)}>{html.escape(_cell(v, digits))}</td>" for v, n in zip(row, numeric, strict=True))
+        + "".join(f"<td{_right(n)}>{escaped(_cell(v, digits))}</td>" for v, n in zip(row, numeric, strict=True))
         + "</tr>"
         for row, mark in zip(table.itertuples(index=False), marks, strict=True)
     )
-    note = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    display(HTML(f"<table>{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"))
+    note = f"<caption>{escaped(caption)}</caption>" if caption else ""
+    display(
+        HTML(f"<table{' class=measured' if measured else ''}>{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    )
 
 
 def show_answer(*sentences: str) -> None:
     """The computed answer of a notebook, one paragraph a sentence."""
-    display(HTML("".join(f'<p class="answer">{html.escape(s)}</p>' for s in sentences)))
+    display(HTML("".join(f'<p class="answer">{escaped(s)}</p>' for s in sentences)))
 
 
 def show_note(text: str) -> None:
     """A computed remark in plain text."""
-    display(HTML(f"<p>{html.escape(text)}</p>"))
+    display(HTML(f"<p>{escaped(text)}</p>"))
 
 
 def _right(numeric: bool) -> str:

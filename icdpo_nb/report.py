@@ -1,8 +1,8 @@
 """Reports: run a notebook through papermill with strict parameters, render it as one offline HTML file, list it in the gallery.
 
 A run leaves `reports/<run>/` with report.html, the executed notebook, its tables, headline.json and run.json.
-The folder appears whole or not at all; only a run that broke half-way leaves its notebook and a run.json that says why, in
-`<run>.failed`.
+The folder appears whole or not at all, and takes the place of an older one only when the run is done. A run that broke, timed
+out or was interrupted leaves its notebook, as far as it came, and a run.json that says why, in `<run>.failed`.
 """
 
 import hashlib
@@ -12,25 +12,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
-from .notebook import RUN_DIR, provenance, writing
+from .kernel import RunError, execute, unfinished
+from .notebook import RUN_DIR, git_revision, provenance, versions, writing
 from .parameters import Parameter, check_parameters, declared_parameters, read_preset
 from .protocol import InputError
+from .safety import escaped, scrubbed, visible
 
 PACKAGE = Path(__file__).parent
 NOTEBOOKS = PACKAGE.parent / "notebooks"
-QUIET = {
-    "TQDM_DISABLE": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-
-
-class RunError(RuntimeError):
-    """A notebook that broke for another reason than bad input."""
+TAGS = ["p", "div", "span", "br", "pre", "details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td"]
 
 
 def notebook_names() -> list[str]:
@@ -67,52 +59,100 @@ def preset_parameters(preset: str, notebook: str) -> dict[str, object]:
     return read_preset(path, open_notebook(notebook)[1], notebook)
 
 
-def run_notebook(name: str, parameters: Mapping[str, object], out: Path | str = "reports", progress: bool = False) -> Path:
-    """Run a notebook and render it. Returns the run's folder below `out`.
+def run_notebook(
+    name: str,
+    parameters: Mapping[str, object],
+    out: Path | str = "reports",
+    progress: bool = False,
+    timeout: float | None = None,
+) -> Path:
+    """Run a notebook and render it. Returns the run's folder below `out`. `timeout`: seconds that the notebook may take.
 
     Texts among `parameters` are read as the declared types. Raises `InputError` for bad input, before or while running (nothing
-    is written then), and `RunError` if the notebook breaks.
+    is written then), and `RunError` if the notebook does not come to its end.
     """
     node, declared = open_notebook(name)
     given = check_parameters(parameters, declared, name)
     values = {p.name: p.default for p in declared.values()} | given
-    out = Path(out)
-    run_id = _run_id(name.removesuffix(".ipynb"), given, declared)
-    record = {"run": run_id, "notebook": name, "title": _title(node), "parameters": values, "provenance": provenance()}
+    out, run_id = Path(out), _run_id(name.removesuffix(".ipynb"), given, declared)
+    record = {"run": run_id, "notebook": name, "title": _title(node), "parameters": values, "seed": values.get("seed")}
     with writing(out):
-        return _run(node, given, record, out, progress)
-
-
-def _run(node, given: Mapping[str, object], record: dict, out: Path, progress: bool) -> Path:
-    run_id = record["run"]
-    out.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=out, prefix=f".{run_id}-"))
-    folder.chmod(0o755)
-    began = time.time()
-    try:
-        _execute(node, folder, given, progress)
-        _record(folder, record, began, "done")
-        footer = f"{run_id} · finished {record['finished']} after {record['seconds']:.0f} s · {record['provenance']}"
-        (folder / "report.html").write_text(to_html(folder / "notebook.ipynb", record["title"], footer), encoding="utf-8")
-        _replace(folder, out / run_id)
-    except RunError as error:
-        _record(folder, record | {"exception": str(error)}, began, "failed")
-        _replace(folder, out / f"{run_id}.failed")
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    write_gallery(out)
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=f".{run_id}-") as hidden:
+            folder = Path(hidden) / run_id
+            folder.mkdir()
+            _run(node, given, record, folder, timeout, progress)
+        write_gallery(out)
     return out / run_id
 
 
-def _record(folder: Path, record: dict, began: float, status: str) -> None:
-    """Complete a run's record with what it left in its folder, and write run.json."""
-    record["status"], record["seconds"] = status, round(time.time() - began, 1)
-    record["finished"] = time.strftime("%Y-%m-%d %H:%M:%S")
-    record["headline"], record["uses"] = (_left(folder / f"{name}.json", {}) for name in ("headline", "uses"))
+def _run(node, given: dict, record: dict, folder: Path, timeout: float | None, progress: bool) -> None:
+    """Run a notebook in a folder, and put that beside its parent: under its name if all is well, else as `<name>.failed`."""
+    began, done, failed = time.time(), folder.parents[1] / folder.name, folder.parents[1] / f"{folder.name}.failed"
+    try:
+        execute(node, folder / "notebook.ipynb", given, {RUN_DIR: str(folder.resolve())}, timeout, progress)
+        _complete(record, folder, began, "done")
+        footer = f"{folder.name} · finished {record['finished']} after {record['seconds']:.0f} s · {record['provenance']}"
+        _write(folder / "report.html", to_html(folder / "notebook.ipynb", record["title"], footer))
+        _place(folder, done)
+        shutil.rmtree(failed, ignore_errors=True)  # of an earlier attempt
+    except InputError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        _complete(record | {"exception": _reason(error, folder)}, folder, began, "failed")
+        _place(folder, failed)
+        if isinstance(error, RunError | KeyboardInterrupt):
+            raise
+        raise RunError(_reason(error, folder)) from error
+
+
+def _complete(record: dict, folder: Path, began: float, status: str) -> None:
+    """Complete a run's record with how it ended and what it left in its folder, and write run.json."""
+    _scrub(folder)
+    record |= {"status": status, "exception": record.get("exception")}
+    record |= {"git": git_revision(), "versions": versions(), "provenance": provenance()}
+    record |= {"began": _clock(began), "finished": _clock(time.time()), "seconds": round(time.time() - began, 1)}
+    record |= {name: _left(folder / f"{name}.json") for name in ("headline", "uses")}
     work = folder / "work.jsonl"
-    record["work"] = [json.loads(line) for line in work.read_text(encoding="utf-8").splitlines()] if work.exists() else []
-    (folder / "run.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    record["work"] = (
+        [json.loads(line) for line in work.read_text(encoding="utf-8").strip().split("\n")] if work.exists() else []
+    )
+    record["tokens"] = sum(row.get("tokens", 0) for row in record["work"])
+    _write(folder / "run.json", scrubbed(json.dumps(record, indent=1, ensure_ascii=False)) + "\n")
+
+
+def _scrub(folder: Path) -> None:
+    """Take keys and tokens out of whatever the cells of a run printed or kept."""
+    for path in folder.rglob("*"):
+        if path.suffix in (".json", ".jsonl", ".ipynb"):
+            text = path.read_text(encoding="utf-8")
+            if (clean := scrubbed(text)) != text:
+                _write(path, clean)
+
+
+def _reason(error: BaseException, folder: Path) -> str:
+    """Why a run ended, for its record."""
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted in cell {unfinished(folder / 'notebook.ipynb')}"
+    return f"{error.how}: {error}" if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+
+
+def _place(folder: Path, target: Path) -> None:
+    """Put a run's folder where an older one may be; at no moment are both gone."""
+    if target.exists():
+        target.rename(folder.with_name("older"))  # in the hidden folder, which goes
+    folder.rename(target)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair has no UTF-8
+    os.replace(partial, path)
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def finished(name: str, parameters: Mapping[str, object], out: Path | str = "reports") -> Path | None:
@@ -120,51 +160,13 @@ def finished(name: str, parameters: Mapping[str, object], out: Path | str = "rep
     _, declared = open_notebook(name)
     given = check_parameters(parameters, declared, name)
     folder = Path(out) / _run_id(name.removesuffix(".ipynb"), given, declared)
-    record = _left(folder / "run.json", {})
+    record = _left(folder / "run.json")
     return folder if _is_done(record) and record.get("provenance") == provenance() else None
 
 
-def _is_done(record: object) -> bool:
+def _is_done(record: dict) -> bool:
     """Whether this is the record of a finished run; one that cannot be read is none."""
-    return isinstance(record, dict) and record.get("status") == "done" and {"run", "finished", "headline"} <= record.keys()
-
-
-def _execute(node, folder: Path, given: Mapping[str, object], progress: bool) -> None:
-    import papermill
-    from traitlets.config import Config
-
-    encrypted = Config({"KernelManager": {"transport_encryption": "auto"}})  # kernels listen on ports that others may reach
-    with _environment({**QUIET, RUN_DIR: str(folder.resolve())}):
-        try:
-            papermill.execute_notebook(
-                node,
-                str(folder / "notebook.ipynb"),
-                dict(given),
-                kernel_name="python3",
-                language="python",
-                progress_bar=progress,
-                config=encrypted,
-            )
-        except papermill.PapermillExecutionError as error:
-            if error.ename == "InputError":
-                raise InputError(error.evalue) from None
-            raise RunError(f"{error.ename} in cell {error.cell_index}: {error.evalue}") from None
-        except (RuntimeError, TimeoutError) as error:  # a dead kernel or a cell's time-out
-            raise RunError(f"{type(error).__name__}: {error}") from None
-
-
-@contextmanager
-def _environment(settings: Mapping[str, str]):
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return record.get("status") == "done" and {"run", "finished", "headline"} <= record.keys()
 
 
 def _run_id(stem: str, given: Mapping[str, object], declared: Mapping[str, Parameter]) -> str:
@@ -174,34 +176,36 @@ def _run_id(stem: str, given: Mapping[str, object], declared: Mapping[str, Param
     return f"{stem}-{digest}" if changed else stem
 
 
-def _replace(folder: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    folder.rename(target)
-
-
 def _title(node) -> str:
     first = next((c.source for c in node.cells if c.cell_type == "markdown"), "")
     return first.lstrip("# ").split("\n")[0]
 
 
-def _left(path: Path, default: object) -> object:
-    """The JSON that lies at a path, if any that can be read."""
+def _left(path: Path) -> dict:
+    """The JSON that lies at a path; empty if there is none that can be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return default
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 # ---------------------------------------------------------------- HTML
 
 
 def to_html(notebook: Path, title: str, footer: str) -> str:
-    """One HTML file without scripts or outside addresses; code is folded, parameters and outputs are visible."""
+    """One HTML file without scripts or outside addresses; code is folded, parameters and outputs are visible.
+
+    Of the HTML that cells display only plain markup stays markup (`TAGS`, no attribute but `class`); all else becomes text.
+    """
     from nbconvert import HTMLExporter
+    from nbconvert.preprocessors.sanitize import SanitizeHTML
 
     exporter = HTMLExporter(template_name="report_template", extra_template_basedirs=[str(PACKAGE)])
-    css = (PACKAGE / "report_template" / "style.css").read_text(encoding="utf-8")
-    report = {"title": title, "footer": footer, "css": css}
+    plain = SanitizeHTML(tags=TAGS, attributes={"*": ["class"]})
+    exporter.register_filter("plain_markup", plain.sanitize_html_tags)
+    exporter.register_filter("visible", visible)
+    report = {"title": title, "footer": footer, "css": _css()}
     body, _ = exporter.from_filename(str(notebook), resources={"report": report})
     return body
 
@@ -209,15 +213,16 @@ def to_html(notebook: Path, title: str, footer: str) -> str:
 def write_gallery(out: Path | str) -> Path:
     """`index.html` below `out`: every finished run, newest first."""
     from jinja2 import Environment, FileSystemLoader
+    from markupsafe import Markup
 
     out = Path(out)
-    runs = [run for path in out.glob("*/run.json") if _is_done(run := _left(path, {}))]
+    runs = [record for path in out.glob("*/run.json") if _is_done(record := _left(path))]
     runs.sort(key=lambda r: r["finished"], reverse=True)
     environment = Environment(loader=FileSystemLoader(PACKAGE / "report_template"), autoescape=True)
-    page = environment.get_template("gallery.html.j2").render(
-        runs=runs, css=(PACKAGE / "report_template" / "style.css").read_text(encoding="utf-8")
-    )
-    partial = out / ".index.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, out / "index.html")
+    environment.filters["shown"] = lambda value: Markup(escaped(str(value)))
+    _write(out / "index.html", environment.get_template("gallery.html.j2").render(runs=runs, css=_css()))
     return out / "index.html"
+
+
+def _css() -> str:
+    return (PACKAGE / "report_template" / "style.css").read_text(encoding="utf-8")

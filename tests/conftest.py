@@ -62,10 +62,13 @@ def tiny_config(kind: str, vocab: int):
     }[kind]()
 
 
-def save_tiny_lm(folder, kind: str = "llama", eos: bool = True, positions: int = 1024):
-    """Save a random model with a character-level tokenizer as a Hugging Face folder; returns the folder."""
+def save_tiny_lm(folder, kind: str = "llama", eos: bool = True, positions: int = 1024, says=()):
+    """Save a random model with a character-level tokenizer as a Hugging Face folder; returns the folder.
+
+    `says`: texts that are one token each; a Llama that has some says these alone, mostly one after another.
+    """
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     characters = [*string.printable[:95], "\n", *"…'’“”"]
@@ -73,10 +76,11 @@ def save_tiny_lm(folder, kind: str = "llama", eos: bool = True, positions: int =
     backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     backend.decoder = decoders.Fuse()
+    backend.add_tokens([AddedToken(text, normalized=False) for text in says])
     special = {"unk_token": "<unk>", **({"eos_token": "</s>"} if eos else {})}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
     torch.manual_seed(0)
-    config = tiny_config(kind, len(vocab) + 8)  # real models pad their vocabulary too
+    config = tiny_config(kind, len(vocab) + len(says) + 8)  # real models pad their vocabulary too
     config.max_position_embeddings = positions
     if not eos:
         config.eos_token_id = None
@@ -85,9 +89,24 @@ def save_tiny_lm(folder, kind: str = "llama", eos: bool = True, positions: int =
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(6)
+        if says:
+            _says(model, [*range(len(vocab), len(vocab) + len(says))])
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _says(model, tokens: list[int]) -> None:
+    """Change a random Llama's weights: coordinate k of its state says that token k was the last, the next one that none was."""
+    n, body, head = len(tokens), model.model, model.lm_head.weight
+    for layer in body.layers:  # they leave these coordinates alone
+        layer.self_attn.o_proj.weight[: n + 1], layer.mlp.down_proj.weight[: n + 1] = 0, 0
+    body.embed_tokens.weight[:, :n], body.embed_tokens.weight[:, n] = 0, 10
+    head[:, : n + 1] = -1
+    head[tokens, : n + 1] = 1
+    for k, token in enumerate(tokens):
+        body.embed_tokens.weight[token, k], body.embed_tokens.weight[token, n] = 10, 0
+        head[tokens[(k + 1) % n], k] = 2
 
 
 @pytest.fixture(scope="session")

@@ -1,47 +1,91 @@
-"""Every notebook: its anatomy, and a run at smoke size through our own runner."""
+"""Every notebook: its anatomy, and a run at smoke size on hostile texts, through our own runner, store and a real browser."""
 
 import ast
+import base64
 import html
 import json
 import re
+from pathlib import Path
+from xml.etree import ElementTree
 
+import matplotlib.pyplot as plt
 import nbformat
 import papermill
 import pytest
-from conftest import save_tiny_lm
+from browser import CHROMIUM, open_page
+from hostile import HOSTILE, OUTSIDE, save_hostile_lm, save_hostile_set
 
 from icdpo_nb.cli import main
+from icdpo_nb.engine import Engine
+from icdpo_nb.notebook import RUN_DIR
+from icdpo_nb.parameters import check_parameters
+from icdpo_nb.protocol import InputError
 from icdpo_nb.report import NOTEBOOKS, notebook_names, open_notebook, preset_parameters, run_notebook
+from icdpo_nb.safety import visible
 
-SMOKE = {  # parameters that make a notebook small; the model is a tiny random one
-    "00_start_here": {"n_prompts": 2, "max_new_tokens": 8},
-    "10_sandbox_validation": {"n_prompts": 3, "n_seeds": 2, "max_new_tokens": 6},
+LM, SET = "hostile model", "hostile set"  # stand for the folder and the file of `hostile.py`, which every notebook runs on
+SMOKE = {  # parameters that make a notebook small
+    "00_start_here": {"lm": LM, "preferences": SET, "n_prompts": 8, "max_new_tokens": 8},
     "01_method": {
+        "lms": [LM],
+        "preferences": SET,
         "n_prompts": 3,
-        "preferences": "pocket",
-        "reward": "pocket",
+        "domains": [],
+        "reward": "sandbox",
         "demonstrations": ["teacher-a", "raw"],
         "max_new_tokens": 8,
         "max_prompt_tokens": 0,
         "max_response_tokens": 0,
     },
+    "10_sandbox_validation": {"lms": [LM], "n_prompts": 3, "n_seeds": 2, "max_new_tokens": 8},
 }
 
 
-LM = {"00_start_here": "lm", "01_method": "lms", "10_sandbox_validation": "lms"}  # the parameter that names the language model
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """The parameters of each notebook's smoke run."""
+    folder = tmp_path_factory.mktemp("hostile")
+    names = {LM: save_hostile_lm(folder), SET: save_hostile_set(folder)}
+
+    def filled(value):
+        if isinstance(value, list):
+            return [filled(v) for v in value]
+        return names.get(value, value) if isinstance(value, str) else value
+
+    return {name: {k: filled(v) for k, v in small.items()} for name, small in SMOKE.items()}
 
 
-def tiny_lm_folder(factory) -> str:
-    """Its tokens are characters, so it needs a long window."""
-    return str(save_tiny_lm(factory.mktemp("lm"), positions=16384))
+@pytest.fixture(scope="module")
+def smoke(given, tmp_path_factory):
+    """Every notebook run once on the hostile record; name -> folder of the run."""
+    out = tmp_path_factory.mktemp("reports")
+    return {name: run_notebook(name, parameters, out) for name, parameters in given.items()}
+
+
+def run_cells(name: str, parameters: dict) -> None:
+    """A notebook's code in this process: faster than a kernel of its own, and its errors arrive here."""
+    namespace = {"__name__": "__main__"}
+    first, *rest = (c.source for c in cells(name) if c.cell_type == "code")
+    exec(first, namespace)
+    namespace.update(check_parameters(parameters, open_notebook(name)[1], name))
+    with plt.rc_context():
+        for source in rest:
+            exec(source, namespace)
+    plt.close("all")
 
 
 def cells(name: str):
     return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
 
 
-def test_every_notebook_has_a_smoke_run():
+def test_every_notebook_runs_on_the_hostile_record():
+    """A notebook is not added without: an entry in SMOKE, whose model, and preferences where it takes any, are hostile."""
     assert sorted(SMOKE) == notebook_names()
+    for name, small in SMOKE.items():
+        declared = open_notebook(name)[1]
+        assert LM in small.values() or [LM] in small.values(), name
+        assert small.get("preferences") == (SET if "preferences" in declared else None), name
+        assert declared["store"].default is True, f"{name}: what it samples and scores is kept"
 
 
 @pytest.mark.parametrize("name", SMOKE)
@@ -73,14 +117,6 @@ def test_papermill_sees_every_parameter(name):
     assert all(p.help for p in declared.values())
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """Every notebook run once at smoke size; name -> folder of the run."""
-    model = tiny_lm_folder(tmp_path_factory)
-    out = tmp_path_factory.mktemp("reports")
-    return {name: run_notebook(name, {**small, LM[name]: model}, out) for name, small in SMOKE.items()}
-
-
 @pytest.mark.parametrize("name", SMOKE)
 def test_report_reads_cleanly(smoke, name):
     page = (smoke[name] / "report.html").read_text()
@@ -88,7 +124,7 @@ def test_report_reads_cleanly(smoke, name):
     assert "<script" not in page
     assert "Traceback (most" not in page
     answer = json.loads((smoke[name] / "headline.json").read_text())["answer"]
-    assert answer.split("'")[0][:40] in page
+    assert visible(answer)[:40] in html.unescape(page)
     assert page.count("<img") >= 1
     assert "nan" not in re.sub(r"<[^>]+>", " ", page).lower().split()
 
@@ -111,8 +147,45 @@ def test_candidates_are_kept(smoke, name):
         tables = list(smoke[name].glob("candidates*.jsonl"))
         wanted = {"prompt_id", "candidate_id", "response", "logp_base", "logp_icl", "S", "S_hat"}
     assert tables
-    rows = [json.loads(line) for line in tables[0].read_text().splitlines()]
+    rows = [json.loads(line) for line in tables[0].read_text().strip().split("\n")]
     assert wanted <= set(rows[0])
+
+
+def lines(folder: Path) -> dict[str, bytes]:
+    """The files of a run that must be the same whenever it is run again; the others hold times."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".jsonl" or p.name == "headline.json"}
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_run_again_it_finds_all_it_sampled_and_scored(smoke, given, name, tmp_path, monkeypatch):
+    asked = []
+    for method in ("sample", "logprobs"):
+        original = getattr(Engine, method)
+
+        def noted(self, contexts, *rest, original=original, **options):
+            asked.extend(contexts)
+            return original(self, contexts, *rest, **options)
+
+        monkeypatch.setattr(Engine, method, noted)
+    monkeypatch.setenv(RUN_DIR, str(tmp_path))
+    run_cells(name, given[name])
+    assert not asked, "load models as nb.stored(nb.load_lm(…), store)"
+    first, again = lines(smoke[name]), lines(tmp_path)
+    assert first.keys() == again.keys()
+    assert [n for n in first if first[n] != again[n]] in ([], ["work.jsonl"])
+
+
+def test_the_same_seed_gives_the_same_bytes(smoke, given, tmp_path, monkeypatch):
+    """Sampled and scored anew, in another place: a report differs in what is measured, and in its last line, alone."""
+    monkeypatch.setenv("ICDPO_STORE", str(tmp_path / "store"))
+    again = run_notebook("01_method", given["01_method"], tmp_path)
+    first, second = lines(smoke["01_method"]), lines(again)
+    assert first.keys() == second.keys()
+    assert [n for n in first if first[n] != second[n]] == ["work.jsonl"]
+    pages = [(folder / "report.html").read_text() for folder in (smoke["01_method"], again)]
+    cut = re.compile(r'<table class="measured">.*?</table>|<footer>.*?</footer>', re.S)
+    assert [len(cut.findall(page)) for page in pages] == [2, 2]
+    assert cut.sub("", pages[0]) == cut.sub("", pages[1])
 
 
 @pytest.mark.parametrize(
@@ -127,55 +200,61 @@ def test_candidates_are_kept(smoke, name):
         (["n_prompts", "0"], "n_prompts is 0, but must be at least 1"),
         (["protocol", "paper"], "must be one of PAPER, REFERENCE, RECOMMENDED"),
         (["demonstrations", "teacher-c"], "no column 'teacher_c'"),
-        (["n_prompt", "5"], "did you mean 'n_prompts'?"),
     ],
 )
-def test_bad_input_is_one_sentence(tmp_path, tmp_path_factory, capsys, parameters, says):
-    given = {**SMOKE["01_method"], "lms": tiny_lm_folder(tmp_path_factory), parameters[0]: parameters[1]}
-    written = {name: ",".join(v) if isinstance(v, list) else str(v) for name, v in given.items()}
-    options = [word for pair in written.items() for word in ("-p", *pair)]
-    capsys.readouterr()  # the making of the model speaks too
-    assert main(["report", "01_method", *options, "-o", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert says in said
-    assert said.count("\n") == 1
-    assert not list((tmp_path / "out").glob("*"))
+def test_bad_input_is_one_sentence(given, parameters, says):
+    """What the command line makes of such an error is tested in test_report.py."""
+    with pytest.raises(InputError, match=re.escape(says)) as error:
+        run_cells("01_method", {**given["01_method"], "preferences": "pocket", parameters[0]: parameters[1]})
+    assert "\n" not in str(error.value)
 
 
-HOSTILE = [
-    "<script>document.title='pwned'</script>",
-    "<img src=x onerror=document.title='pwned'> <svg/onload=alert(1)>",
-    "[click me](javascript:alert(1)) ![x](http://example.org/x.png)",
-    "$\\require{html}\\href{javascript:alert(1)}{x}$ and **bold** and `code` and # heading",
-    "\u202egnp.exe \u2066hidden\u2069 \x1b[31mred\x07",
-    "</pre></div></body><iframe src='https://example.org'></iframe>",
-    "w" * 300,
-    "{{ 7 * 7 }} {% raw %} ${7*7} %(x)s",
-]
+@pytest.mark.parametrize("name", SMOKE)
+def test_unknown_parameters_are_refused(name, tmp_path, capsys):
+    assert main(["report", name, "-p", "n_candidate", "5", "-o", str(tmp_path / "out")]) == 2
+    assert "did you mean 'n_candidates'?" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["00_start_here", "01_method"])
-def test_hostile_texts_come_out_as_text(tmp_path, tmp_path_factory, name):
-    """A preference set of hostile prompts and responses goes through a notebook and stands in its report as plain text."""
-    rows = [
-        {"prompt": f"Human: {text} {i}", "chosen": f"{text} yes", "rejected": f"{text} no", "split": split}
-        for split in ("train", "test")
-        for i, text in enumerate(HOSTILE)
+@pytest.mark.parametrize("name", SMOKE)
+def test_hostile_texts_come_out_as_text(smoke, name):
+    page = (smoke[name] / "report.html").read_text()
+    shown = html.unescape(re.sub(r"<[^>]*>", "", page))
+    for text in HOSTILE:
+        assert visible(text)[:200] in shown, "it was not shown, or was rendered or filled in"
+    assert "characters left out" in shown, "a long text is cut"
+    if name == "01_method":
+        assert f"stand in the support set: 2 of 6: {HOSTILE[1][:60]} 0 12, " in shown, "an id"
+    assert visible(page) == page, "no hidden character"
+    body = re.findall(r"<[^>]*>", page.partition("</head>")[2])
+    assert not [
+        t for t in body if re.match(r"<\s*/?(script|iframe|object|embed|form|base|meta|link|style|svg|strong>bold)\b", t, re.I)
     ]
-    path = tmp_path / "hostile.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    own = {"n_prompts": 8, "preferences": str(path), "demonstrations": ["raw"] if name == "01_method" else "raw"}
-    extra = {"domains": []} if name == "01_method" else {}
-    given = {**SMOKE[name], LM[name]: tiny_lm_folder(tmp_path_factory), **own, **extra}
-    page = (run_notebook(name, given, tmp_path / "reports") / "report.html").read_text()
-    tags = re.findall(r"<[^>]*>", page)
-    assert "document.title=" in page, "the texts are there"
-    assert not [t for t in tags if re.match(r"<\s*(script|iframe|object|embed|form|base)\b", t, re.I)]
-    assert not [t for t in tags if re.search(r"\son\w+\s*=|javascript:|example\.org", t, re.I)]
-    assert "<strong>bold" not in page
-    if name == "00_start_here":  # it shows every prompt
-        assert all(text.split("\n")[0][:20] in html.unescape(page) for text in HOSTILE), "nothing was rendered or filled in"
-    assert "Content-Security-Policy" in page
+    assert not [t for t in body if re.search(rf"\son\w+\s*=|javascript:|{OUTSIDE}", t, re.I)]
+    for figure in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page):
+        ElementTree.fromstring(base64.b64decode(figure))  # a hidden character in a label would break it
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_nothing_runs_and_nothing_is_fetched_in_a_browser(smoke, tmp_path):
+    for page in [*(folder / "report.html" for folder in smoke.values()), smoke["01_method"].parent / "index.html"]:
+        text = page.read_text()
+        title = re.search("<title>.*?</title>", text).group()
+        document, asked = open_page(page)
+        assert asked == []
+        assert title in document
+        assert "pwned" in document, "as text"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+@pytest.mark.parametrize("markup", [HOSTILE[0], HOSTILE[6], HOSTILE[5] + HOSTILE[7]], ids=["script", "refresh", "frame"])
+def test_the_browser_would_have_told(tmp_path, markup):
+    """The same texts as markup, which is what a report must never make of them."""
+    page = tmp_path / "unsafe.html"
+    page.write_text(f"<!DOCTYPE html><title>safe</title>{markup}")
+    document, asked = open_page(page)
+    assert OUTSIDE in asked
+    assert ("<title>pwned</title>" in document) == ("document.title" in markup)
 
 
 def test_presets_fit_their_notebook():

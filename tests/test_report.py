@@ -1,10 +1,17 @@
 """Parameters, runner, HTML and command line, on a small notebook of the test's own."""
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from icdpo_nb import report
 from icdpo_nb.cli import main
@@ -123,6 +130,137 @@ def test_resume_leaves_what_is_done(small, capsys):
     assert page.stat().st_mtime_ns == first
     assert main(options) == 0
     assert page.stat().st_mtime_ns > first
+
+
+ENDING = """import json, os, pathlib, signal, time
+import zmq
+from ipykernel.kernelapp import IPKernelApp
+app, run_dir, how = IPKernelApp.instance(), pathlib.Path(os.environ["ICDPO_RUN_DIR"]), os.environ["HOW"]
+sockets = [getattr(app, f"{name}_socket").mechanism for name in ("shell", "stdin", "control", "iopub")]
+print("encrypted:", set(sockets) == {zmq.CURVE})
+(run_dir / "pid.json").write_text(str(os.getpid()))
+if how == "dead": os.kill(os.getpid(), signal.SIGKILL)
+if how == "slow": time.sleep(600)
+if how == "broken": raise ValueError(f"no access with {os.environ['HUB_TOKEN']}")
+print(dict(os.environ))
+(run_dir / "table.jsonl").write_text(json.dumps(os.environ["HUB_TOKEN"]))"""
+TOKEN = 'hf_"<secret> \\ of ours'
+
+
+@pytest.fixture
+def ending(tmp_path, monkeypatch):
+    """A notebook, `06_ending`, that ends as the variable HOW says, and an older report of it; the folder of reports."""
+    parameters = new_code_cell("n: int = 3  # how many")
+    parameters.metadata["tags"] = ["parameters"]
+    cells = [new_markdown_cell("# How will it end?"), parameters, new_code_cell(ENDING), new_code_cell("1")]
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / "06_ending.ipynb")
+    monkeypatch.setattr(report, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setenv("HUB_TOKEN", TOKEN)
+    older = tmp_path / "reports" / "06_ending"
+    older.mkdir(parents=True)
+    (older / "report.html").write_text("older")
+    return tmp_path / "reports"
+
+
+def check_failed(out: Path, says: str) -> None:
+    """The run is kept as failed with its reason, its notebook as far as it came, and the older report as it was."""
+    assert sorted(p.name for p in out.iterdir()) == ["06_ending", "06_ending.failed"], "nothing half is left"
+    assert (out / "06_ending" / "report.html").read_text() == "older"
+    record = json.loads((out / "06_ending.failed" / "run.json").read_text())
+    assert (record["status"], record["run"]) == ("failed", "06_ending")
+    assert says in record["exception"]
+    notebook = nbformat.read(out / "06_ending.failed" / "notebook.ipynb", as_version=4)
+    marks = [cell.metadata.papermill.status for cell in notebook.cells if "papermill" in cell.metadata]
+    stopped = marks.index("failed")
+    assert set(marks[:stopped]) == {"completed"}
+    assert set(marks[stopped + 1 :]) == {"pending"}, "papermill calls them completed"
+    assert f"in cell {stopped}" in record["exception"]
+    for file in (out / "06_ending.failed").iterdir():
+        assert "hf_" not in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("how", "options", "code", "says"),
+    [
+        ("broken", [], 3, "the notebook broke: ValueError in cell 2: no access with [HUB_TOKEN]"),
+        ("dead", [], 4, "dead kernel: the kernel died in cell 2; perhaps it ran out of memory"),
+        ("slow", ["--timeout", "3.5"], 5, "because it took longer than 3.5 s"),
+    ],
+)
+def test_how_runs_end(ending, monkeypatch, capfd, how, options, code, says):
+    monkeypatch.setenv("HOW", how)
+    assert main(["report", "06_ending", "-o", str(ending), *options]) == code
+    said = capfd.readouterr().err
+    assert said.startswith("icdpo-nb: ")
+    assert says in said
+    assert said.count("\n") == 1
+    check_failed(ending, says.removeprefix("the notebook broke: "))
+    assert psutil.Process().children(recursive=True) == [], "no kernel is left"
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_kept_as_failed(ending, monkeypatch, sign):
+    monkeypatch.setenv("HOW", "slow")
+    code = f"""import sys, pathlib; from icdpo_nb import cli, report; report.NOTEBOOKS = pathlib.Path({str(report.NOTEBOOKS)!r})
+sys.exit(cli.main(["report", "06_ending", "-o", {str(ending)!r}]))"""
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as command:
+        while not (begun := [p for p in ending.glob(".*/*/pid.json") if p.read_text()]):
+            assert command.poll() is None
+            time.sleep(0.05)
+        kernel = psutil.Process(int(begun[0].read_text()))
+        command.send_signal(sign)
+        assert command.wait(60) == 130
+        assert command.stderr.read() == "icdpo-nb: interrupted\n"
+    check_failed(ending, "interrupted in cell 2")
+    assert not kernel.is_running()
+
+
+def test_kernels_are_encrypted_and_no_token_is_kept(ending, monkeypatch):
+    monkeypatch.setenv("HOW", "well")
+    (ending / "06_ending.failed").mkdir()
+    folder = report.run_notebook("06_ending", {}, ending)
+    page = (folder / "report.html").read_text()
+    assert "encrypted: True" in page
+    assert "[HUB_TOKEN]" in page
+    for file in folder.iterdir():
+        assert "hf_" not in file.read_text()
+    assert not (ending / "06_ending.failed").exists(), "it is done now"
+    record = json.loads((folder / "run.json").read_text())
+    assert set(record) == {
+        "run", "notebook", "title", "status", "exception", "parameters", "seed", "git", "versions", "provenance", "began",
+        "finished", "seconds", "headline", "uses", "work", "tokens",
+    }  # fmt: skip
+
+
+def test_no_room_for_reports_is_one_sentence(ending, capsys):
+    assert main(["report", "06_ending", "-o", str(ending / "06_ending" / "report.html")]) == 2
+    assert "the run cannot be kept in" in capsys.readouterr().err
+
+
+def test_html_of_a_careless_cell_becomes_text(tmp_path):
+    """Only plain markup stays markup, whatever a cell displays."""
+    bad = "<b onclick=alert(1)>b</b><script>alert(1)</script><meta http-equiv=refresh content=0><a href=http://x.example>a</a>"
+    data = [
+        {"text/html": f'<table class="chosen"><tr><td>{bad}</td></tr></table>'},
+        {"text/markdown": bad},
+        {"text/latex": bad},
+    ]
+    outputs = [new_output("display_data", data=d) for d in data] + [new_output("stream", text=bad + "\u202e\x07")]
+    nbformat.write(new_notebook(cells=[new_code_cell("1", outputs=outputs)]), tmp_path / "x.ipynb")
+    page = report.to_html(tmp_path / "x.ipynb", "title", "footer")
+    body = page.partition("</head>")[2]
+    assert '<table class="chosen">' in body
+    assert body.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 4
+    assert not re.search("<(script|meta|a|b)[ >]", body)
+    assert "⟨U+202E⟩␇" in body
+
+
+def test_a_damaged_record_does_not_stop_the_gallery(tmp_path):
+    for name, text in {"half": '{"status": "do', "strange": "[]"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(text)
+    assert "<tbody>\n</tbody>" in report.write_gallery(tmp_path).read_text()
 
 
 def test_unknown_notebook(small, capsys):
