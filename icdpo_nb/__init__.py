@@ -25,7 +25,7 @@ READING_ORDER = {
     "lm": ["CausalLM", "Response", "load_lm"],
     "store": ["Store", "stored"],
     "scoring": ["SCORES", "score"],
-    "icdpo": ["add_scores", "candidates_table", "icdpo", "select"],
+    "algorithm": ["add_scores", "candidates_table", "icdpo", "select"],
     "rewards": ["EmbeddingReward", "RewardModel", "SandboxReward", "correct_order", "load_reward"],
     "metrics": ["Estimate", "mean_ci"],
     "paper": ["published", "published_gain"],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .icdpo import select
+from .algorithm import select
 from .protocol import InputError
 
 

@@ -7,8 +7,8 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
+from .algorithm import candidates_table, select
 from .data import Preference, PreferenceSet, domains_of
-from .icdpo import candidates_table, select
 from .lm import CausalLM
 from .protocol import Protocol
 from .retrieval import Embedder, by_domain

@@ -7,6 +7,7 @@ import torch
 from conftest import save_tiny_lm
 from test_retrieval import TinyEmbedder
 
+from icdpo_nb.algorithm import candidates_table
 from icdpo_nb.data import PreferenceSet
 from icdpo_nb.experiment import (
     answers,
@@ -18,7 +19,6 @@ from icdpo_nb.experiment import (
     work_done,
     work_sentence,
 )
-from icdpo_nb.icdpo import candidates_table
 from icdpo_nb.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.retrieval import RandomRetriever

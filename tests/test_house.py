@@ -44,7 +44,9 @@ def test_public_things_are_documented_and_functions_fit_a_screen(module):
             assert ast.get_docstring(node), f"{module}.{node.name} has no docstring"
 
 
-def test_public_names_exist():
+def test_public_names_exist_and_no_module_hides_one():
+    """Whatever imports a module puts it on the package under its name, before the public name of the same spelling."""
+    assert not set(icdpo_nb.__all__) & set(MODULES)
     for name in icdpo_nb.__all__:
         assert getattr(icdpo_nb, name)
 

@@ -14,9 +14,9 @@ import torch
 from conftest import save_tiny_lm
 from tqdm.auto import tqdm
 
+from icdpo_nb.algorithm import candidates_table
 from icdpo_nb.cli import main
 from icdpo_nb.data import Preference
-from icdpo_nb.icdpo import candidates_table
 from icdpo_nb.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED, InputError
 from icdpo_nb.retrieval import RandomRetriever

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from ..algorithm import select
 from ..data import Preference, PreferenceSet, in_domains
 from ..experiment import method_tables, picks
-from ..icdpo import select
 from ..lm import CausalLM
 from ..metrics import mean_ci
 from ..protocol import RECOMMENDED, InputError, Protocol

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from icdpo_nb.icdpo import CONTEXTS, add_scores, candidates_table, icdpo, select
+from icdpo_nb.algorithm import CONTEXTS, add_scores, candidates_table, icdpo, select
 from icdpo_nb.lm import Response
 from icdpo_nb.protocol import PROTOCOLS, RECOMMENDED, InputError
 from icdpo_nb.retrieval import by_domain
