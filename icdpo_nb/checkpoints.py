@@ -1,6 +1,7 @@
 """Checkpoints: from a name to a transformers model and tokenizer. Safetensors or GGUF only, no remote code, dtype explicit."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -93,6 +94,7 @@ def _locate(name: str) -> tuple[str | None, str | None]:
     if name == "smollm2":
         return str(smollm2_folder()), f"gguf Q4_1 sha256 {SMOLLM2_SHA256[:12]}"
     if name in PACKAGED:
+        _check_packaged(name, PACKAGED[name])
         return str(PACKAGED[name]), "packaged"
     path = Path(os.path.expanduser(name))
     if name.strip() and os.path.isdir(path):
@@ -103,6 +105,23 @@ def _locate(name: str) -> tuple[str | None, str | None]:
         names = ", ".join(["smollm2", *PACKAGED])
         raise InputError(f"model {name[:200]!r}: no such folder, and not one of {names} or a hub id like owner/name")
     return None, None
+
+
+def _check_packaged(name: str, folder: Path) -> None:
+    """The weights must be those that the training script left, by the sha256 in their manifest."""
+    try:
+        wanted = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["sha256"]
+        with open(folder / "model.safetensors", "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"model {name!r}: {folder} is not whole ({error}); check the package out or install it again"
+        ) from None
+    if found != wanted:
+        raise InputError(
+            f"model {name!r}: {folder / 'model.safetensors'} has the sha256 {found[:12]}…, its manifest says {wanted[:12]}…; "
+            "check the package out or install it again"
+        )
 
 
 def _unloadable(name: str, folder: str | None, error: Exception) -> InputError:

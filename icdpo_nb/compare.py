@@ -7,6 +7,7 @@ import pandas as pd
 
 from .algorithm import select
 from .protocol import InputError
+from .safety import label
 
 
 def read_run(folder: Path | str) -> dict:
@@ -74,17 +75,16 @@ def report_differences(a: Path | str, b: Path | str) -> str:
         found = differences(*records, part)
         said += ["", f"{title}: {len(found) or 'no'} differences"]
         said += [
-            f"  {r.what}: {r.A} -> {r.B}{'' if pd.isna(delta) else f' ({delta:+.4g})'}"
+            f"  {_line(r.what)}: {_line(r.A)} -> {_line(r.B)}{'' if pd.isna(delta) else f' ({delta:+.4g})'}"
             for r, delta in zip(found.itertuples(), found["B - A"], strict=True)
         ]
     changed = flips(a, b)
     said += ["", f"prompts whose chosen response changed (score S): {len(changed)}"]
     for row in changed.head(20).itertuples():
-        said += [f"  {row.table} {row.prompt_id}", f"    A: {_line(row.A)}", f"    B: {_line(row.B)}"]
+        said += [f"  {_line(row.table)} {_line(row.prompt_id)}", f"    A: {_line(row.A)}", f"    B: {_line(row.B)}"]
     return "\n".join(said)
 
 
-def _line(text: str) -> str:
-    """A text on one line, without control characters."""
-    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return plain if len(plain) <= 100 else plain[:97] + "…"
+def _line(value: object) -> str:
+    """A value on one line, hidden characters visible."""
+    return label(str(value), 100)

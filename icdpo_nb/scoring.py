@@ -27,6 +27,8 @@ def score(name: str, logp: Mapping[str, np.ndarray], n_tokens: np.ndarray, reduc
     """
     if name not in SCORES:
         raise InputError(f"score is {name!r}, but must be one of {', '.join(SCORES)}")
+    if reduction not in ("sum", "mean"):
+        raise InputError(f"reduction is {reduction!r}, but must be sum or mean")
     expert, amateur = SCORES[name]
     n_tokens = np.asarray(n_tokens, float)
     value = np.asarray(logp[expert], float) - (np.asarray(logp[amateur], float) if amateur else 0.0)

@@ -192,6 +192,7 @@ TABLE = [
     (cell, "n: int = (", r"parameters cell: write .*, not 'n: int = \("),
     (cell, "n: int = 2.5", "parameter n must be int, but 2.5 is float"),
     (settings, {"n_candidate": 4}, "protocol: there is no setting 'n_candidate'; did you mean n_candidates?"),
+    (settings, {"n_candidates": 10**9}, "protocol: n_candidates is 1000000000, but must be at most 100000"),
     (settings, {"n_demos": -1}, "protocol: n_demos is -1, but must be at least 0"),
     (settings, {"top_p": float("nan")}, "protocol: top_p is nan, but must lie above 0"),
     (settings, {"temperature": float("inf")}, "protocol: temperature is inf, but must lie between"),

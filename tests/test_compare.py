@@ -51,7 +51,7 @@ def test_command_line(runs, capsys):
     said = capsys.readouterr().out
     assert "  n: 3 -> 4 (+1)" in said
     assert "chosen response changed (score S): 1" in said
-    assert "    B: two [31mlines" in said, "on one line, without control characters"
+    assert "    B: two ␛[31mlines" in said, "on one line, hidden characters visible"
 
 
 def test_no_run_is_one_sentence(tmp_path, capsys):

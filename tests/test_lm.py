@@ -1,10 +1,13 @@
 """The text level of the language model: tokens of responses, ends, limits, loading."""
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import save_tiny_lm
 from safetensors.torch import load_file, save_file
 
+from icdpo_nb import checkpoints
 from icdpo_nb.lm import CausalLM, Response, load_lm
 from icdpo_nb.protocol import RECOMMENDED, InputError
 
@@ -115,3 +118,17 @@ def test_smollm2_speaks_english(smollm2):
     ys = smollm2.sample([context], 2, RECOMMENDED.but(max_new_tokens=8))[0]
     for y, values in zip(ys, smollm2.logprobs([context], [ys])[0], strict=True):
         np.testing.assert_allclose(values, y.logps, atol=1e-4)
+
+
+def test_packaged_weights_are_those_of_their_manifest(tmp_path, monkeypatch):
+    folder = shutil.copytree(checkpoints.PACKAGED["sandbox-small"], tmp_path / "small")
+    monkeypatch.setitem(checkpoints.PACKAGED, "sandbox-small", folder)
+    assert load_lm("sandbox-small").revision == "packaged"
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1  # one bit
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(InputError, match=r"model.safetensors has the sha256 .* its manifest says"):
+        load_lm("sandbox-small")
+    (folder / "manifest.json").unlink()
+    with pytest.raises(InputError, match="is not whole"):
+        load_lm("sandbox-small")

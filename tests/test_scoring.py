@@ -29,6 +29,11 @@ def test_an_empty_response_never_wins():
         assert np.argmax(score(name, empty, np.append(N, 0))) != 2
 
 
+def test_unknown_reduction():
+    with pytest.raises(InputError, match="reduction is 'max', but must be sum or mean"):
+        score("S", {"icl": np.zeros(1), "base": np.zeros(1)}, np.ones(1), "max")
+
+
 def test_unknown_score():
     with pytest.raises(InputError, match="score is 'S-hat', but must be one of S, S_hat, ICL"):
         score("S-hat", LOGP, N)
