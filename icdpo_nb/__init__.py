@@ -26,12 +26,14 @@ READING_ORDER = {
     "store": ["Store", "stored"],
     "scoring": ["SCORES", "score"],
     "algorithm": ["add_scores", "candidates_table", "icdpo", "select"],
-    "rewards": ["EmbeddingReward", "RewardModel", "SandboxReward", "correct_order", "load_reward"],
-    "metrics": ["Estimate", "mean_ci"],
+    "rewards": [
+        "EmbeddingReward", "NeighbourReward", "RewardModel", "SandboxReward", "TeacherReward", "correct_order", "load_reward",
+    ],
+    "metrics": ["Estimate", "mean_ci", "rank_correlation"],
     "paper": ["published", "published_gain"],
     "parameters": [],
     "safety": [],
-    "figures": ["plot_claims", "plot_means", "plot_per_prompt", "plot_token_gaps"],
+    "figures": ["plot_claims", "plot_gain", "plot_means", "plot_per_prompt", "plot_token_gaps"],
     "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
         "as_text", "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_claims",
@@ -39,6 +41,14 @@ READING_ORDER = {
     ],
     "experiment": [
         "answers", "for_models", "method_rewards", "method_tables", "picks", "source_rewards", "work_done", "work_sentence",
+    ],
+    "ablation": ["RETRIEVERS", "demonstration_similarity", "gain_and_similarity", "retrieval_picks", "window_similarity"],
+    "likelihood": [
+        "common_prompts", "forecast_sentence", "forecasts", "load_sources", "pairs_of", "rewards_of_run", "source_nll",
+    ],
+    "consistency": [
+        "MEASURES", "SCORERS", "chance_mrr", "consistency_mrr", "consistency_sentence", "pair_accuracy", "pair_scores",
+        "scored_by",
     ],
     "kernel": [],
     "report": ["run_notebook"],

@@ -17,6 +17,7 @@ from .tables import per_prompt
 
 T = TypeVar("T")
 Tables = dict[tuple[str, str, str], pd.DataFrame]  # (lm, source, retriever) -> candidates; Base is (lm, "none", "none")
+Picks = Callable[[Tables, str, str], dict[str, pd.DataFrame]]  # (tables, lm, source) -> the response of each method
 
 
 def for_models(models: Mapping[str, CausalLM], run: Callable[[str], T]) -> dict[str, T]:
@@ -86,28 +87,30 @@ def method_tables(
 
 
 def picks(tables: Tables, lm: str, source: str) -> dict[str, pd.DataFrame]:
-    """The response of each method of Table 2 for one model and source: a table with one row a prompt.
-
-    ICL is a random one of the n; its reward is their mean, which is what a random choice gives on average.
-    """
+    """The response of each method of Table 2 for one model and source: a table with one row a prompt."""
     random = tables[lm, source, "random"]
-    mean = random.groupby("prompt_id", sort=False)["reward"].mean()
     return {
         "Base": tables[lm, "none", "none"],
-        "ICL": random[random["candidate_id"] == 0].assign(reward=mean.to_numpy()),
+        "ICL": one_at_random(random),
         "ICDPO": select(random, "S"),
         "ICDPO + Ŝ": select(random, "S_hat"),
         "ICDPO + ŜR": select(tables[lm, source, "R"], "S_hat"),
     }
 
 
-def method_rewards(tables: Tables) -> pd.DataFrame:
+def one_at_random(candidates: pd.DataFrame) -> pd.DataFrame:
+    """ICL: a random one of each prompt's candidates; its reward is their mean, which a random choice gives on average."""
+    mean = candidates.groupby("prompt_id", sort=False)["reward"].mean()
+    return candidates[candidates["candidate_id"] == 0].assign(reward=mean.to_numpy())
+
+
+def method_rewards(tables: Tables, picks: Picks = picks) -> pd.DataFrame:
     """The reward of every method on every prompt: columns lm, source, method, domain, prompt_id, reward."""
     cases = dict.fromkeys((lm, source) for lm, source, _ in tables if source != "none")
     return pd.concat([per_prompt(picks(tables, *case), *case) for case in cases], ignore_index=True)
 
 
-def answers(tables: Tables, prompt_id: str, lm: str, source: str) -> pd.DataFrame:
+def answers(tables: Tables, prompt_id: str, lm: str, source: str, picks: Picks = picks) -> pd.DataFrame:
     """What each method answered to one prompt: columns method, response, reward."""
     found = {name: t[t["prompt_id"] == prompt_id].iloc[0] for name, t in picks(tables, lm, source).items() if name != "ICL"}
     return pd.DataFrame([{"method": name, "response": row["response"], "reward": row["reward"]} for name, row in found.items()])

@@ -15,6 +15,10 @@ PALETTE = {  # colour-blind safe (Okabe-Ito); base grey
     "ICDPO": "#0072b2",
     "ICDPO + Ŝ": "#e69f00",
     "ICDPO + ŜR": "#d55e00",
+    "ICDPO + R": "#d55e00",
+    "ICDPO + SBERT": "#cc79a7",
+    "ICDPO + BM25": "#009e73",
+    "ICL_uni": "#b0d9f0",
 }
 _SPARE = sns.color_palette("colorblind").as_hex()
 
@@ -134,3 +138,22 @@ def plot_claims(table: pd.DataFrame) -> np.ndarray:
         ax.grid(axis="y", visible=False)
     axes[0, 0].figure.tight_layout()
     return axes[0]
+
+
+def plot_gain(gains: pd.DataFrame, label: str = "gain in reward", ax: plt.Axes | None = None) -> plt.Axes:
+    """Gain against similarity, a point a prompt; black: the means of four groups of prompts of equal size.
+
+    `gains` as from `ablation.gain_and_similarity`.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.2, 3.2))
+    ax.plot(gains["similarity"], gains["gain"], "o", color=PALETTE["ICDPO + R"], ms=3, alpha=0.4)
+    ordered = gains.sort_values("similarity", kind="stable")
+    for rows in np.array_split(np.arange(len(ordered)), min(4, len(ordered))):
+        group = ordered.iloc[rows]
+        ax.plot(group["similarity"].mean(), group["gain"].mean(), "o", color="black", ms=7)
+        ax.plot(group["similarity"].iloc[[0, -1]], [group["gain"].mean()] * 2, color="black", lw=1.5)
+    ax.axhline(0, color="black", lw=0.8)
+    ax.set(xlabel="similarity of the retrieved demonstrations to the prompt (cosine)", ylabel=label)
+    ax.figure.tight_layout()
+    return ax

@@ -64,7 +64,12 @@ class CausalLM:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text, for the length filter of `load_preferences`."""
-        return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if len(texts) else []
+        found = (
+            self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            if len(texts)
+            else []
+        )
+        return [len(ids) for ids in found]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

@@ -1,5 +1,6 @@
 """Statistics: means and paired differences over prompts, with bootstrap intervals."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,9 @@ class Estimate:
     n: int  # prompts
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        if math.isnan(self.mean):
+            return "–"
+        return f"{self.mean:.2f} [–]" if math.isnan(self.low) else f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
     @property
     def sign(self) -> int:
@@ -34,6 +37,8 @@ def mean_ci(groups: Sequence[np.ndarray], totals: str = "macro", seed: int = 0) 
     """
     from scipy.stats import bootstrap
 
+    if totals not in ("macro", "micro"):
+        raise InputError(f"totals is {totals!r}, but must be macro or micro")
     groups = [np.asarray(g, float) for g in groups if len(g)]
     if not groups or not all(np.isfinite(g).all() for g in groups):
         raise InputError("a mean needs at least one finite value for each prompt")
@@ -50,3 +55,27 @@ def mean_ci(groups: Sequence[np.ndarray], totals: str = "macro", seed: int = 0) 
         return Estimate(mean, mean, mean, n)
     found = bootstrap(groups, statistic, method="percentile", n_resamples=9999, batch=999, rng=np.random.default_rng(seed))
     return Estimate(mean, float(found.confidence_interval.low), float(found.confidence_interval.high), n)
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray, seed: int = 0) -> Estimate:
+    """Spearman's ρ of two values of each prompt, with a 95 % percentile bootstrap interval over prompts (scipy, 999 resamples).
+
+    NaN where one of the two never changes (a resample of that kind counts as 0), and no interval for fewer than three prompts.
+    """
+    from scipy.stats import bootstrap, rankdata
+
+    x, y = np.asarray(x, float), np.asarray(y, float)
+
+    def rho(a, b, axis=-1):
+        a, b = (rankdata(v, axis=axis) for v in (a, b))
+        a, b = (v - v.mean(axis, keepdims=True) for v in (a, b))
+        scale = np.sqrt((a**2).sum(axis) * (b**2).sum(axis))
+        return np.divide((a * b).sum(axis), scale, out=np.zeros_like(scale), where=scale > 0)
+
+    none = float("nan")
+    if not np.ptp(x) or not np.ptp(y):
+        return Estimate(none, none, none, len(x))
+    if len(x) < 3:
+        return Estimate(float(rho(x, y)), none, none, len(x))
+    found = bootstrap((x, y), rho, paired=True, method="percentile", n_resamples=999, rng=np.random.default_rng(seed))
+    return Estimate(float(rho(x, y)), float(found.confidence_interval.low), float(found.confidence_interval.high), len(x))

@@ -55,6 +55,11 @@ class Run:
             with writing(self.folder):
                 (self.folder / "uses.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
+    def beside(self, name: str) -> Path | None:
+        """The folder of another notebook's run in the same reports folder, if there is one."""
+        folder = self.folder.parents[1] / name if self.folder else Path("reports") / name
+        return folder if (folder / "run.json").exists() else None
+
     def finish(self, **headline: object) -> None:
         """The notebook's headline numbers, shown and kept beside the report as headline.json."""
         text = json.dumps(_plain(headline), indent=1, ensure_ascii=False, allow_nan=False)

@@ -133,38 +133,59 @@ class TwoStageRetriever:
 
 
 class Embedder:
-    """Normalised sentence embeddings that are computed once per text.
+    """Normalised sentence embeddings that are computed once per text; the packaged encoder is loaded for the first of them.
 
     `name` "auto" takes the paper's all-mpnet-base-v2 where it lies in the local cache, else all-MiniLM-L6-v2 from its package;
     any other name is a sentence-transformers hub id or folder. `.name` says which one is in use, and reports print it.
     """
 
     def __init__(self, name: str = "auto"):
-        from sentence_transformers import SentenceTransformer
-
-        from .linear import pack_linears
-
-        options = {"device": None, "model_kwargs": {"dtype": "float32", "use_safetensors": True}}
         if name == "auto":
             name = SBERT if _cached(SBERT) else MINILM
-        try:
-            path = _minilm_folder() if name == MINILM else name
-            self.model = SentenceTransformer(path, trust_remote_code=False, local_files_only=name == MINILM, **options)
-        except OSError as error:
-            why = str(error).splitlines()[0][:120]
-            raise InputError(f"sentence encoder {name!r} cannot be loaded ({why}); {MINILM!r} needs no network") from None
-        pack_linears(self.model)
         self.name, self._known, self._lock = name.rpartition("/")[2], {}, Lock()
-        self.fingerprint = MINILM_SHA256 if name == MINILM else str(path)
+        if name == MINILM:
+            self.path, self.fingerprint = _minilm_folder(), MINILM_SHA256
+        else:
+            self.path = name
+            self.fingerprint = _weights_sha256(self.model)
+
+    @cached_property
+    def model(self):
+        """The sentence-transformers model. Raises `InputError` if it cannot be loaded."""
+        from sentence_transformers import SentenceTransformer
+
+        options = {"device": None, "model_kwargs": {"dtype": "float32", "use_safetensors": True}}
+        try:
+            return SentenceTransformer(self.path, trust_remote_code=False, local_files_only=self.name == MINILM, **options)
+        except Exception as error:  # damaged files raise many kinds; the reader needs the way out
+            why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            raise InputError(f"sentence encoder {self.path!r} cannot be loaded ({why}); {MINILM!r} needs no network") from None
+
+    @cached_property
+    def _encode(self) -> Callable:
+        from .linear import pack_linears
+
+        pack_linears(self.model)
+        return self.model.encode
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32, shape (n_texts, dim)."""
         with self._lock:  # models that run side by side ask for the same texts
             new = [t for t in dict.fromkeys(texts) if t not in self._known]
             if new:
-                vectors = self.model.encode(new, normalize_embeddings=True, show_progress_bar=False)
-                self._known.update(zip(new, vectors, strict=True))
+                self._known.update(zip(new, self.vectors(new), strict=True))
         return np.stack([self._known[t] for t in texts])
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """The same, computed; their last digits depend on what is computed together."""
+        return self._encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+
+
+def _weights_sha256(model) -> str:
+    total = hashlib.sha256()
+    for name, weights in model.state_dict().items():
+        total.update(name.encode() + weights.cpu().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _minilm_folder() -> str:

@@ -1,7 +1,8 @@
 """Reward models: `score(prompts, responses)` gives one number a response, higher is better.
 
 `load_reward(name)`: the sandbox's true reward, any sequence classifier with one output (the paper's RM_test is of this kind),
-or a small Bradley-Terry head on sentence embeddings for real text without a network. Each carries a `note` on its worth.
+or a small Bradley-Terry head on sentence embeddings for real text without a network. A teacher LM and the nearness to
+annotated responses can serve as rewards too. Each carries a `note` on its worth.
 """
 
 import hashlib
@@ -13,10 +14,12 @@ import numpy as np
 
 from .checkpoints import fingerprint, load_checkpoint
 from .data import Preference, load_preferences
+from .lm import CausalLM
 from .packing import right_pad, token_batches
-from .protocol import InputError
-from .retrieval import Embedder
+from .protocol import RECOMMENDED, InputError, Protocol
+from .retrieval import Embedder, SBERTRetriever
 from .store import digest
+from .templates import base_context
 
 
 class Reward(Interface):
@@ -126,6 +129,47 @@ class EmbeddingReward:
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Rewards, shape (n,), in logits: a difference of 1 is odds of e to 1 that the higher one is preferred."""
         return self._features(prompts, responses) @ self.weights if len(responses) else np.zeros(0)
+
+
+class TeacherReward:
+    """A teacher LM's mean log-probability per token of the response, given the prompt; nats per token, empty texts -inf.
+
+    As GPTScore (arXiv:2302.04166) and the paper's RM-BoN. Texts are read with the teacher's own tokens.
+    """
+
+    def __init__(self, teacher: CausalLM, protocol: Protocol = RECOMMENDED):
+        self.teacher, self.protocol, self.name = teacher, protocol, teacher.name
+        self.fingerprint = f"{teacher.fingerprint} {digest(protocol.settings())}"
+        self.note = f"The reward is the mean log-probability under the teacher LM {teacher.name}."
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Mean log-probabilities, shape (n,)."""
+        given = [[self.teacher.encode_response(y, self.protocol)] for y in responses]
+        found = self.teacher.logprobs([base_context(x, self.protocol) for x in prompts], given)
+        return np.array([values[0].mean(dtype=float) if len(values[0]) else -np.inf for values in found])
+
+
+class NeighbourReward:
+    """How much nearer a response is to good answers than to bad ones, by annotated pairs and sentence embeddings.
+
+    Mean cosine to the chosen responses of the k annotated prompts nearest to the response's own, minus that to their rejected.
+    """
+
+    name = "neighbours"
+
+    def __init__(self, pairs: Sequence[Preference], embed: Embedder, k: int = 5):
+        self.retriever, self.embed, self.k = SBERTRetriever(pairs, embed), embed, k
+        self.fingerprint = f"{digest([vars(p) for p in pairs])} {embed.fingerprint} {k}"
+        self.note = f"The reward is the nearness to the chosen responses of {k} similar prompts, not to their rejected ones."
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Differences of mean cosines, shape (n,)."""
+        asked = list(dict.fromkeys(prompts))
+        near = dict(zip(asked, self.retriever.retrieve(asked, self.k), strict=True)) if asked else {}
+        annotated = [y for x in asked for d in near[x] for y in (d.chosen, d.rejected)]
+        vectors = self.embed([*responses, *annotated])[: len(responses)] if asked else []  # all at once, which is fastest
+        sides = [[self.embed([getattr(d, side) for d in near[x]]) for side in ("chosen", "rejected")] for x in prompts]
+        return np.array([(good @ v).mean() - (bad @ v).mean() for v, (good, bad) in zip(vectors, sides, strict=True)], float)
 
 
 def correct_order(reward: Reward, pairs: Sequence[Preference]) -> np.ndarray:

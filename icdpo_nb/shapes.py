@@ -3,6 +3,7 @@
 A row that has none of these shapes is an `InputError`; whether its texts can serve is for `data.py` to say.
 """
 
+import re
 from collections.abc import Sequence
 
 from .protocol import InputError
@@ -120,4 +121,4 @@ def _tldr(row: dict) -> tuple[str, str, str]:
 
 def broken(text: str) -> bool:
     """Whether a text holds NUL or half a surrogate pair, which JSON can spell and UTF-8 cannot."""
-    return "\0" in text or any("\ud800" <= c <= "\udfff" for c in text)
+    return re.search("[\0\ud800-\udfff]", text) is not None

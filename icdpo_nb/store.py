@@ -1,4 +1,4 @@
-"""The stage store: what was retrieved, sampled, scored and rewarded once is found again, by a resumed run or another.
+"""The stage store: what was embedded, retrieved, sampled, scored and rewarded once is found again, by a resumed run or another.
 
 Each result lies under the digest of everything that can change it: the stage's inputs (model, protocol, seed, code) and the
 item (a context, a context and its responses). So a changed parameter recomputes only what depends on it, and a resumed run
@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import time
 import warnings
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ from .data import Preference
 from .engine import NO_BAR
 from .lm import CausalLM, Response
 from .protocol import InputError, Protocol
-from .retrieval import Retriever
+from .retrieval import Embedder, Retriever
 
 SCHEMA = 1  # raise it when a change to the code changes results
 CHUNK = 256  # items that are computed, and then kept, at a time
@@ -243,8 +244,8 @@ def _alive(owner: str, until: float) -> bool:
 
 
 def stored(part: T, wanted: bool = True) -> T:
-    """A language model or a reward with a store behind it, or as it is."""
-    kind = StoredLM if isinstance(part, CausalLM) else StoredReward
+    """A language model, a sentence encoder or a reward with a store behind it, or as it is."""
+    kind = StoredLM if isinstance(part, CausalLM) else StoredEmbedder if isinstance(part, Embedder) else StoredReward
     return kind(part, Store()) if wanted else part
 
 
@@ -290,6 +291,23 @@ def _packed(y: Response) -> dict:
 def _unpacked(y: dict) -> Response:
     logps = None if y["logps"] is None else np.float32(y["logps"])
     return Response(**y | {"token_ids": tuple(y["token_ids"]), "logps": logps})
+
+
+class StoredEmbedder(Embedder):
+    """An `Embedder` whose vectors are kept in a store, as base64 of float32."""
+
+    def __init__(self, embed: Embedder, store: Store):
+        vars(self).update(vars(embed))
+        self.store = store
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """As the encoder's own, which is loaded only if one is missing."""
+
+        def run(indices: list[int]) -> list:
+            return [b64encode(v.tobytes()).decode() for v in super(StoredEmbedder, self).vectors([texts[i] for i in indices])]
+
+        found = self.store.compute("embed", {"encoder": self.fingerprint}, texts, run)
+        return np.stack([np.frombuffer(b64decode(v), np.float32) for v in found])
 
 
 class StoredRetriever:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from icdpo_nb.metrics import Estimate, mean_ci
+from icdpo_nb.metrics import Estimate, mean_ci, rank_correlation
 from icdpo_nb.protocol import InputError
 from icdpo_nb.tables import claims, claims_sentence, estimate, method_gains, method_means, per_prompt, show_claims
 
@@ -148,3 +148,23 @@ def test_claims_of_several_models_stand_side_by_side(rewards, monkeypatch):
     assert [text[-1] for text in first] == ["▲", "○"]
     assert [text[-1] for text in another] == ["▼", "▼"]
     assert "▼ not supported" in caption
+
+
+def test_rank_correlation_is_that_of_scipy():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=60).round(1)  # with ties
+    y = x + rng.normal(size=60)
+    found = rank_correlation(x, y)
+    assert found.mean == pytest.approx(spearmanr(x, y).statistic)
+    assert 0 < found.low < found.mean < found.high < 1
+    assert found.n == 60
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 25, 99]).mean == pytest.approx(1)
+    assert np.isnan(rank_correlation([1, 1, 1], [1, 2, 3]).mean), "nothing to rank"
+    assert np.isnan(rank_correlation([1, 2], [1, 2]).low), "no interval for two prompts"
+
+
+def test_unknown_totals():
+    with pytest.raises(InputError, match="totals is 'mean', but must be macro or micro"):
+        mean_ci([np.arange(3)], totals="mean")

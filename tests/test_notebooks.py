@@ -37,6 +37,38 @@ SMOKE = {  # parameters that make a notebook small
         "max_prompt_tokens": 0,
         "max_response_tokens": 0,
     },
+    "02_retrieval_ablation": {
+        "lms": [LM],
+        "preferences": SET,
+        "n_prompts": 3,
+        "domains": [],
+        "reward": "sandbox",
+        "demonstrations": ["teacher-a"],
+        "max_new_tokens": 8,
+        "max_prompt_tokens": 0,
+        "max_response_tokens": 0,
+        "windows": ["2", "30"],
+    },
+    "03_demo_source_nll": {
+        "lms": [LM],
+        "preferences": SET,
+        "n_prompts": 9,
+        "n_shown": 18,
+        "domains": [],
+        "demonstrations": ["raw", "teacher-a"],
+        "max_prompt_tokens": 0,
+        "max_response_tokens": 0,
+    },
+    "04_consistency_mrr": {
+        "lms": [LM],
+        "teacher": LM,
+        "preferences": SET,
+        "n_prompts": 3,
+        "domains": [],
+        "max_new_tokens": 8,
+        "max_prompt_tokens": 0,
+        "max_response_tokens": 0,
+    },
     "10_sandbox_validation": {"lms": [LM], "n_prompts": 3, "n_seeds": 2, "max_new_tokens": 8},
 }
 
@@ -104,7 +136,7 @@ def test_anatomy(name):
     assert not any(c.outputs or c.execution_count for c in code), "committed without outputs"
     assert node.metadata.kernelspec.name == "python3"
     assert not re.search(r"\d\.\d\d", " ".join(prose[1:]).replace("0.50 is chance", "")), "prose holds no result"
-    assert max(len(c.source.splitlines()) for c in code) <= 16
+    assert max(len(c.source.splitlines()) for c in code[1:]) <= 16, "cells short enough to read; parameters stand one a line"
     assert sum(len(re.findall(r"^ *def ", c.source, re.M)) for c in code) <= 1
 
 
@@ -143,6 +175,8 @@ def test_run_says_what_it_rests_on(smoke, name):
 def test_candidates_are_kept(smoke, name):
     if name == "10_sandbox_validation":  # it keeps contrasts instead: one row a prompt and seed
         tables, wanted = list(smoke[name].glob("contrasts*.jsonl")), {"prompt_id", "seed", "2 S > ICL"}
+    elif name == "03_demo_source_nll":  # it samples nothing
+        tables, wanted = list(smoke[name].glob("nll.jsonl")), {"lm", "source", "method", "prompt_id", "nll", "n_tokens"}
     else:
         tables = list(smoke[name].glob("candidates*.jsonl"))
         wanted = {"prompt_id", "candidate_id", "response", "logp_base", "logp_icl", "S", "S_hat"}
@@ -211,8 +245,8 @@ def test_bad_input_is_one_sentence(given, parameters, says):
 
 @pytest.mark.parametrize("name", SMOKE)
 def test_unknown_parameters_are_refused(name, tmp_path, capsys):
-    assert main(["report", name, "-p", "n_candidate", "5", "-o", str(tmp_path / "out")]) == 2
-    assert "did you mean 'n_candidates'?" in capsys.readouterr().err
+    assert main(["report", name, "-p", "n_prompt", "5", "-o", str(tmp_path / "out")]) == 2
+    assert "did you mean 'n_prompts'?" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

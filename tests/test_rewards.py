@@ -6,7 +6,7 @@ from test_retrieval import TinyEmbedder
 
 from icdpo_nb.data import Preference
 from icdpo_nb.protocol import InputError
-from icdpo_nb.rewards import EmbeddingReward, RewardModel, correct_order
+from icdpo_nb.rewards import EmbeddingReward, NeighbourReward, RewardModel, TeacherReward, correct_order
 
 
 def make(n: int, start: int = 0) -> list[Preference]:
@@ -74,3 +74,24 @@ def test_long_texts_lose_their_beginning(classifier):
     reward = RewardModel(str(classifier), max_length=40)
     a, b = reward.score(["Human: one" + "x" * 60, "Human: two" + "x" * 60], ["same"] * 2)
     assert a == b
+
+
+def test_teacher_reward_is_the_mean_log_probability(tiny_lm):
+    reward = TeacherReward(tiny_lm)
+    found = reward.score(["Human: Hi", "Human: Hi"], ["Hello there.", ""])
+    y = tiny_lm.encode_response("Hello there.")
+    expected = tiny_lm.logprobs(["Human: Hi\n\nAssistant:"], [[y]])[0][0].mean()
+    assert found[0] == pytest.approx(float(expected), abs=1e-5)
+    assert found[1] == -np.inf, "nothing was said"
+
+
+def test_neighbour_reward_by_hand():
+    """Both annotated prompts are near; the response is the chosen one of the first."""
+    embed = TinyEmbedder()
+    annotated = [Preference("1", "all", "Human: abc", "good", "bad"), Preference("2", "all", "Human: abd", "fine", "poor")]
+    found = NeighbourReward(annotated, embed, 2).score(["Human: abc", "Human: abc"], ["good", "zzz"])
+    good, bad, fine, poor = embed(["good", "bad", "fine", "poor"])
+    assert found[0] == pytest.approx((1 + fine @ good) / 2 - (bad @ good + poor @ good) / 2)
+    assert found[1] == pytest.approx(0, abs=0.01), "no letter in common with any"
+    one = NeighbourReward(annotated, embed, 1).score(["Human: abd"], ["fine"])
+    assert one[0] == pytest.approx(1 - poor @ fine), "the nearest prompt alone"

@@ -19,8 +19,8 @@ from icdpo_nb.cli import main
 from icdpo_nb.data import Preference
 from icdpo_nb.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED, InputError
-from icdpo_nb.retrieval import RandomRetriever
-from icdpo_nb.store import Store, StoredLM, digest
+from icdpo_nb.retrieval import Embedder, RandomRetriever
+from icdpo_nb.store import Store, StoredEmbedder, StoredLM, digest
 
 
 def squares(store, items, log, stage="square", inputs=None):
@@ -291,3 +291,28 @@ def test_command_line(tmp_path, monkeypatch, capsys):
 def test_digest_is_canonical():
     assert digest({"b": 1, "a": np.float64(2).item()}) == digest({"a": 2.0, "b": 1})
     assert digest(["é"]) != digest(["e"])
+
+
+def test_embeddings_are_kept(tmp_path, monkeypatch):
+    """An encoder without weights stands for the real one, and notes what it is asked."""
+    asked = []
+
+    def vectors(self, texts):
+        asked.extend(texts)
+        return np.array([[t.count("a"), 1 / 3, len(t)] for t in texts], np.float32)
+
+    def encoder() -> StoredEmbedder:
+        bare = object.__new__(Embedder)
+        vars(bare).update(name="letters", fingerprint="letters", _known={}, _lock=threading.Lock())
+        return StoredEmbedder(bare, Store(tmp_path))
+
+    monkeypatch.setattr(Embedder, "vectors", vectors)
+    texts = ["a", "bb", "aaa", "bb", "", "é😀"]
+    found = encoder()(texts)
+    np.testing.assert_array_equal(
+        found, np.array([[1, 1 / 3, 1], [0, 1 / 3, 2], [3, 1 / 3, 3], [0, 1 / 3, 2], [0, 1 / 3, 0], [0, 1 / 3, 2]], np.float32)
+    )
+    assert found.dtype == np.float32
+    assert asked == ["a", "bb", "aaa", "", "é😀"], "each text once"
+    np.testing.assert_array_equal(encoder()([*texts, "new"])[:-1], found)
+    assert asked[5:] == ["new"], "by another run, too"

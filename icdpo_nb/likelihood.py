@@ -1,0 +1,127 @@
+"""How likely the sources' responses are to a base model (Figure 5), and what the paper forecasts from it.
+
+Appendix E: the source whose responses have the smaller loss is nearer to the model, and so serves better as demonstrations.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from .data import Preference, PreferenceSet, domains_of, first
+from .lm import CausalLM
+from .protocol import InputError, Protocol
+from .retrieval import RandomRetriever
+from .tables import GROUPS, estimate, method_gains
+from .templates import base_context, icl_context
+
+ALONE, WITH_DEMOS = "x alone", "[d; x]"  # the two contexts
+
+
+def load_sources(names: Sequence[str], load) -> dict[str, PreferenceSet]:
+    """Preference sets by the name of their source: a column of the set (`teacher-a`, `raw`), or a file of its own.
+
+    `load(path, demonstrations)`: `load_preferences` with everything else set; without a path it takes the default set.
+    """
+    return {Path(n).stem if Path(n).exists() else n: load(n, "raw") if Path(n).exists() else load(None, n) for n in names}
+
+
+def common_prompts(sources: Mapping[str, PreferenceSet], domains: Sequence[str], n: int) -> list[Preference]:
+    """The first n support prompts of each domain that every source answers. Raises `InputError` if there is none."""
+    answered = [{p.prompt for p in s.support} for s in sources.values()]
+    shared = set.intersection(*answered)
+    found = [p for p in next(iter(sources.values())).support if p.prompt in shared and (not domains or p.domain in domains)]
+    if not found:
+        sizes = ", ".join(f"{name} ({len(a)} prompts)" for name, a in zip(sources, answered, strict=True))
+        raise InputError(f"the sources {sizes} have no prompt in common; give files that answer the same prompts")
+    return first(found, n)
+
+
+def source_nll(
+    asked: Sequence[Preference],
+    sources: Mapping[str, PreferenceSet],
+    lm: CausalLM,
+    protocol: Protocol,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """NLL per token (mean reduction, nats) of every source's response to each prompt, without and with demonstrations.
+
+    Demonstrations are random ones of the same source and domain; no prompt of `asked` is among them. Columns lm, source (the
+    context: "x alone", "[d; x]"), method (whose response), domain, prompt_id, nll, n_tokens, response.
+    """
+    prompts, parts = [p.prompt for p in asked], []
+    for name, preferences in sources.items():
+        answer = {p.prompt: p.chosen for p in preferences.support}
+        texts = [answer[x] for x in prompts]
+        responses = [[lm.encode_response(y, protocol)] for y in texts]
+        others = [p for p in preferences.support if p.prompt not in set(prompts)]
+        pools = {d: RandomRetriever([p for p in others if p.domain == d], seed) for d in domains_of(asked)}
+        demos = [pools[p.domain].retrieve([p.prompt], protocol.n_demos)[0] for p in asked]
+        contexts = {
+            ALONE: [base_context(x, protocol) for x in prompts],
+            WITH_DEMOS: [icl_context(ds, x, protocol=protocol) for ds, x in zip(demos, prompts, strict=True)],
+        }
+        for kind, these in contexts.items():
+            logps = [found[0] for found in lm.logprobs(these, responses)]
+            parts.append(pd.DataFrame({
+                "lm": lm.name, "source": kind, "method": name, "domain": [p.domain for p in asked],
+                "prompt_id": [p.prompt_id for p in asked], "nll": [-float(v.mean()) for v in logps],
+                "n_tokens": [len(v) for v in logps], "response": texts,
+            }))  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Every later source against every earlier one: ["a", "b", "c"] gives (b, a), (c, a), (c, b)."""
+    return [(later, earlier) for i, earlier in enumerate(names) for later in names[i + 1 :]]
+
+
+def forecasts(gaps: pd.DataFrame, rewards: pd.DataFrame | None, totals: str, seed: int) -> pd.DataFrame:
+    """For each model and pair of sources: which is forecast to serve better, and what ICDPO's rewards say of it.
+
+    `gaps`: `method_gains` of NLL, later source minus earlier, with the prompt alone. `rewards`: rewards of a run of 01_method
+    (`method_rewards`), or None. Columns lm, sources, NLL gap, forecast, reward gap, outcome.
+    """
+    rows = []
+    for (lm, later, earlier), part in gaps.groupby(["lm", "better", "worse"], sort=False):
+        gap = estimate(part)
+        expected = {1: earlier, -1: later, 0: "neither"}[gap.sign]
+        reward = _reward_gap(rewards, lm, later, earlier, totals, seed)
+        if reward is None:
+            outcome = "not run"
+        elif not gap.sign or not reward.sign:
+            outcome = "no forecast" if not gap.sign else "inconclusive"
+        else:
+            outcome = "came true" if gap.sign == -reward.sign else "did not come true"
+        rows.append({
+            "lm": lm, "sources": f"{later} - {earlier}", "NLL gap [95 % interval]": str(gap),
+            "serves better, by forecast": expected, "reward gap of ICDPO": "–" if reward is None else str(reward),
+            "outcome": outcome,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _reward_gap(rewards: pd.DataFrame | None, lm: str, later: str, earlier: str, totals: str, seed: int):
+    """Paired difference in the reward of ICDPO with the demonstrations of two sources, if a run has both."""
+    if rewards is None:
+        return None
+    here = rewards[(rewards["method"] == "ICDPO") & (rewards["lm"] == lm) & rewards["source"].isin([later, earlier])]
+    if here["source"].nunique() < 2:
+        return None
+    by_source = here.assign(method=here["source"], source="")[[*GROUPS, "method", "domain", "prompt_id", "reward"]]
+    return estimate(method_gains(by_source, [(later, earlier)], totals=totals, seed=seed))
+
+
+def forecast_sentence(found: pd.DataFrame, n: int) -> str:
+    """The forecasts and their outcomes in one sentence."""
+    columns = ["lm", "sources", "serves better, by forecast", "outcome"]
+    said = [f"{lm}, {pair}: {better} ({outcome})" for lm, pair, better, outcome in found[columns].itertuples(index=False)]
+    return f"By their likelihood on {n} prompts, these sources are forecast to serve better: {'; '.join(said)}."
+
+
+def rewards_of_run(folder: Path | None) -> pd.DataFrame | None:
+    """The rewards of every method on every prompt that a run of 01_method kept, if it did."""
+    path = folder / "per_prompt.jsonl" if folder else None
+    if path is None or not path.exists():
+        return None
+    return pd.read_json(path, lines=True, convert_dates=False, dtype={"prompt_id": str})
