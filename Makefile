@@ -24,7 +24,7 @@ lint: $(INSTALLED) ## check style and formatting
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-bench: $(INSTALLED) ## time the published procedure against the engine (half an hour; CASE="smollm2 n=3" PAIRS=1 for less)
+bench: $(INSTALLED) ## time the published procedure against the engine (an hour; CASE="smollm2 n=3" PAIRS=1 for less)
 	$(BIN)/python tests/bench/engine.py $(if $(CASE),--case "$(CASE)") $(if $(PAIRS),--pairs $(PAIRS))
 	$(BIN)/python tests/bench/kernels.py
 	$(BIN)/python tests/bench/figure.py

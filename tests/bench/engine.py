@@ -20,6 +20,7 @@ from results import write
 
 CASES = {  # name -> (model, candidates, prompts, demonstrations)
     "smollm2 n=3": ("smollm2", 3, 4, 4),
+    "smollm2 n=3, 8 prompts": ("smollm2", 3, 8, 4),  # the published side's memory grows with its batch, ours does not
     "smollm2 n=16": ("smollm2", 16, 1, 4),
     "sandbox-medium n=3": ("sandbox-medium", 3, 32, 2),
     "7B shape n=3": ("7B shape", 3, 4, 5),  # random weights: for speed and memory only; needs a GPU
