@@ -77,7 +77,7 @@ def gain_and_similarity(per_prompt: pd.DataFrame, similarity: pd.DataFrame) -> p
     keys = ["lm", "source", "domain", "prompt_id"]
     wide = per_prompt.pivot(index=keys, columns="method", values="reward").reset_index()
     gain = wide.assign(gain=wide["ICDPO + R"] - wide["ICDPO"])[[*keys, "gain"]]
-    return gain.merge(similarity[similarity["method"] == "R"][[*keys, "similarity"]], on=keys)
+    return similarity[similarity["method"] == "R"][[*keys, "similarity"]].merge(gain, on=keys)  # in the order of the runs
 
 
 def _near(embed: Embedder, prompt: str, others: Sequence[str]) -> float:

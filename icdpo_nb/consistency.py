@@ -109,10 +109,10 @@ def pair_accuracy(pairs: pd.DataFrame, name: str, seed: int = 0) -> Estimate:
 
 
 def consistency_sentence(means: pd.DataFrame, chance: float) -> str:
-    """For each model and retriever, which scorers rank above chance by the first reading of MRR, the best first."""
+    """In how many experiments (a model and a retriever each) each scorer's MRR lies above chance, and in how many below."""
+    of = means.groupby(["lm", "source"], sort=False).ngroups
     said = []
-    for (lm, kind), part in means.groupby(["lm", "source"], sort=False):
-        ordered = part.sort_values("mean", ascending=False, kind="stable")
-        above = ordered.loc[ordered["low"] > chance, "method"].tolist()
-        said.append(f"{lm}, {kind}: {', '.join(above) or 'none'}")
-    return f"Scorers whose MRR lies above chance ({chance:.3f}), the best first: {'; '.join(said)}."
+    for method, part in means.groupby("method", sort=False):
+        above, below = int((part["low"] > chance).sum()), int((part["high"] < chance).sum())
+        said.append(f"{method} in {above}" + (f" (below it in {below})" if below else ""))
+    return f"MRR lies above chance ({chance:.3f}), of {of} experiment{'s' if of > 1 else ''}: {', '.join(said)}."

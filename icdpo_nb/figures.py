@@ -19,6 +19,11 @@ PALETTE = {  # colour-blind safe (Okabe-Ito); base grey
     "ICDPO + SBERT": "#cc79a7",
     "ICDPO + BM25": "#009e73",
     "ICL_uni": "#b0d9f0",
+    "ICL (π* alone)": "#56b4e9",
+    "ICDPO (S)": "#0072b2",
+    "teacher LM": "#009e73",
+    "reward model": "#cc79a7",
+    "annotated neighbours": "#999999",
 }
 _SPARE = sns.color_palette("colorblind").as_hex()
 
@@ -57,21 +62,21 @@ def plot_means(means: pd.DataFrame, columns: str = "domain", label: str = "rewar
     """
     across, sources, methods = means[columns].unique(), means["source"].unique(), means["method"].unique()[::-1]
     size = (2.6 * len(across) + 1.2, (0.34 * len(methods) + 0.5) * len(sources) + 0.5)
-    _, grid = plt.subplots(len(sources), len(across), figsize=size, sharex=True, sharey=True, squeeze=False)
+    figure, grid = plt.subplots(
+        len(sources), len(across), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
     for (i, source), (k, column) in [(a, b) for a in enumerate(sources) for b in enumerate(across)]:
         ax, part = grid[i, k], means[(means["source"] == source) & (means[columns] == column)].set_index("method")
         for y, method in enumerate(methods):
             row = part.loc[method]
             _plot_interval(ax, y, row, colour(method))
-        ax.set(
-            yticks=range(len(methods)), xlabel=f"mean {label} ({part['n'].iloc[0]} prompts)" if i == len(sources) - 1 else ""
-        )
+        ax.set(yticks=range(len(methods)), xlabel=f"{part['n'].iloc[0]} prompts" if i == len(sources) - 1 else "")
         ax.set_yticklabels(methods, fontsize=10)
         name, source = plain(str(column)) if len(across) > 1 else "", plain(str(source))
         ax.set_title("\n".join(t for t in (name if i == 0 else "", source if len(sources) > 1 else "") if t), fontsize=10.5)
         ax.grid(axis="y", visible=False)
         ax.margins(y=0.15)
-    grid[0, 0].figure.tight_layout()
+    figure.supxlabel(f"mean {label}", fontsize=12)
     return grid
 
 

@@ -113,10 +113,18 @@ def _reward_gap(rewards: pd.DataFrame | None, lm: str, later: str, earlier: str,
 
 
 def forecast_sentence(found: pd.DataFrame, n: int) -> str:
-    """The forecasts and their outcomes in one sentence."""
-    columns = ["lm", "sources", "serves better, by forecast", "outcome"]
-    said = [f"{lm}, {pair}: {better} ({outcome})" for lm, pair, better, outcome in found[columns].itertuples(index=False)]
-    return f"By their likelihood on {n} prompts, these sources are forecast to serve better: {'; '.join(said)}."
+    """How many of the comparisons give a forecast and how many came true, and those that did not by name."""
+    counts = found["outcome"].value_counts()
+    made = int((found["serves better, by forecast"] != "neither").sum())
+    said = (
+        f"By the NLL of {n} responses each, the nearer source is forecast to serve better in {made} of {len(found)} comparisons"
+    )
+    if "not run" in counts:
+        return f"{said}; there are no rewards to hold it against."
+    failed = [f"{r.lm}: {r.sources}" for r in found.itertuples() if r.outcome == "did not come true"]
+    names = "; ".join(failed)
+    came = f"it came true in {counts.get('came true', 0)}, not in {len(failed)}{f' ({names})' if failed else ''}"
+    return f"{said}; {came}, and the rewards leave {counts.get('inconclusive', 0)} open."
 
 
 def rewards_of_run(folder: Path | None) -> pd.DataFrame | None:

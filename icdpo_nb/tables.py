@@ -57,10 +57,13 @@ def as_text(tidy: pd.DataFrame) -> list[str]:
     return [str(Estimate(*row)) for row in tidy[["mean", "low", "high", "n"]].itertuples(index=False)]
 
 
-def show_estimates(tidy: pd.DataFrame, caption: str, columns: str = "domain") -> None:
+HEADINGS = {"source": "demonstrations", "better": "method", "worse": "minus"}  # of the columns of a tidy table
+
+
+def show_estimates(tidy: pd.DataFrame, caption: str, columns: str = "domain", **headings: str) -> None:
     """Estimates side by side, mean [95 % interval]: a column for each value of `columns`, a row for each other combination.
 
-    What is the same everywhere is left out.
+    What is the same everywhere is left out. `headings`: what a column of the tidy table is called here, as in `HEADINGS`.
     """
     text = tidy.assign(text=as_text(tidy))
     keys = [c for c in (*GROUPS, "method", "better", "worse", "domain") if c in tidy and c != columns and tidy[c].nunique() > 1]
@@ -69,6 +72,7 @@ def show_estimates(tidy: pd.DataFrame, caption: str, columns: str = "domain") ->
         text[column] = pd.Categorical(text[column], tidy[column].drop_duplicates(), ordered=True)
     wide = text.pivot(index=keys, columns=columns, values="text").reset_index()
     counts = ", ".join(f"{d} n = {n}" for d, n in tidy.groupby("domain", sort=False)["n"].first().items())
+    wide = wide.rename(columns=HEADINGS | headings)
     show_table(wide, f"{caption} Mean [95 % bootstrap interval]; prompts: {counts}.")
 
 

@@ -111,12 +111,19 @@ def test_forecast_by_hand(rewards, outcome):
     found = forecasts(gaps, kept, "macro", 0)
     assert found["serves better, by forecast"].tolist() == ["a"]
     assert found["outcome"].tolist() == [outcome]
-    assert forecast_sentence(found, 4) == (
-        f"By their likelihood on 4 prompts, these sources are forecast to serve better: m, b - a: a ({outcome})."
-    )
+    end = {
+        "came true": "; it came true in 1, not in 0, and the rewards leave 0 open.",
+        "did not come true": "; it came true in 0, not in 1 (m: b - a), and the rewards leave 0 open.",
+        "inconclusive": "; it came true in 0, not in 0, and the rewards leave 1 open.",
+        "not run": "; there are no rewards to hold it against.",
+    }[outcome]
+    said = "By the NLL of 4 responses each, the nearer source is forecast to serve better in 1 of 1 comparisons"
+    assert forecast_sentence(found, 4) == said + end
     assert np.isclose(float(found["NLL gap [95 % interval]"][0].split()[0]), 1.0)
 
 
 def test_no_forecast_where_the_losses_are_equal():
     gaps = method_gains(table({"a": [1.0, 2, 1, 2], "b": [2.0, 1, 2, 1]}, "nll"), [("b", "a")], value="nll")
-    assert forecasts(gaps, None, "macro", 0)["serves better, by forecast"].tolist() == ["neither"]
+    found = forecasts(gaps, None, "macro", 0)
+    assert found["serves better, by forecast"].tolist() == ["neither"]
+    assert "in 0 of 1 comparisons" in forecast_sentence(found, 4)
