@@ -4,15 +4,18 @@ Exit codes: 0 done, 2 bad input, 3 the notebook broke, 4 its kernel died, 5 it t
 """
 
 import argparse
+import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import NoReturn
 
 from .kernel import RunError
 from .parameters import check_parameters
 from .protocol import InputError
-from .report import finished, notebook_names, open_notebook, preset_parameters, run_notebook
+from .report import finished, notebook_names, open_notebook, preset_parameters, run_notebook, write_gallery
 from .safety import scrubbed, visible
 
 
@@ -43,12 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="icdpo-nb", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     report = commands.add_parser("report", help="run notebooks and render them as HTML")
-    report.add_argument("notebook", nargs="+", help="for example 01_method; several run one after another")
+    report.add_argument("notebook", nargs="+", help="for example 01_method; several run in this order")
     report.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="repeatable")
     report.add_argument("--preset", help="a file of notebooks/presets, for example smollm2; -p comes after it")
     report.add_argument("-o", "--out", default="reports", help="folder of the reports (default: reports)")
     report.add_argument("--resume", action="store_true", help="leave a report as it is if this code already made it")
     report.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="longest time of each notebook (default: none)")
+    report.add_argument("-j", "--jobs", type=_count, default=1, help="notebooks at a time (default: 1)")
     report.set_defaults(command=_report)
     compare = commands.add_parser("compare", help="what differs between two runs")
     compare.add_argument("a", help="folder of a run, for example reports/01_method")
@@ -68,14 +72,55 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _count(text: str) -> int:
+    if (n := int(text)) < 1:
+        raise ValueError(text)
+    return n
+
+
 def _report(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is recorded like Ctrl-C
     todo = [(name, _given(name, args)) for name in args.notebook]  # all of them are checked before any runs
+    if args.jobs > 1 and len(todo) > 1:
+        code = side_by_side([_alone(name, args) for name in args.notebook], args.jobs)
+        write_gallery(args.out)  # two that end at once may each have missed the other
+        return code
     for name, given in todo:
         folder = finished(name, given, args.out) if args.resume else None
         folder = folder or run_notebook(name, given, args.out, progress=sys.stderr.isatty(), timeout=args.timeout)
         print(folder / "report.html")
     return 0
+
+
+def _alone(name: str, args: argparse.Namespace) -> list[str]:
+    """The command that makes one of several reports."""
+    command = [sys.executable, "-m", "icdpo_nb.cli", "report", name, "--out", args.out]
+    command += [text for pair in args.parameter for text in ("-p", *pair)]
+    command += ["--preset", args.preset] if args.preset else []
+    command += ["--timeout", str(args.timeout)] if args.timeout else []
+    return command + (["--resume"] if args.resume else [])
+
+
+def side_by_side(commands: Sequence[Sequence[str]], jobs: int) -> int:
+    """Run commands, `jobs` at a time, each with its share of the processor's threads. Returns the largest exit code.
+
+    If this process is interrupted, it ends them all as it was ended.
+    """
+    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), "TQDM_DISABLE": "1"}
+    waiting, running, codes = list(commands), [], [0]
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:  # in a session of its own: Ctrl-C reaches this process, which passes it on
+                running.append(subprocess.Popen(waiting.pop(0), env=share | os.environ, start_new_session=True))
+            codes += [code if code >= 0 else 1 for p in running if (code := p.poll()) is not None]
+            running = [p for p in running if p.returncode is None]
+            time.sleep(0.05)
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+    return max(codes)
 
 
 def _given(name: str, args: argparse.Namespace) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Parameters, runner, HTML and command line, on a small notebook of the test's own."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from icdpo_nb import report
-from icdpo_nb.cli import main
+from icdpo_nb.cli import main, side_by_side
 from icdpo_nb.parameters import check_parameters, declared_parameters
 from icdpo_nb.protocol import InputError
 
@@ -285,3 +286,45 @@ def test_presets(small, monkeypatch, capsys):
     (presets / "wrong.yaml").write_text("n: 1e-5\nrate: no\n")
     assert main(["report", "05_small", "--preset", "wrong", "-o", str(small)]) == 2, "YAML's 1e-5 is a text, its no is false"
     assert "parameter n must be int, not '1e-5'" in capsys.readouterr().err
+
+
+NOTE = "import os, sys, time; print(os.environ['OMP_NUM_THREADS'], file=open(sys.argv[1], 'w'))"
+
+
+def test_side_by_side_ends_with_the_worst_code(tmp_path, monkeypatch, capfd):
+    """Three commands, two at a time: the first ends only when the second has begun, the third begins when one has ended."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    wait = f"{NOTE}\nwhile not os.path.exists({str(tmp_path / 'b')!r}): time.sleep(0.01)"
+    codes = [wait, f"{NOTE}\nsys.exit('icdpo-nb: said')", f"{NOTE}\nsys.exit(5)"]
+    commands = [[sys.executable, "-c", code, str(tmp_path / name)] for code, name in zip(codes, "abc", strict=True)]
+    assert side_by_side(commands, 2) == 5
+    assert capfd.readouterr().err == "icdpo-nb: said\n"
+    share = str(max(1, os.cpu_count() // 2))
+    assert [(tmp_path / name).read_text().strip() for name in "abc"] == [share] * 3
+
+
+def test_side_by_side_ends_what_runs_when_it_is_interrupted(tmp_path, monkeypatch):
+    end = f"{NOTE}\nwhile True: time.sleep(0.01)"
+    commands = [[sys.executable, "-c", end, str(tmp_path / name)] for name in "abc"]
+
+    def interrupted(seconds):
+        if (tmp_path / "a").exists() and (tmp_path / "b").exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(commands, 2)
+    assert psutil.Process().children() == []
+    assert not (tmp_path / "c").exists()
+
+
+def test_each_of_several_reports_is_asked_for_with_the_same_options(ending, monkeypatch, capfd):
+    asked = []
+    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs: asked.extend([jobs, *commands]) or 0)
+    given = ["-o", str(ending), "--timeout", "9", "--resume"]
+    assert main(["report", "06_ending", "06_ending", "-j", "2", *given]) == 0
+    assert asked[0] == 2
+    assert [c[3:] for c in asked[1:]] == [["report", "06_ending", "--out", str(ending), "--timeout", "9.0", "--resume"]] * 2
+    assert (ending / "index.html").exists()
+    assert main(["report", "06_ending", "-j", "0"]) == 2
+    assert "invalid" in capfd.readouterr().err
