@@ -21,6 +21,7 @@ READING_ORDER = {
     "packing": [],
     "decoding": [],
     "engine": [],
+    "oasst": [],
     "checkpoints": [],
     "lm": ["CausalLM", "Response", "load_lm"],
     "store": ["Store", "stored"],

@@ -31,7 +31,7 @@ def load_checkpoint(
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
-    from . import attention  # noqa: F401  (registers icdpo_grouped)
+    from . import attention, oasst  # noqa: F401  (they register icdpo_grouped and a class)
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what a loading report warns of is said below, in a sentence

@@ -64,7 +64,10 @@ class SandboxReward:
 
 
 class RewardModel:
-    """A sequence classifier with one output, read on `prompt`, `Assistant: response`; long dialogues lose their beginning."""
+    """A sequence classifier with one output, read on `prompt`, `Assistant: response`; long dialogues lose their beginning.
+
+    OpenAssistant's Pythia models, the paper's RM_test among them, read the dialogue in their own format; see `oasst.py`.
+    """
 
     def __init__(self, name: str, batch_tokens: int = 16384, max_length: int = 1024):
         self.model, self.tokenizer, self.name, revision = load_checkpoint(name, task="SequenceClassification")
@@ -82,7 +85,8 @@ class RewardModel:
         """Logits, shape (n,)."""
         import torch
 
-        texts = [f"{x}\n\nAssistant: {y}" for x, y in zip(prompts, responses, strict=True)]
+        dialogue = getattr(self.model, "dialogue", "{}\n\nAssistant: {}".format)
+        texts = [dialogue(x, y) for x, y in zip(prompts, responses, strict=True)]
         ids = [self.tokenizer(t)["input_ids"][-self.max_length :] for t in texts]
         out = np.zeros(len(ids))
         for batch in token_batches([len(x) for x in ids], self.batch_tokens):
