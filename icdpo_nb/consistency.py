@@ -55,10 +55,13 @@ def chance_mrr(n: int) -> float:
 
 
 def rank_agreement(x: np.ndarray, y: np.ndarray) -> float:
-    """Kendall's τ-b of two rankings (scipy); 0 where one of them puts all items level, which says nothing."""
-    from scipy.stats import kendalltau
+    """Kendall's τ-b of two rankings; 0 where one of them puts all items level, which says nothing.
 
-    return 0.0 if (x == x[0]).all() or (y == y[0]).all() else float(kendalltau(x, y).statistic)
+    Matches scipy.stats.kendalltau, which takes a millisecond for each prompt.
+    """
+    a, b = ((v[:, None] > v).astype(int) - (v[:, None] < v) for v in (x, y))
+    scale = np.sqrt((a**2).sum() * (b**2).sum())
+    return float((a * b).sum() / scale) if scale else 0.0
 
 
 MEASURES = {

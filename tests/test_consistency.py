@@ -50,6 +50,12 @@ def test_rank_agreement_is_that_of_scipy():
     x, y = np.array([1.0, 3, 2, 2]), np.array([1.0, 2, 4, 3])
     assert rank_agreement(x, y) == pytest.approx(kendalltau(x, y).statistic)
     assert rank_agreement(np.ones(3), y[:3]) == 0
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 5, 9):
+        x, y = rng.integers(0, 3, n).astype(float), rng.normal(size=n)
+        x[0] = -np.inf  # an empty response
+        if len(set(x)) > 1:
+            assert rank_agreement(x, y) == pytest.approx(kendalltau(x, y).statistic)
 
 
 class Length:
