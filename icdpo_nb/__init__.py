@@ -44,7 +44,7 @@ READING_ORDER = {
         "show_estimates", "totals_of",
     ],
     "experiment": [
-        "answers", "for_models", "method_rewards", "method_tables", "picks", "source_rewards",
+        "answers", "for_models", "method_rewards", "method_tables", "picks", "shown_once", "source_rewards",
         "work_done", "work_sentence",
     ],
     "ablation": ["RETRIEVERS", "demonstration_similarity", "gain_and_similarity", "retrieval_picks", "window_similarity"],
