@@ -29,9 +29,13 @@ READING_ORDER = {
     "algorithm": ["add_scores", "candidates_table", "icdpo", "select"],
     "rewards": [
         "EmbeddingReward", "NeighbourReward", "RewardModel", "SandboxReward", "TeacherReward", "correct_order", "load_reward",
+        "scored_by",
+    ],
+    "baselines": [
+        "base", "greedy", "greedy_table", "icl", "icl_uni", "one_at_random", "one_sample", "rm_aug", "rm_aug_table", "rm_bon",
     ],
     "metrics": ["Estimate", "mean_ci", "rank_correlation"],
-    "paper": ["published", "published_gain"],
+    "paper": ["published", "published_gain", "published_rewards", "published_sources"],
     "parameters": [],
     "safety": [],
     "figures": ["plot_claims", "plot_gain", "plot_means", "plot_per_prompt", "plot_token_gaps"],
@@ -41,7 +45,8 @@ READING_ORDER = {
         "show_estimates", "totals_of",
     ],
     "experiment": [
-        "answers", "for_models", "method_rewards", "method_tables", "picks", "source_rewards", "work_done", "work_sentence",
+        "answers", "for_models", "method_rewards", "method_tables", "picks", "shown_once", "source_rewards",
+        "work_done", "work_sentence",
     ],
     "ablation": ["RETRIEVERS", "demonstration_similarity", "gain_and_similarity", "retrieval_picks", "window_similarity"],
     "likelihood": [
@@ -49,7 +54,6 @@ READING_ORDER = {
     ],
     "consistency": [
         "MEASURES", "SCORERS", "chance_mrr", "consistency_mrr", "consistency_sentence", "pair_accuracy", "pair_scores",
-        "scored_by",
     ],
     "kernel": [],
     "report": ["run_notebook"],

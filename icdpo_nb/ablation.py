@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from .algorithm import select
+from .baselines import one_at_random, one_sample
 from .data import Preference, PreferenceSet, domains_of
-from .experiment import Tables, one_at_random
+from .experiment import Tables
 from .protocol import Protocol
 from .retrieval import Embedder, Tokenize, by_domain
 
@@ -15,17 +16,14 @@ RETRIEVERS = ("random", "BM25", "SBERT", "R")
 
 
 def retrieval_picks(tables: Tables, lm: str, source: str) -> dict[str, pd.DataFrame]:
-    """The response of each method of Table 3, and of SBERT alone, for one model and source: a table with one row a prompt.
-
-    ICL_uni samples one response; that is the first of the n, since response j depends on its own number only.
-    """
+    """The response of each method of Table 3, and of SBERT alone, for one model and source: a table with one row a prompt."""
     random = tables[lm, source, "random"]
     retrieved = {f"ICDPO + {kind}": tables[lm, source, kind] for kind in reversed(RETRIEVERS[1:])}
     return {
         **{method: select(table, "S") for method, table in retrieved.items()},
         "ICDPO": select(random, "S"),
         "ICL": one_at_random(random),
-        "ICL_uni": random[random["candidate_id"] == 0],
+        "ICL_uni": one_sample(random),
     }
 
 

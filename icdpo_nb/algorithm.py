@@ -82,6 +82,19 @@ def candidates_table(
         text = [{"base": base_context(p.prompt, protocol)} for p in prompts]
     bar = partial(tqdm, desc="sampling", leave=False)
     sampled = lm.sample([t[origin] for t in text], protocol.n_candidates, protocol, seed, bar)
+    return responses_table(prompts, demos, text, sampled, lm, protocol, rescore)
+
+
+def responses_table(
+    prompts: Sequence[Preference],
+    demos: Sequence[Sequence[Preference]],
+    text: Sequence[Mapping[str, str]],
+    sampled: Sequence[Sequence[Response]],
+    lm: CausalLM,
+    protocol: Protocol = RECOMMENDED,
+    rescore: bool = False,
+) -> pd.DataFrame:
+    """The candidates table of given responses: `sampled[i]` to prompt i, scored under its contexts `text[i]`, by name."""
     logp = _score_contexts(lm, text, sampled, rescore)
     rows = [
         {
@@ -102,7 +115,7 @@ def candidates_table(
 
 
 def _score_contexts(
-    lm: CausalLM, text: list[dict[str, str]], sampled: list[list[Response]], rescore: bool
+    lm: CausalLM, text: Sequence[Mapping[str, str]], sampled: Sequence[Sequence[Response]], rescore: bool
 ) -> dict[tuple[str, int], list[float]]:
     """Σ log π of each prompt's responses under each of its contexts, by (context, index of the prompt)."""
     cases = [(c, i) for i, t in enumerate(text) for c in t]

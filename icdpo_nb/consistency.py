@@ -14,7 +14,6 @@ from .lm import CausalLM
 from .metrics import Estimate, mean_ci
 from .protocol import Protocol
 from .retrieval import Retriever
-from .rewards import Reward
 from .scoring import SCORES, score
 from .templates import contexts
 
@@ -26,12 +25,6 @@ SCORERS = {  # column of the candidates table -> its name in reports
     "rm": "reward model",
     "neighbours": "annotated neighbours",
 }
-
-
-def scored_by(table: pd.DataFrame, scorers: Mapping[str, Reward]) -> pd.DataFrame:
-    """A candidates table with a column for every scorer that reads texts."""
-    texts, responses = list(table["prompt"]), list(table["response"])
-    return table.assign(**{name: scorer.score(texts, responses) for name, scorer in scorers.items()})
 
 
 def reciprocal_rank(chooser: np.ndarray, order: np.ndarray) -> float:

@@ -121,7 +121,7 @@ class Pool:
         self.logits = logits if self.logits is None else torch.cat([self.logits, logits])
 
     def advance(
-        self, tokens: list[int], logps: list[float], ended: Callable[[list[int]], str | None], done: Callable[[Row], None]
+        self, tokens: list[int], logps: list[float], ended: Callable[[int, list[int]], str | None], done: Callable[[Row], None]
     ) -> None:
         """Append one token to every unfinished response, hand over rows that are `done`, and compute the next logits."""
         drawn = iter(zip(tokens, logps, strict=True))
@@ -131,7 +131,7 @@ class Pool:
                 sampled, (token, logp) = row.sampled[j], next(drawn)
                 sampled.ids.append(token)
                 sampled.logps.append(logp)
-                sampled.finish = ended(sampled.ids) or "length"
+                sampled.finish = ended(row.index, sampled.ids) or "length"
                 if sampled.finish == "length" and len(sampled.ids) < self.steps:
                     going.append(j)
             row.live = going

@@ -63,7 +63,7 @@ class Engine:
         self,
         contexts: Sequence[Sequence[int]],
         uniform: np.ndarray,
-        ended: Callable[[list[int]], str | None],
+        ended: Callable[[int, list[int]], str | None],
         top_p: float = 1.0,
         top_k: int = 0,
         temperature: float = 1.0,
@@ -71,7 +71,7 @@ class Engine:
     ) -> list[list[Sampled]]:
         """n sequences for each context, drawn with the given uniform numbers, shape (contexts, n, max_new_tokens).
 
-        `ended(ids)` names how a sequence ended ("eos", "stop") or is None; what has ended is decoded no further.
+        `ended(i, ids)` names how a sequence of context i ended ("eos", "stop") or is None; what has is decoded no further.
         """
         _, n, steps = uniform.shape
         out: list = [None] * len(contexts)

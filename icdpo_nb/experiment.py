@@ -4,19 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import numpy as np
 import pandas as pd
 
 from .algorithm import candidates_table, select
+from .baselines import BLOCK_TOKENS, WITHOUT_DEMONSTRATIONS, one_at_random, one_sample, rm_aug_table
 from .data import Preference, PreferenceSet, domains_of
 from .lm import CausalLM
-from .protocol import Protocol
+from .protocol import InputError, Protocol
 from .retrieval import Embedder, by_domain
-from .rewards import Reward
-from .tables import per_prompt
+from .rewards import Reward, scored_by
+from .tables import method_means, per_prompt
 
 T = TypeVar("T")
-Tables = dict[tuple[str, str, str], pd.DataFrame]  # (lm, source, retriever) -> candidates; Base is (lm, "none", "none")
+# (lm, source, retriever) -> candidates; from the prompt alone, (lm, "none", "none") and (lm, "none", "RM-Aug")
+Tables = dict[tuple[str, str, str], pd.DataFrame]
 Picks = Callable[[Tables, str, str], dict[str, pd.DataFrame]]  # (tables, lm, source) -> the response of each method
 
 
@@ -54,15 +55,21 @@ def method_tables(
     protocol: Protocol,
     seed: int = 0,
     kinds: Sequence[str] = ("random", "R"),
+    teacher: Reward | None = None,
+    block_tokens: int = BLOCK_TOKENS,
 ) -> tuple[Tables, pd.DataFrame]:
     """Candidates with their rewards for every model, source and retriever, and what was sampled, as a table for the reader.
 
-    Nothing here looks at a reward before all responses are sampled and scored.
+    With a teacher, n responses of the base model have its score (column `teacher`, for RM-BoN), and RM-Aug a table of its own;
+    without one, the base model is sampled once. Nothing here looks at a reward before all responses are sampled and scored.
     """
 
     def candidates(name: str) -> Tables:
         lm = models[name]
-        made: Tables = {(name, "none", "none"): candidates_table(prompts, None, lm, protocol.but(n_candidates=1), seed)}
+        alone = candidates_table(prompts, None, lm, protocol if teacher else protocol.but(n_candidates=1), seed)
+        made: Tables = {(name, "none", "none"): scored_by(alone, {"teacher": teacher} if teacher else {})}
+        if teacher:
+            made[name, "none", "RM-Aug"] = rm_aug_table(prompts, lm, teacher, protocol, seed, block_tokens)
         for source, preferences in data.items():
             for kind in kinds:
                 options = {"seed": seed, "embed": embed, "tokenize": lm.tokenize}
@@ -72,10 +79,15 @@ def method_tables(
 
     tables = {key: table for made in for_models(models, candidates).values() for key, table in made.items()}
     tables = {key: t.assign(reward=reward.score(list(t["prompt"]), list(t["response"]))) for key, t in tables.items()}
-    measured = [
+    return tables, _measured(tables)
+
+
+def _measured(tables: Tables) -> pd.DataFrame:
+    """What was sampled, and how it ended: a row for each table."""
+    rows = [
         {
             "model": lm,
-            "demonstrations": source if source == "none" else f"{source}, {kind}",
+            "demonstrations": source if kind == "none" else f"{source}, {kind}",
             "responses": len(t),
             "mean tokens": t["n_tokens"].mean(),
             "empty": f"{(t['n_tokens'] == 0).mean():.0%}",
@@ -83,25 +95,21 @@ def method_tables(
         }
         for (lm, source, kind), t in tables.items()
     ]
-    return tables, pd.DataFrame(measured)
+    return pd.DataFrame(rows)
 
 
 def picks(tables: Tables, lm: str, source: str) -> dict[str, pd.DataFrame]:
     """The response of each method of Table 2 for one model and source: a table with one row a prompt."""
-    random = tables[lm, source, "random"]
+    random, alone = tables[lm, source, "random"], tables[lm, "none", "none"]
+    guided = {"RM-Aug": tables[lm, "none", "RM-Aug"], "RM-BoN": select(alone, "teacher")} if "teacher" in alone else {}
     return {
-        "Base": tables[lm, "none", "none"],
+        "Base": one_sample(alone),
+        **guided,
         "ICL": one_at_random(random),
         "ICDPO": select(random, "S"),
         "ICDPO + Ŝ": select(random, "S_hat"),
         "ICDPO + ŜR": select(tables[lm, source, "R"], "S_hat"),
     }
-
-
-def one_at_random(candidates: pd.DataFrame) -> pd.DataFrame:
-    """ICL: a random one of each prompt's candidates; its reward is their mean, which a random choice gives on average."""
-    mean = candidates.groupby("prompt_id", sort=False)["reward"].mean()
-    return candidates[candidates["candidate_id"] == 0].assign(reward=mean.to_numpy())
 
 
 def method_rewards(tables: Tables, picks: Picks = picks) -> pd.DataFrame:
@@ -110,23 +118,36 @@ def method_rewards(tables: Tables, picks: Picks = picks) -> pd.DataFrame:
     return pd.concat([per_prompt(picks(tables, *case), *case) for case in cases], ignore_index=True)
 
 
+def shown_once(means: pd.DataFrame) -> pd.DataFrame:
+    """A table of `method_means` in which methods without demonstrations stand once a model, under the source "none"."""
+    alone = means["method"].isin(WITHOUT_DEMONSTRATIONS)
+    first = means[alone].drop_duplicates(["lm", "method", "domain"]).assign(source="none")
+    return pd.concat([first, means[~alone]], ignore_index=True)
+
+
 def answers(tables: Tables, prompt_id: str, lm: str, source: str, picks: Picks = picks) -> pd.DataFrame:
     """What each method answered to one prompt: columns method, response, reward."""
     found = {name: t[t["prompt_id"] == prompt_id].iloc[0] for name, t in picks(tables, lm, source).items() if name != "ICL"}
     return pd.DataFrame([{"method": name, "response": row["response"], "reward": row["reward"]} for name, row in found.items()])
 
 
-def source_rewards(name: str, support: Sequence[Preference], domains: Sequence[str], reward: Reward) -> pd.DataFrame:
-    """Mean reward of a source's own responses in each domain (Table 1): columns source, domain, chosen, rejected, n."""
-    rows = []
-    for domain in domains:
-        here = [p for p in support if p.domain == domain]
-        prompts = [p.prompt for p in here]
-        sides = {
-            side: float(np.mean(reward.score(prompts, [getattr(p, side) for p in here]))) for side in ("chosen", "rejected")
-        }
-        rows.append({"source": name, "domain": domain, **sides, "n": len(here)})
-    return pd.DataFrame(rows)
+def source_rewards(
+    data: Mapping[str, PreferenceSet], domains: Sequence[str], reward: Reward, totals: str = "macro", seed: int = 0
+) -> pd.DataFrame:
+    """Mean reward of the sources' own responses (Table 1), as `method_means` gives it, with a column `side` for the method."""
+    parts = []
+    for source, preferences in data.items():
+        if lacking := set(domains) - set(domains_of(preferences.support)):
+            raise InputError(
+                f"there are no demonstrations of {source} for {', '.join(sorted(lacking))}; leave out the source or the domain"
+            )
+        here = [p for p in preferences.support if p.domain in domains]
+        prompts, table = [p.prompt for p in here], pd.DataFrame([vars(p) for p in here])
+        sides = ("chosen", "rejected")
+        given = {side: table.assign(reward=reward.score(prompts, list(table[side]))) for side in sides}
+        parts.append(per_prompt(given, source=source))
+    means = method_means(pd.concat(parts, ignore_index=True), totals=totals, seed=seed)
+    return means.rename(columns={"method": "side"})
 
 
 def work_done(models: Mapping[str, CausalLM]) -> pd.DataFrame:

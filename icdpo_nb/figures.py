@@ -9,8 +9,10 @@ import seaborn as sns
 
 from .safety import label as plain
 
-PALETTE = {  # colour-blind safe (Okabe-Ito); base grey
+PALETTE = {  # colour-blind safe (Okabe-Ito, two of Tol's muted); base grey
     "Base": "#7f7f7f",
+    "RM-Aug": "#882255",
+    "RM-BoN": "#999933",
     "ICL": "#56b4e9",
     "ICDPO": "#0072b2",
     "ICDPO + Ŝ": "#e69f00",

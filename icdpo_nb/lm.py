@@ -29,6 +29,9 @@ class Response:
     logps: np.ndarray | None = None  # (n_tokens,) under that context, if just these tokens were sampled
 
 
+UNBEGUN = Response("", (), "length", logps=np.zeros(0, np.float32))  # what a response is before its first token
+
+
 def known(context: str, responses: Sequence[Response]) -> bool:
     """Whether the log-probabilities of all these responses under this context are those of their sampling."""
     return all(y.logps is not None and y.context == context for y in responses)
@@ -101,14 +104,24 @@ class CausalLM:
     # ------------------------------------------------------------ sampling and scoring
 
     def sample(
-        self, contexts: Sequence[str], n: int, protocol: Protocol = RECOMMENDED, seed: int = 0, progress: Callable = NO_BAR
+        self,
+        contexts: Sequence[str],
+        n: int,
+        protocol: Protocol = RECOMMENDED,
+        seed: int = 0,
+        progress: Callable = NO_BAR,
+        begun: Sequence[Response] | None = None,
     ) -> list[list[Response]]:
         """n responses for each context, by nucleus sampling with the protocol's top-p, top-k and temperature.
 
         Response j of a context depends on the seed, the context and j only, not on batch size or order. `progress(total=…)`
         makes a progress bar, as tqdm does. Raises `InputError` if a context and `max_new_tokens` exceed the model's window.
+
+        `begun`: for each context a response sampled from it, with all its tokens as they were sampled, that the n go on from;
+        they hold its tokens, and at most `max_new_tokens` more. Token t of response j comes of the same random number either
+        way, so response j goes on from its own beginning to what it would have been at once.
         """
-        return self._sample(contexts, n, protocol, seed, progress)
+        return self._sample(contexts, n, protocol, seed, progress, begun or [UNBEGUN] * len(contexts))
 
     def logprobs(
         self,
@@ -128,22 +141,29 @@ class CausalLM:
         return [found.get(i) or [y.logps for y in ys] for i, ys in enumerate(responses)]
 
     def _sample(
-        self, contexts: Sequence[str], n: int, protocol: Protocol, seed: int, progress: Callable
+        self, contexts: Sequence[str], n: int, protocol: Protocol, seed: int, progress: Callable, begun: Sequence[Response]
     ) -> list[list[Response]]:
         """What `sample` computes; `store.StoredLM` looks it up first, and so it does with `_score`."""
-        encoded, steps = [self.encode_context(c) for c in contexts], protocol.max_new_tokens
+        encoded = [[*self.encode_context(c), *b.token_ids] for c, b in zip(contexts, begun, strict=True)]
+        steps = protocol.max_new_tokens
         for context, ids in zip(contexts, encoded, strict=True):
             self._check_fits(context, len(ids), steps, "new tokens")
         rngs = [[np.random.default_rng(seed_of(seed, "sample", c, j)) for j in range(n)] for c in contexts]
-        uniform = np.array([[rng.random(steps) for rng in row] for row in rngs]).reshape(len(contexts), n, steps)
+        drawn = [[rng.random(len(b.token_ids) + steps)[-steps:] for rng in row] for row, b in zip(rngs, begun, strict=True)]
+        uniform = np.array(drawn).reshape(len(contexts), n, steps)
+        ended = lambda i, ids: self._ended([*begun[i].token_ids, *ids], protocol)  # noqa: E731
         how = (protocol.top_p, protocol.top_k, protocol.temperature)
-        sampled = self.engine.sample(encoded, uniform, lambda ids: self._ended(ids, protocol), *how, progress=progress)
+        sampled = self.engine.sample(encoded, uniform, ended, *how, progress=progress)
         for context, row in zip(contexts, sampled, strict=True):
             self._check_finite(context, [s.logps for s in row])
-        responses = [[self._response(c, s, protocol) for s in row] for c, row in zip(contexts, sampled, strict=True)]
-        for ids, ys in zip(encoded, responses, strict=True):  # the published procedure scores what it sampled once more
-            again = sum(len(ids) + len(y.token_ids) for y in ys if y.logps is not None)
-            self.engine.work["published"] += n * (len(ids) + steps) + again
+        responses = [
+            [self._response(c, Sampled([*b.token_ids, *s.ids], [*b.logps, *s.logps], s.finish), protocol) for s in row]
+            for c, b, row in zip(contexts, begun, sampled, strict=True)
+        ]
+        for ids, b, ys in zip(encoded, begun, responses, strict=True):
+            self.engine.work["published"] += n * (len(ids) + steps)
+            if not b.token_ids:  # the published procedure scores what it sampled once more
+                self.engine.work["published"] += sum(len(ids) + len(y.token_ids) for y in ys if y.logps is not None)
         return responses
 
     def _score(
@@ -167,18 +187,22 @@ class CausalLM:
     def _response(self, context: str, sampled: Sampled, protocol: Protocol) -> Response:
         """Cut a sampled sequence at its end and fix the tokens that will be scored."""
         ids, finish = sampled.ids, sampled.finish
-        body = ids[:-1] if finish == "eos" else ids
-        text = self.decode(body)
+        text = self.decode(ids[:-1] if finish == "eos" else ids)
         if finish == "stop":
             text = text[: stop_position(text, protocol)].rstrip()
-            while body and self.decode(body[:-1]).startswith(text):  # the fewest tokens that hold the whole text
-                body = body[:-1]
+            while ids and self.decode(ids[:-1]).startswith(text):  # the fewest tokens that hold the whole text
+                ids = ids[:-1]
+        whole = Response(text.strip(), tuple(ids), finish, context, np.float32(sampled.logps[: len(ids)]))
+        return self.as_scored(whole, protocol)
+
+    def as_scored(self, sampled: Response, protocol: Protocol) -> Response:
+        """A response that holds its tokens as they were sampled, EOS included, with those that the protocol scores instead."""
         if protocol.scored_tokens == "retokenized":
-            return replace(self.encode_response(text, protocol), finish=finish)
-        scored = self._with_eos(body, finish == "eos", protocol)
-        as_sampled = tuple(ids[: len(scored)]) == scored
-        logps = np.float32(sampled.logps[: len(scored)]) if as_sampled else None
-        return Response(text.strip(), scored, finish, context, logps)
+            return replace(self.encode_response(sampled.text, protocol), finish=sampled.finish)
+        ids, eos = sampled.token_ids, sampled.finish == "eos"
+        scored = self._with_eos(ids[:-1] if eos else ids, eos, protocol)
+        as_sampled = sampled.logps is not None and ids[: len(scored)] == scored
+        return replace(sampled, token_ids=scored, logps=sampled.logps[: len(scored)] if as_sampled else None)
 
     def _check_fits(self, context: str, n_context: int, n_more: int, what: str) -> None:
         limit = self.engine.max_length

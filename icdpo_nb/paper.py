@@ -11,6 +11,7 @@ import pandas as pd
 
 from .protocol import InputError
 
+MAIN = {"HH-RLHF": 2, "SyntheticGPT": 5}  # the data of the paper, and the table of its main results on them
 MODELS = ("LLaMA", "LLaMA2", "Mistral")
 DOMAINS = ("harmless", "helpful", "total")
 
@@ -80,6 +81,10 @@ TOTALS = {
 }
 
 
+class NotReportedError(InputError):
+    """The paper has no such number."""
+
+
 @cache
 def published() -> pd.DataFrame:
     """All numbers: columns table, data, source (of the demonstrations), method, model, domain, value.
@@ -104,16 +109,39 @@ def published() -> pd.DataFrame:
 
 
 def published_gain(better: str, worse: str, source: str = "LLaMA2-chat", data: str = "HH-RLHF") -> list[float]:
-    """The published difference of two methods in total reward, one number for each of the three base models."""
-    totals = published().query("data == @data and domain == 'total' and table != 1")
+    """The published difference of two methods in total reward, one number for each of the three base models.
+
+    Raises `NotReportedError` where the paper lacks one of them, `InputError` for other data.
+    """
+    totals = _of(data).query("domain == 'total' and table != 1")
     found = []
     for method in (better, worse):
         where = ["raw"] if method == "Base" else [source]
         values = totals[(totals["method"] == method) & totals["source"].isin(where)].groupby("model")["value"].first()
         if len(values) != len(MODELS):
-            raise InputError(f"the paper has no total of {method!r} on {data} with demonstrations of {source!r}")
+            raise NotReportedError(f"the paper has no total of {method!r} on {data} with demonstrations of {source!r}")
         found.append(values[list(MODELS)])
     return [round(float(v), 2) for v in found[0] - found[1]]
+
+
+def published_rewards(data: str = "HH-RLHF") -> pd.DataFrame:
+    """Total reward of every method on these data as printed (Table 2 or 5): columns source, method, and the models."""
+    rows = _of(data).query("table == @MAIN[@data] and domain == 'total'")
+    printed = rows[["source", "method"]].drop_duplicates()
+    values = rows.pivot(index=["source", "method"], columns="model", values="value")[list(MODELS)].reset_index()
+    return printed.merge(values)
+
+
+def published_sources(data: str = "HH-RLHF") -> pd.DataFrame:
+    """Reward of the sources' own responses as printed (Table 1): columns source and the domains."""
+    wide = _of(data).query("table == 1").pivot_table(index="source", columns="domain", values="value", sort=False)
+    return wide.reset_index().rename_axis(columns=None)
+
+
+def _of(data: str) -> pd.DataFrame:
+    if data not in MAIN:
+        raise InputError(f"the paper has no results on {data!r}, but on {' and '.join(MAIN)}")
+    return published().query("data == @data")
 
 
 def _cells(text: str) -> list[list[str]]:

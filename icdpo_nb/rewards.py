@@ -6,11 +6,14 @@ annotated responses can serve as rewards too. Each carries a `note` on its worth
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Protocol as Interface
 
 import numpy as np
+import pandas as pd
 
 from .checkpoints import fingerprint, load_checkpoint
 from .data import Preference, load_preferences
@@ -138,19 +141,27 @@ class EmbeddingReward:
 class TeacherReward:
     """A teacher LM's mean log-probability per token of the response, given the prompt; nats per token, empty texts -inf.
 
-    As GPTScore (arXiv:2302.04166) and the paper's RM-BoN. Texts are read with the teacher's own tokens.
+    As GPTScore (arXiv:2302.04166) and the paper's RM-BoN. Texts are read with the teacher's own tokens. Several threads may ask
+    one teacher; it answers them one after another.
     """
 
     def __init__(self, teacher: CausalLM, protocol: Protocol = RECOMMENDED):
-        self.teacher, self.protocol, self.name = teacher, protocol, teacher.name
+        self.teacher, self.protocol, self.name, self._turn = teacher, protocol, teacher.name, Lock()
         self.fingerprint = f"{teacher.fingerprint} {digest(protocol.settings())}"
         self.note = f"The reward is the mean log-probability under the teacher LM {teacher.name}."
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Mean log-probabilities, shape (n,)."""
-        given = [[self.teacher.encode_response(y, self.protocol)] for y in responses]
-        found = self.teacher.logprobs([base_context(x, self.protocol) for x in prompts], given)
-        return np.array([values[0].mean(dtype=float) if len(values[0]) else -np.inf for values in found])
+        at: dict[str, list[int]] = {}  # a context is computed once for all its responses
+        for i, x in enumerate(prompts):
+            at.setdefault(base_context(x, self.protocol), []).append(i)
+        with self._turn:
+            given = [[self.teacher.encode_response(responses[i], self.protocol) for i in rows] for rows in at.values()]
+            found = self.teacher.logprobs(list(at), given)
+        means = np.full(len(responses), -np.inf)
+        for i, values in zip(chain(*at.values()), chain(*found), strict=True):
+            means[i] = values.mean(dtype=float) if len(values) else -np.inf
+        return means
 
 
 class NeighbourReward:
@@ -174,6 +185,12 @@ class NeighbourReward:
         vectors = self.embed([*responses, *annotated])[: len(responses)] if asked else []  # all at once, which is fastest
         sides = [[self.embed([getattr(d, side) for d in near[x]]) for side in ("chosen", "rejected")] for x in prompts]
         return np.array([(good @ v).mean() - (bad @ v).mean() for v, (good, bad) in zip(vectors, sides, strict=True)], float)
+
+
+def scored_by(table: pd.DataFrame, scorers: Mapping[str, Reward]) -> pd.DataFrame:
+    """A candidates table with a column for every scorer that reads texts."""
+    texts, responses = list(table["prompt"]), list(table["response"])
+    return table.assign(**{name: scorer.score(texts, responses) for name, scorer in scorers.items()})
 
 
 def correct_order(reward: Reward, pairs: Sequence[Preference]) -> np.ndarray:

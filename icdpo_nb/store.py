@@ -258,17 +258,19 @@ class StoredLM(CausalLM):
         self.identity = {"model": lm.fingerprint, "dtype": lm.dtype, "device": lm.device.partition(":")[0]}
 
     def _sample(
-        self, contexts: Sequence[str], n: int, protocol: Protocol, seed: int, progress: Callable
+        self, contexts: Sequence[str], n: int, protocol: Protocol, seed: int, progress: Callable, begun: Sequence[Response]
     ) -> list[list[Response]]:
         relevant = ("top_p", "top_k", "temperature", "max_new_tokens", "stop", "scored_tokens", "eos_scored")
         inputs = {**self.identity, "n": n, "seed": seed, **{name: getattr(protocol, name) for name in relevant}}
 
         def run(indices: list[int]) -> list:
-            sampled = super(StoredLM, self)._sample([contexts[i] for i in indices], n, protocol, seed, NO_BAR)
+            of, from_ = [contexts[i] for i in indices], [begun[i] for i in indices]
+            sampled = super(StoredLM, self)._sample(of, n, protocol, seed, NO_BAR, from_)
             return [[_packed(y) for y in ys] for ys in sampled]
 
+        items = [[c, list(b.token_ids)] if b.token_ids else c for c, b in zip(contexts, begun, strict=True)]
         with progress(total=len(contexts)) as bar:
-            found = self.store.compute("sample", inputs, list(contexts), run, bar)
+            found = self.store.compute("sample", inputs, items, run, bar)
         return [[_unpacked(y) for y in ys] for ys in found]
 
     def _score(

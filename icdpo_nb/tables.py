@@ -6,7 +6,7 @@ import pandas as pd
 
 from .metrics import Estimate, mean_ci
 from .notebook import show_table
-from .paper import published_gain
+from .paper import NotReportedError, published_gain
 
 TOTAL = "total"
 
@@ -63,17 +63,23 @@ HEADINGS = {"source": "demonstrations", "better": "method", "worse": "minus"}  #
 def show_estimates(tidy: pd.DataFrame, caption: str, columns: str = "domain", **headings: str) -> None:
     """Estimates side by side, mean [95 % interval]: a column for each value of `columns`, a row for each other combination.
 
-    What is the same everywhere is left out. `headings`: what a column of the tidy table is called here, as in `HEADINGS`.
+    What is the same everywhere is left out. The caption says how many prompts there are, or each cell where they differ.
+    `headings`: what a column of the tidy table is called here, as in `HEADINGS`.
     """
-    text = tidy.assign(text=as_text(tidy))
-    keys = [c for c in (*GROUPS, "method", "better", "worse", "domain") if c in tidy and c != columns and tidy[c].nunique() > 1]
+    alike = tidy.groupby("domain")["n"].nunique().max() == 1
+    text = tidy.assign(text=as_text(tidy) if alike else [f"{t} ({n})" for t, n in zip(as_text(tidy), tidy["n"], strict=True)])
+    keys = [
+        c
+        for c in (*GROUPS, "method", "side", "better", "worse", "domain")
+        if c in tidy and c != columns and tidy[c].nunique() > 1
+    ]
     keys = keys or [c for c in ("method", "better") if c in tidy]
     for column in (*keys, columns):
         text[column] = pd.Categorical(text[column], tidy[column].drop_duplicates(), ordered=True)
     wide = text.pivot(index=keys, columns=columns, values="text").reset_index()
     counts = ", ".join(f"{d} n = {n}" for d, n in tidy.groupby("domain", sort=False)["n"].first().items())
-    wide = wide.rename(columns=HEADINGS | headings)
-    show_table(wide, f"{caption} Mean [95 % bootstrap interval]; prompts: {counts}.")
+    counts = f"; prompts: {counts}" if alike else " (prompts)"
+    show_table(wide.rename(columns=HEADINGS | headings), f"{caption} Mean [95 % bootstrap interval]{counts}.")
 
 
 def totals_of(tidy: pd.DataFrame) -> pd.DataFrame:
@@ -102,11 +108,11 @@ def per_prompt(methods: Mapping[str, pd.DataFrame], lm: str = "", source: str = 
 VERDICTS = {1: "supported", 0: "inconclusive", -1: "not supported"}  # by the sign that the interval shows
 
 
-def claims(gains: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+def claims(gains: pd.DataFrame, pairs: Sequence[tuple[str, str]], data: str = "HH-RLHF") -> pd.DataFrame:
     """Each claim `better > worse` in each experiment: our total gain, the paper's for its three models, the verdict."""
     rows = []
     for better, worse in pairs:
-        theirs = sorted(published_gain(better, worse))
+        theirs = _reported(better, worse, data)
         for (lm, source), part in gains.groupby(GROUPS, sort=False):
             ours = estimate(part, better=better, worse=worse)
             rows.append({
@@ -115,9 +121,17 @@ def claims(gains: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFram
                 "source": source,
                 "here [95 % interval]": str(ours),
                 "verdict": VERDICTS[ours.sign],
-                "paper (RM_test × 100)": f"{theirs[0]:+.1f} to {theirs[-1]:+.1f}",
+                "paper (RM_test × 100)": theirs,
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _reported(better: str, worse: str, data: str) -> str:
+    try:
+        theirs = published_gain(better, worse, data=data)
+    except NotReportedError:
+        return "not reported"
+    return f"{min(theirs):+.1f} to {max(theirs):+.1f}"
 
 
 def show_claims(claims: pd.DataFrame, caption: str) -> None:

@@ -18,10 +18,10 @@ from icdpo_nb.consistency import (
     pair_scores,
     rank_agreement,
     reciprocal_rank,
-    scored_by,
 )
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.retrieval import RandomRetriever
+from icdpo_nb.rewards import scored_by
 from icdpo_nb.tables import method_means
 
 

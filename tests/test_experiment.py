@@ -15,13 +15,16 @@ from icdpo_nb.experiment import (
     method_rewards,
     method_tables,
     picks,
+    shown_once,
     source_rewards,
     work_done,
     work_sentence,
 )
 from icdpo_nb.lm import load_lm
-from icdpo_nb.protocol import RECOMMENDED
+from icdpo_nb.protocol import RECOMMENDED, InputError
 from icdpo_nb.retrieval import RandomRetriever
+from icdpo_nb.rewards import TeacherReward
+from icdpo_nb.tables import method_means
 from icdpo_nb.templates import contexts
 
 
@@ -66,6 +69,25 @@ def test_what_each_method_picks(tables):
     assert found == {"Base": [1, 2], "ICL": [6, 1], "ICDPO": [6, 0], "ICDPO + Ŝ": [3, 3], "ICDPO + ŜR": [30, 40]}
 
 
+def test_what_a_teacher_picks(tables):
+    """With a teacher Base is the first of n, RM-BoN the teacher's best of them, and RM-Aug has a table of its own."""
+    alone = made([[1, 7, 8], [2, 3, 4]], [[0] * 3] * 2, [[0] * 3] * 2).assign(teacher=[-3, -1, -2, -1, -1, -np.inf])
+    guided = made([[5], [6]], [[0], [0]], [[0], [0]])
+    more = {**tables, ("lm", "none", "none"): alone, ("lm", "none", "RM-Aug"): guided}
+    found = {name: t["reward"].tolist() for name, t in picks(more, "lm", "a").items()}
+    assert {name: found[name] for name in ("Base", "RM-Aug", "RM-BoN")} == {"Base": [1, 2], "RM-Aug": [5, 6], "RM-BoN": [7, 2]}
+    assert {name: found[name] for name in ("ICL", "ICDPO")} == {"ICL": [6, 1], "ICDPO": [6, 0]}
+
+
+def test_methods_without_demonstrations_stand_once(tables):
+    more = {**tables, **{("lm", "b", kind): tables["lm", "a", kind] for kind in ("random", "R")}}
+    means = method_means(method_rewards(more))
+    assert len(means[means["method"] == "Base"]) == 2, "a source each, to be paired with"
+    shown = shown_once(means)
+    assert shown.loc[shown["method"] == "Base", "source"].tolist() == ["none"]
+    assert shown.loc[shown["method"] == "ICL", "source"].tolist() == ["a", "b"]
+
+
 def test_rewards_and_answers(tables):
     rewards = method_rewards(tables)
     assert list(rewards) == ["lm", "source", "method", "domain", "prompt_id", "reward"]
@@ -81,6 +103,21 @@ def test_tables_of_a_model(pairs, tiny_lm):
     assert [len(t) for t in made.values()] == [2, 6, 6]
     assert measured["responses"].tolist() == [2, 6, 6]
     assert (made["tiny", "raw", "R"]["reward"] == made["tiny", "raw", "R"]["response"].str.len()).all()
+
+
+def test_tables_with_a_teacher(pairs, tiny_lm):
+    """n base candidates with its score, and RM-Aug; all else is as without one."""
+    data = PreferenceSet("x", "local", "raw", tuple(pairs[:6]), (), tuple(pairs[6:]), {}, "0")
+    given = data.test, {"raw": data}, {"tiny": tiny_lm}, Length(), TinyEmbedder(), RECOMMENDED.but(max_new_tokens=6)
+    (plain, _), (made, measured) = (method_tables(*given, teacher=t, block_tokens=2) for t in (None, TeacherReward(tiny_lm)))
+    assert list(made) == [list(plain)[0], ("tiny", "none", "RM-Aug"), *list(plain)[1:]]
+    assert measured["demonstrations"].tolist() == ["none", "none, RM-Aug", "raw, random", "raw, R"]
+    assert measured["responses"].tolist() == [6, 2, 6, 6]
+    assert all(made[key].equals(plain[key]) for key in list(plain)[1:])
+    assert (
+        made["tiny", "none", "none"].groupby("prompt_id")["response"].first().tolist()
+        == plain["tiny", "none", "none"]["response"].tolist()
+    )
 
 
 def test_the_reward_changes_no_response(pairs, tiny_lm):
@@ -101,9 +138,13 @@ def test_the_reward_changes_no_response(pairs, tiny_lm):
 
 
 def test_rewards_of_the_sources(pairs):
-    table = source_rewards("raw", pairs, ["helpful"], Length())
-    assert table["n"].tolist() == [4]
-    assert table["rejected"].tolist() == [len("No idea.")]
+    data = {"raw": PreferenceSet("x", "local", "raw", tuple(pairs), (), (), {}, "0")}
+    table = source_rewards(data, ["helpful"], Length()).set_index("side")
+    assert table["n"].tolist() == [4, 4]
+    assert table.loc["rejected", ["mean", "low", "high"]].tolist() == [len("No idea.")] * 3
+    assert table.loc["chosen", "low"] < np.mean([len(p.chosen) for p in pairs[:4]]) < table.loc["chosen", "high"]
+    with pytest.raises(InputError, match="no demonstrations of raw for rare; leave out"):
+        source_rewards(data, ["helpful", "rare"], Length())
 
 
 def test_work_is_compared_with_the_published_procedure(pairs, tiny_lm):

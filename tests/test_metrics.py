@@ -128,6 +128,7 @@ def test_verdicts(rewards):
     table = claims(method_gains(rewards, pairs), pairs)
     assert table["verdict"].tolist() == ["supported", "inconclusive"]
     assert table.iloc[0]["paper (RM_test × 100)"] == "+54.6 to +87.7"
+    assert claims(method_gains(rewards, pairs), pairs, "SyntheticGPT")["paper (RM_test × 100)"].tolist() == ["not reported"] * 2
     assert claims_sentence(table, 40) == "On 40 prompts: ICL > Base is supported; ICDPO > ICL is inconclusive."
     twice = pd.concat([table, table.assign(lm="another", verdict="not supported")])
     assert "each in 2 experiments: ICL > Base is supported in 1, not supported in 1" in claims_sentence(twice, 40)

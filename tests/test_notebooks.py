@@ -33,6 +33,8 @@ SMOKE = {  # parameters that make a notebook small
         "domains": [],
         "reward": "sandbox",
         "demonstrations": ["teacher-a", "raw"],
+        "teacher": LM,
+        "block_tokens": 3,
         "max_new_tokens": 8,
         "max_prompt_tokens": 0,
         "max_response_tokens": 0,
@@ -234,6 +236,9 @@ def test_the_same_seed_gives_the_same_bytes(smoke, given, tmp_path, monkeypatch)
         (["n_prompts", "0"], "n_prompts is 0, but must be at least 1"),
         (["protocol", "paper"], "must be one of PAPER, REFERENCE, RECOMMENDED"),
         (["demonstrations", "teacher-c"], "no column 'teacher_c'"),
+        (["teacher", "no-such-model"], "no such folder"),
+        (["paper_data", "hh-rlhf"], "the paper has no results on 'hh-rlhf', but on HH-RLHF and SyntheticGPT"),
+        (["block_tokens", "0"], "block_tokens is 0, but must be at least 1"),
     ],
 )
 def test_bad_input_is_one_sentence(given, parameters, says):
@@ -289,6 +294,17 @@ def test_the_browser_would_have_told(tmp_path, markup):
     document, asked = open_page(page)
     assert OUTSIDE in asked
     assert ("<title>pwned</title>" in document) == ("document.title" in markup)
+
+
+def test_without_a_teacher(given, tmp_path, monkeypatch):
+    """RM-Aug and RM-BoN are left out, and nothing else changes."""
+    for teacher in (LM, "none"):
+        monkeypatch.setenv(RUN_DIR, str(tmp_path / teacher))
+        (tmp_path / teacher).mkdir()
+        run_cells("01_method", {**given["01_method"], "teacher": given["01_method"]["teacher"] if teacher == LM else teacher})
+    rows = {t: [json.loads(x) for x in (tmp_path / t / "means.jsonl").read_text().strip().split("\n")] for t in (LM, "none")}
+    assert {row["method"] for row in rows[LM]} - {row["method"] for row in rows["none"]} == {"RM-Aug", "RM-BoN"}
+    assert [row for row in rows[LM] if not row["method"].startswith("RM-")] == rows["none"]
 
 
 def test_presets_fit_their_notebook():
