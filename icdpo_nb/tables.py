@@ -108,11 +108,16 @@ def per_prompt(methods: Mapping[str, pd.DataFrame], lm: str = "", source: str = 
 VERDICTS = {1: "supported", 0: "inconclusive", -1: "not supported"}  # by the sign that the interval shows
 
 
-def claims(gains: pd.DataFrame, pairs: Sequence[tuple[str, str]], data: str = "HH-RLHF") -> pd.DataFrame:
-    """Each claim `better > worse` in each experiment: our total gain, the paper's for its three models, the verdict."""
-    rows = []
-    for better, worse in pairs:
-        theirs = _reported(better, worse, data)
+def claims(
+    gains: pd.DataFrame, pairs: Sequence[tuple[str, str]], data: str = "HH-RLHF", figure: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Each claim `better > worse` in each experiment: our total gain, the paper's for its three models, the verdict.
+
+    `figure`: what the paper says of each pair where it has a figure without numbers.
+    """
+    rows, heading = [], "paper" if figure else "paper (RM_test × 100)"
+    for better, worse, said in zip(*zip(*pairs, strict=True), figure or [""] * len(pairs), strict=True):
+        theirs = said or _reported(better, worse, data)
         for (lm, source), part in gains.groupby(GROUPS, sort=False):
             ours = estimate(part, better=better, worse=worse)
             rows.append({
@@ -121,7 +126,7 @@ def claims(gains: pd.DataFrame, pairs: Sequence[tuple[str, str]], data: str = "H
                 "source": source,
                 "here [95 % interval]": str(ours),
                 "verdict": VERDICTS[ours.sign],
-                "paper (RM_test × 100)": theirs,
+                heading: theirs,
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -138,18 +143,19 @@ def show_claims(claims: pd.DataFrame, caption: str) -> None:
     """The table of `claims`; with several models a column for each, and the verdicts as signs."""
     same = [c for c in GROUPS if claims[c].nunique() == 1]
     if "lm" in same:
-        show_table(claims.drop(columns=same), caption)
+        show_table(claims.drop(columns=same).rename(columns=HEADINGS), caption)
         return
     signs = {verdict: "▼○▲"[sign + 1] for sign, verdict in VERDICTS.items()}
     text = claims.assign(
         text=[f"{here} {signs[v]}" for here, v in zip(claims["here [95 % interval]"], claims["verdict"], strict=True)]
     )
-    keys = ["claim", *(["source"] if "source" not in same else []), "paper (RM_test × 100)"]
+    keys = ["claim", *(["source"] if "source" not in same else []), claims.columns[-1]]
     for column in ("claim", "source", "lm"):
         text[column] = pd.Categorical(text[column], text[column].unique(), ordered=True)
     wide = text.pivot(index=keys, columns="lm", values="text").reset_index()
     legend = ", ".join(f"{sign} {verdict}" for verdict, sign in signs.items())
-    show_table(wide[[c for c in wide if c != keys[-1]] + keys[-1:]], f"{caption} {legend}.")
+    wide = wide[[c for c in wide if c != keys[-1]] + keys[-1:]].rename(columns=HEADINGS)
+    show_table(wide, f"{caption} {legend}.")
 
 
 def claims_sentence(claims: pd.DataFrame, n: int) -> str:

@@ -149,6 +149,9 @@ def test_claims_of_several_models_stand_side_by_side(rewards, monkeypatch):
     assert [text[-1] for text in first] == ["▲", "○"]
     assert [text[-1] for text in another] == ["▼", "▼"]
     assert "▼ not supported" in caption
+    figure = claims(method_gains(rewards, pairs), pairs, figure=["clearly", "hardly"])
+    assert figure["paper"].tolist() == ["clearly", "hardly"], "a figure without numbers"
+    assert figure["verdict"].tolist() == table["verdict"].tolist()
 
 
 def test_rank_correlation_is_that_of_scipy():
