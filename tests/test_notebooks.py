@@ -13,6 +13,7 @@ import nbformat
 import papermill
 import pytest
 from browser import CHROMIUM, open_page
+from endpoint import longest, serving
 from hostile import HOSTILE, OUTSIDE, save_hostile_lm, save_hostile_set
 
 from icdpo_nb.cli import main
@@ -22,6 +23,7 @@ from icdpo_nb.parameters import check_parameters
 from icdpo_nb.protocol import InputError
 from icdpo_nb.report import NOTEBOOKS, notebook_names, open_notebook, preset_parameters, run_notebook
 from icdpo_nb.safety import visible
+from icdpo_nb.store import store_folder
 
 LM, SET = "hostile model", "hostile set"  # stand for the folder and the file of `hostile.py`, which every notebook runs on
 SMOKE = {  # parameters that make a notebook small
@@ -68,6 +70,16 @@ SMOKE = {  # parameters that make a notebook small
         "n_prompts": 3,
         "domains": [],
         "max_new_tokens": 8,
+        "max_prompt_tokens": 0,
+        "max_response_tokens": 0,
+    },
+    "05_win_rate": {
+        "lms": [LM],
+        "preferences": SET,
+        "n_prompts": 3,
+        "domains": [],
+        "demonstrations": ["teacher-a"],
+        "max_new_tokens": 7,
         "max_prompt_tokens": 0,
         "max_response_tokens": 0,
     },
@@ -209,6 +221,32 @@ def test_run_again_it_finds_all_it_sampled_and_scored(smoke, given, name, tmp_pa
     first, again = lines(smoke[name]), lines(tmp_path)
     assert first.keys() == again.keys()
     assert [n for n in first if first[n] != again[n]] in ([], ["work.jsonl"])
+
+
+def test_an_endpoint_judges_in_a_report(smoke, given, tmp_path, monkeypatch):
+    """It says the hostile texts and gives the key away; a second run pays nothing and says the same."""
+    pytest.importorskip("openai")
+    monkeypatch.setenv("ICDPO_JUDGE_KEY", "sk-planted-0123456789")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as endpoint:
+        endpoint.answer = lambda item, n: f"{HOSTILE[len(item['A']) % 9]} sk-planted-0123456789 {longest(item, n)}"
+        parameters = {**given["05_win_rate"], "judge": "endpoint", "judge_url": endpoint.url, "judge_model": "m"}
+        with pytest.raises(InputError, match=r"calls of m at 127.0.0.1.* are still to be paid.* max_calls is 0: raise it"):
+            run_notebook("05_win_rate", parameters, tmp_path / "none")
+        assert not endpoint.asked
+        parameters["max_calls"] = 200
+        runs = [run_notebook("05_win_rate", parameters, tmp_path / "first")]
+        paid = len(endpoint.asked)
+        runs.append(run_notebook("05_win_rate", parameters, tmp_path / "second"))
+        assert 0 < paid == len(endpoint.asked)
+    assert (runs[0] / "verdicts.jsonl").read_bytes() == (runs[1] / "verdicts.jsonl").read_bytes()
+    files = [path for run in runs for path in run.parent.rglob("*") if path.is_file()]
+    files += [path for path in store_folder().rglob("*") if path.is_file()]
+    assert not [path for path in files if b"sk-planted" in path.read_bytes()]
+    page = (runs[0] / "report.html").read_text()
+    assert "[ICDPO_JUDGE_KEY] The longer one. [[" in page
+    assert f"{paid:,} of {paid:,} calls of m at 127.0.0.1" in page
+    assert not re.findall(r"<\s*(script|iframe|meta http|img src=http)", page.partition("</head>")[2])
 
 
 def test_the_same_seed_gives_the_same_bytes(smoke, given, tmp_path, monkeypatch):

@@ -62,6 +62,23 @@ def test_interrupted_work_goes_on(tmp_path, monkeypatch):
     assert again == [0, 10, 20, 30, 40, 50]
 
 
+def test_none_is_not_kept(tmp_path):
+    """An item without a value is computed again the next time; in rounds of the size that was asked for."""
+    store, rounds = Store(tmp_path), []
+
+    def run(indices):
+        rounds.append(indices)
+        return [None if i == 1 else i for i in indices]
+
+    assert store.missing("s", {}, [7, 8, 7, 9]) == [0, 1, 3]
+    assert store.compute("s", {}, list("abcde"), run, chunk=2) == [0, None, 2, 3, 4]
+    assert rounds == [[0, 1], [2, 3], [4]]
+    assert store.missing("s", {}, list("abcde")) == [1]
+    assert store.missing("s", {"other": 1}, list("abcde")) == [0, 1, 2, 3, 4]
+    assert store.compute("s", {}, list("abcde"), lambda indices: ["now"]) == [0, "now", 2, 3, 4]
+    assert not store.db.execute("SELECT * FROM claims").fetchall()
+
+
 def slow(folder, pause, path):
     """A process that takes its time, and says what it computes."""
 
