@@ -113,16 +113,16 @@ def order_sentence(judged: pd.DataFrame) -> str:
     return f"{'; '.join(said)}."
 
 
-def agreement_sentence(judged: pd.DataFrame, other: pd.DataFrame, seed: int = 0) -> str:
-    """How often another judge of the same comparisons prefers the same text, and whether it orders the methods alike."""
-    known = judged["win"].notna() & other["win"].notna()
+def agreement_sentence(judged: pd.DataFrame, by_reward: pd.DataFrame, seed: int = 0) -> str:
+    """How often a reward model that judges the same comparisons agrees, and whether it orders the methods alike."""
+    known = judged["win"].notna() & by_reward["win"].notna()
     decided = known & (judged["verdict"] != "tie")
     if not decided.any():
         return "The judge called every pair level, so there is nothing to agree with."
-    same = 1 - (judged["win"] - other["win"])[decided].abs()
+    same = 1 - (judged["win"] - by_reward["win"])[decided].abs()
     share = mean_ci([same.groupby(judged.loc[decided, "prompt_id"]).mean().to_numpy()], seed=seed)
-    rates = [t[known].groupby([*GROUPS, "method"])["win"].mean() for t in (judged, other)]
+    rates = [t[known].groupby([*GROUPS, "method"])["win"].mean() for t in (judged, by_reward)]
     rho = rank_correlation(*(r.to_numpy() for r in rates), seed).mean
     order = f"; Spearman's ρ of the two win rates over the {len(rates[0])} bars is {rho:.2f}" if rho == rho else ""
     interval = f"{share.mean:.0%} [{share.low:.0%}, {share.high:.0%}]"
-    return f"Of the pairs that the judge decides, both prefer the same text in {interval}{order}."
+    return f"Of the pairs that the judge decides, the reward model prefers the same text in {interval}{order}."

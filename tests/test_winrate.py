@@ -160,7 +160,7 @@ def test_agreement_with_another_judge():
     mine, other = verdicts(ICDPO="wlwtu", ICL="wllww"), verdicts(ICDPO="wtlww", ICL="llwww")
     said = agreement_sentence(mine, other)
     share = np.mean([(1 + 0) / 2, (0.5 + 1) / 2, 0, 1, 1])  # by prompt; the judge's tie and its missing verdict are left out
-    assert said.startswith(f"Of the pairs that the judge decides, both prefer the same text in {share:.0%} [")
+    assert said.startswith(f"Of the pairs that the judge decides, the reward model prefers the same text in {share:.0%} [")
     assert "over the 2 bars is " in said
     assert "nothing to agree with" in agreement_sentence(verdicts(ICDPO="tt"), verdicts(ICDPO="ww"))
 
