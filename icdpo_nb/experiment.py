@@ -60,13 +60,14 @@ def method_tables(
 ) -> tuple[Tables, pd.DataFrame]:
     """Candidates with their rewards for every model, source and retriever, and what was sampled, as a table for the reader.
 
-    With a teacher, n responses of the base model have its score (column `teacher`, for RM-BoN), and RM-Aug a table of its own;
-    without one, the base model is sampled once. Nothing here looks at a reward before all responses are sampled and scored.
+    With a teacher, the base model's responses have its score (column `teacher`, for RM-BoN), and RM-Aug a table of its own. The
+    base model is sampled n times in either case, so that notebooks with and without a teacher share its responses. Nothing here
+    looks at a reward before all responses are sampled and scored.
     """
 
     def candidates(name: str) -> Tables:
         lm = models[name]
-        alone = candidates_table(prompts, None, lm, protocol if teacher else protocol.but(n_candidates=1), seed)
+        alone = candidates_table(prompts, None, lm, protocol, seed)
         made: Tables = {(name, "none", "none"): scored_by(alone, {"teacher": teacher} if teacher else {})}
         if teacher:
             made[name, "none", "RM-Aug"] = rm_aug_table(prompts, lm, teacher, protocol, seed, block_tokens)

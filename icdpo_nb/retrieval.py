@@ -127,6 +127,7 @@ class TwoStageRetriever:
         """The k nearest in meaning among each prompt's 20 best BM25 hits (k of them if k > 20)."""
         _check_k(self.support, k)
         hits = self.coarse.retrieve(prompts, min(max(SBERT_STAGE, k), len(self.support)))
+        self.embed([*prompts, *(d.prompt for ds in hits for d in ds)])  # all at once, which is fastest; they are kept
         vectors = self.embed(prompts)
         near = [self.embed([d.prompt for d in ds]) @ v for ds, v in zip(hits, vectors, strict=True)]
         return [[ds[i] for i in _top(scores, k)] for ds, scores in zip(hits, near, strict=True)]
