@@ -11,8 +11,7 @@ help: ## print these targets
 install: $(INSTALLED) ## make .venv with the tested versions (constraints.txt)
 
 report: $(INSTALLED) ## run the notebooks and render reports/index.html
-	$(BIN)/icdpo-nb report --jobs 2 01_method 00_start_here 02_retrieval_ablation 04_consistency_mrr 05_win_rate
-	$(BIN)/icdpo-nb report 03_demo_source_nll  # it reads the rewards of 01_method
+	$(BIN)/icdpo-nb report --jobs 2 01_method 00_start_here 02_retrieval_ablation 04_consistency_mrr 05_win_rate 03_demo_source_nll
 	@echo "open reports/index.html"
 
 test: $(INSTALLED) ## run the test suite

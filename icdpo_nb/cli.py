@@ -82,7 +82,7 @@ def _report(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is recorded like Ctrl-C
     todo = [(name, _given(name, args)) for name in args.notebook]  # all of them are checked before any runs
     if args.jobs > 1 and len(todo) > 1:
-        code = side_by_side([_alone(name, args) for name in args.notebook], args.jobs)
+        code = side_by_side([_alone(name, args) for name in args.notebook], args.jobs, _after(args.notebook))
         write_gallery(args.out)  # two that end at once may each have missed the other
         return code
     for name, given in todo:
@@ -101,26 +101,37 @@ def _alone(name: str, args: argparse.Namespace) -> list[str]:
     return command + (["--resume"] if args.resume else [])
 
 
-def side_by_side(commands: Sequence[Sequence[str]], jobs: int) -> int:
+def _after(names: Sequence[str]) -> list[set[int]]:
+    """For each notebook the numbers of those before it whose reports it reads, as its metadata say."""
+    names = [name.removesuffix(".ipynb") for name in names]
+    reads = [open_notebook(name)[0].metadata.get("icdpo_nb", {}).get("reads", ()) for name in names]
+    return [{j for j in range(i) if names[j] in reads[i]} for i in range(len(names))]
+
+
+def side_by_side(commands: Sequence[Sequence[str]], jobs: int, after: Sequence[set[int]] = ()) -> int:
     """Run commands, `jobs` at a time, each with its share of the processor's threads. Returns the largest exit code.
 
-    If this process is interrupted, it ends them all as it was ended.
+    A command begins when those whose numbers stand in its `after` have ended, well or not. If this process is interrupted, it
+    ends them all as it was ended.
     """
     share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), "TQDM_DISABLE": "1"}
-    waiting, running, codes = list(commands), [], [0]
+    waiting, running, codes = list(range(len(commands))), {}, {}
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:  # in a session of its own: Ctrl-C reaches this process, which passes it on
-                running.append(subprocess.Popen(waiting.pop(0), env=share | os.environ, start_new_session=True))
-            codes += [code if code >= 0 else 1 for p in running if (code := p.poll()) is not None]
-            running = [p for p in running if p.returncode is None]
+            ready = [i for i in waiting if not after or after[i] <= codes.keys()]
+            for i in ready[: jobs - len(running)]:  # in a session of its own: Ctrl-C reaches this process, which passes it on
+                running[i] = subprocess.Popen(commands[i], env=share | os.environ, start_new_session=True)
+                waiting.remove(i)
+            ended = {i: code for i, process in running.items() if (code := process.poll()) is not None}
+            codes |= ended
+            running = {i: process for i, process in running.items() if i not in ended}
             time.sleep(0.05)
     finally:
-        for process in running:
+        for process in running.values():
             process.terminate()
-        for process in running:
+        for process in running.values():
             process.wait()
-    return max(codes)
+    return max(code if code >= 0 else 1 for code in codes.values())
 
 
 def _given(name: str, args: argparse.Namespace) -> dict[str, object]:

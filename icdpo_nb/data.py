@@ -199,12 +199,13 @@ def _reasons(dropped: dict[str, int]) -> str:
 def _within(rows: list[_Row], max_tokens: tuple[int, int], count_tokens, dropped: Counter) -> Iterator[_Row]:
     """The rows whose prompt and responses fit the length filter of Appendix A."""
     limit, response_limit = max_tokens
-    texts = ([r.pair.prompt for r in rows], [r.pair.chosen for r in rows], [r.pair.rejected for r in rows],
-             [r.demonstration for r in rows])  # fmt: skip
-    for row, n_prompt, *n_responses in zip(rows, *map(count_tokens, texts), strict=True):
-        if n_prompt > limit:
+    texts = [(r.pair.prompt, r.pair.chosen, r.pair.rejected, r.demonstration) for r in rows]
+    each = list(dict.fromkeys(t for row in texts for t in row))  # raw demonstrations are the chosen responses
+    length = dict(zip(each, count_tokens(each), strict=True))
+    for row, (prompt, *responses) in zip(rows, texts, strict=True):
+        if length[prompt] > limit:
             dropped[f"prompt over {limit} tokens"] += 1
-        elif max(n_responses) > response_limit:
+        elif max(length[t] for t in responses) > response_limit:
             dropped[f"response over {response_limit} tokens"] += 1
         else:
             yield row

@@ -67,12 +67,12 @@ class CausalLM:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text, for the length filter of `load_preferences`."""
-        found = (
-            self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
-            if len(texts)
-            else []
-        )
-        return [len(ids) for ids in found]
+        if not self.tokenizer.is_fast:
+            return [len(self.tokenize(text)) for text in texts]
+        backend = self.tokenizer.backend_tokenizer  # a third of the time of `tokenizer(texts)`, which makes more than ids
+        backend.no_truncation()
+        backend.no_padding()
+        return [len(e) for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

@@ -56,6 +56,18 @@ def test_eos_policy(tiny_lm, monkeypatch):
     assert cut.logps is None, "an added EOS was not sampled, so its log-probability is not known"
 
 
+def test_count_tokens(tiny_lm, monkeypatch):
+    """As many as `tokenize` gives, whatever truncation and padding the tokenizer's file asks for; by a slow tokenizer too."""
+    texts = ["", "Hi", "A much longer text, of several words, " * 9]
+    expected = [len(tiny_lm.tokenize(text)) for text in texts]
+    tiny_lm.tokenizer.backend_tokenizer.enable_truncation(4)
+    tiny_lm.tokenizer.backend_tokenizer.enable_padding()
+    assert tiny_lm.count_tokens(texts) == expected
+    assert tiny_lm.count_tokens([]) == []
+    monkeypatch.setattr(type(tiny_lm.tokenizer), "is_fast", False)
+    assert tiny_lm.count_tokens(texts) == expected
+
+
 def test_given_response_stands_after_the_colon(tiny_lm):
     y = tiny_lm.encode_response("  Sure. ")
     assert tiny_lm.decode(y.token_ids) == " Sure."

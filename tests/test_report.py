@@ -303,6 +303,23 @@ def test_side_by_side_ends_with_the_worst_code(tmp_path, monkeypatch, capfd):
     assert [(tmp_path / name).read_text().strip() for name in "abc"] == [share] * 3
 
 
+def test_side_by_side_waits_for_what_is_read(tmp_path):
+    """Three commands, three at a time: the first, which the last reads, ends badly when the second has begun."""
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    first = f"import os, sys\nwhile not os.path.exists({b!r}): pass\nopen({a!r}, 'w'); sys.exit(3)"
+    codes = [first, f"open({b!r}, 'w')", f"import os; assert os.path.exists({a!r}); open({c!r}, 'w')"]
+    assert side_by_side([[sys.executable, "-c", code] for code in codes], 3, [set(), set(), {0}]) == 3
+    assert (tmp_path / "c").exists()
+
+
+def test_a_notebook_waits_for_those_that_it_reads(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs, after: asked.extend(after) or 0)
+    named = ["03_demo_source_nll", "01_method", "00_start_here", "03_demo_source_nll.ipynb"]
+    assert main(["report", *named, "-j", "2", "-o", str(tmp_path)]) == 0
+    assert asked == [set(), set(), set(), {1}]
+
+
 def test_side_by_side_ends_what_runs_when_it_is_interrupted(tmp_path, monkeypatch):
     end = f"{NOTE}\nwhile True: time.sleep(0.01)"
     commands = [[sys.executable, "-c", end, str(tmp_path / name)] for name in "abc"]
@@ -320,7 +337,7 @@ def test_side_by_side_ends_what_runs_when_it_is_interrupted(tmp_path, monkeypatc
 
 def test_each_of_several_reports_is_asked_for_with_the_same_options(ending, monkeypatch, capfd):
     asked = []
-    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs: asked.extend([jobs, *commands]) or 0)
+    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs, after: asked.extend([jobs, *commands]) or 0)
     given = ["-o", str(ending), "--timeout", "9", "--resume"]
     assert main(["report", "06_ending", "06_ending", "-j", "2", *given]) == 0
     assert asked[0] == 2
