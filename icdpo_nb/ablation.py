@@ -60,10 +60,12 @@ def window_similarity(
         for window in windows:
             changed = protocol.but(bm25_window=window)
             retrievers = by_domain("BM25", preferences.support, domains_of(prompts), changed, tokenize=tokenize)
-            for p in prompts:
-                demos = retrievers[p.domain].retrieve([p.prompt], protocol.n_demos)[0]
-                near = _near(embed, p.prompt, [d.prompt for d in demos])
-                rows.append(("", source, f"L = {window}", p.domain, p.prompt_id, near))
+            for domain, retriever in retrievers.items():
+                here = [p for p in prompts if p.domain == domain]
+                found = retriever.retrieve([p.prompt for p in here], protocol.n_demos)
+                near = [_near(embed, p.prompt, [d.prompt for d in demos]) for p, demos in zip(here, found, strict=True)]
+                names = ("", source, f"L = {window}", domain)
+                rows += [(*names, p.prompt_id, value) for p, value in zip(here, near, strict=True)]
     return pd.DataFrame(rows, columns=["lm", "source", "method", "domain", "prompt_id", "similarity"])
 
 

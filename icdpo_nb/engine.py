@@ -48,13 +48,8 @@ class Engine:
         self.work: Counter = Counter()  # tokens computed, padding not counted: prefill, decode, scored
         self.seconds: Counter = Counter()  # wall time: sampling, scoring
         self.peak: Counter = Counter()  # bytes held at most by the end of a stage: sampling, scoring
-        self.batch_tokens = self.cache_tokens = batch_tokens or 1
-        self._take(model.eval())
-        if not batch_tokens:
-            in_cache, in_pass = self.token_bytes()
-            budget = budget_bytes(self.device)
-            self.batch_tokens, self.cache_tokens = (max(1, int(x)) for x in (budget / 4 / in_pass, budget * 3 / 4 / in_cache))
-        self.work.clear()
+        self.batch_tokens = self.cache_tokens = batch_tokens
+        self.model, self.body, self.head = model.eval(), None, None
 
     # ------------------------------------------------------------ sampling and scoring
 
@@ -73,6 +68,7 @@ class Engine:
 
         `ended(i, ids)` names how a sequence of context i ended ("eos", "stop") or is None; what has is decoded no further.
         """
+        self.begin()
         _, n, steps = uniform.shape
         out: list = [None] * len(contexts)
         start = time.perf_counter()
@@ -106,6 +102,7 @@ class Engine:
         self, contexts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]], progress: Callable = NO_BAR
     ) -> list[list[np.ndarray]]:
         """Log-probability of every token of `responses[i]` under `contexts[i]`: float32 arrays, shape (n_tokens,), nats."""
+        self.begin()
         out = [[np.zeros(0, np.float32) for _ in ys] for ys in responses]
         packed = [pack(len(c) - 1, c[-1], ys) for c, ys in zip(contexts, responses, strict=True)]
 
@@ -201,18 +198,31 @@ class Engine:
         peak = peak_bytes(pool.admit)
         return pool.cache.nbytes / pool.owner.numel(), max(peak - pool.cache.nbytes, 1) / n
 
+    # ------------------------------------------------------------ before the first pass
+
+    def begin(self) -> None:
+        """Take the model apart and measure the budgets, once; a run that finds all its results in the store needs neither."""
+        if self.body is None:
+            self._take()
+        if self.batch_tokens is None:
+            self.batch_tokens = self.cache_tokens = 1
+            (in_cache, in_pass), budget = self.token_bytes(), budget_bytes(self.device)
+            self.batch_tokens, self.cache_tokens = (max(1, int(x)) for x in (budget / 4 / in_pass, budget * 3 / 4 / in_cache))
+            self.work.clear()
+
     @torch.inference_mode()
-    def _take(self, model) -> None:
+    def _take(self) -> None:
         """Take the model apart into body and head, its layers packed; some tokens' logits must still be the model's own.
 
         Some architectures scale their logits in ways of their own, after the head.
         """
-        ids = torch.arange(3, device=self.device)[None]
+        ids, model = torch.arange(3, device=self.device)[None], self.model
         theirs = model(input_ids=ids).logits.float()
         pack_linears(model)
-        self.model, self.body, self.head = model, model.base_model, model.get_output_embeddings()
+        self.body, self.head = model.base_model, model.get_output_embeddings()
         ours = self.logits(self.body(input_ids=ids).last_hidden_state)
         if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3, equal_nan=True):
+            self.body = None
             kind = type(model).__name__
             raise InputError(f"models of the kind {kind} change their logits after the output layer; that is not supported")
 

@@ -52,6 +52,9 @@ class CausalLM:
     def __init__(self, model, tokenizer, name: str, revision: str = "local"):
         self.engine, self.tokenizer, self.name, self.revision = Engine(model), tokenizer, name, revision
         self.eos_ids = _eos_ids(model, tokenizer)
+        if tokenizer.is_fast:  # its file may ask for both
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
         self.dtype, self.device = str(model.dtype).removeprefix("torch."), str(model.device)
 
     @cached_property
@@ -63,16 +66,17 @@ class CausalLM:
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a plain text, without special tokens."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._ids([text])[0]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text, for the length filter of `load_preferences`."""
+        return [len(ids) for ids in self._ids(texts)]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not self.tokenizer.is_fast:
-            return [len(self.tokenize(text)) for text in texts]
-        backend = self.tokenizer.backend_tokenizer  # a third of the time of `tokenizer(texts)`, which makes more than ids
-        backend.no_truncation()
-        backend.no_padding()
-        return [len(e) for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+            return [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        encode = self.tokenizer.backend_tokenizer.encode_batch_fast  # half the time of `tokenizer(texts)`, which makes more
+        return [e.ids for e in encode(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

@@ -118,6 +118,7 @@ def test_batches_are_sized_by_measured_memory(models):
     config = plain.config
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    lm.engine.begin()
     in_cache, in_pass = lm.engine.token_bytes()
     assert in_cache == pytest.approx(2 * config.num_hidden_layers * heads * dim * 4, rel=0.02)
     assert 4 * config.hidden_size < in_pass < 400 * 4 * config.hidden_size

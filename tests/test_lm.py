@@ -1,5 +1,6 @@
 """The text level of the language model: tokens of responses, ends, limits, loading."""
 
+import copy
 import shutil
 
 import numpy as np
@@ -56,16 +57,18 @@ def test_eos_policy(tiny_lm, monkeypatch):
     assert cut.logps is None, "an added EOS was not sampled, so its log-probability is not known"
 
 
-def test_count_tokens(tiny_lm, monkeypatch):
-    """As many as `tokenize` gives, whatever truncation and padding the tokenizer's file asks for; by a slow tokenizer too."""
+def test_tokens_are_counted_whole(tiny_lm, monkeypatch):
+    """As many as the tokenizer gives, whatever truncation and padding its file asks for; by a slow tokenizer too."""
     texts = ["", "Hi", "A much longer text, of several words, " * 9]
-    expected = [len(tiny_lm.tokenize(text)) for text in texts]
-    tiny_lm.tokenizer.backend_tokenizer.enable_truncation(4)
-    tiny_lm.tokenizer.backend_tokenizer.enable_padding()
-    assert tiny_lm.count_tokens(texts) == expected
-    assert tiny_lm.count_tokens([]) == []
-    monkeypatch.setattr(type(tiny_lm.tokenizer), "is_fast", False)
-    assert tiny_lm.count_tokens(texts) == expected
+    tokenizer = copy.deepcopy(tiny_lm.tokenizer)
+    expected = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    tokenizer.backend_tokenizer.enable_truncation(4)
+    tokenizer.backend_tokenizer.enable_padding()
+    lm = CausalLM(tiny_lm.engine.model, tokenizer, "tiny")
+    assert lm.count_tokens(texts) == expected
+    assert lm.count_tokens([]) == []
+    monkeypatch.setattr(type(tokenizer), "is_fast", False)
+    assert lm.count_tokens(texts) == expected
 
 
 def test_given_response_stands_after_the_colon(tiny_lm):

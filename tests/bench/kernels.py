@@ -84,6 +84,7 @@ def linears(lm) -> list:
 def roofline(name: str = "smollm2") -> dict:
     """Prefill and decode of a model against a matrix product and a copy in the same process."""
     lm = nb.load_lm(name)
+    lm.engine.begin()
     probe, x = torch.nn.Linear(2048, 2048, bias=False), torch.randn(2048, 2048)
     fast = PackedLinear(probe) if isinstance(linears(lm)[0], PackedLinear) else probe
     text = "Human: " + "Tell me a long story about the sea. " * 80 + "\n\nAssistant:"
