@@ -21,6 +21,7 @@ from .safety import scrubbed, visible
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. Returns the exit code; every complaint is one sentence on stderr."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would compile its grammars, a second, to check what none has
     try:
         args = _parser().parse_args(argv)
         return args.command(args)
