@@ -35,6 +35,11 @@ def mean_ci(groups: Sequence[np.ndarray], totals: str = "macro", seed: int = 0) 
     `groups`: one array of per-prompt values for each domain; prompts are resampled within their domain. `totals`: "macro"
     averages the domains' means (the paper's tables), "micro" all prompts (its code). One prompt alone has no interval (NaN).
     """
+    return mean_cis(groups, totals, seed)[-1]
+
+
+def mean_cis(groups: Sequence[np.ndarray], totals: str = "macro", seed: int = 0) -> list[Estimate]:
+    """`mean_ci` of each group and, last, of all of them, from the same resamples; a group without values is left out."""
     from scipy.stats import bootstrap
 
     if totals not in ("macro", "micro"):
@@ -44,17 +49,18 @@ def mean_ci(groups: Sequence[np.ndarray], totals: str = "macro", seed: int = 0) 
         raise InputError("a mean needs at least one finite value for each prompt")
     sizes = np.array([len(g) for g in groups])
     share = sizes / sizes.sum() if totals == "micro" else np.full(len(groups), 1 / len(groups))
+    weights = np.vstack([np.eye(len(groups)), share])  # of the groups' means, a row for each estimate
 
     def statistic(*samples, axis=-1):
-        return sum(w * s.mean(axis) for w, s in zip(share, samples, strict=True))
+        return weights @ np.stack([s.mean(axis) for s in samples])
 
-    mean, n = float(statistic(*groups)), int(sizes.sum())
-    if min(sizes) < 2:
-        return Estimate(mean, float("nan"), float("nan"), n)
-    if all(np.ptp(g) == 0 for g in groups):  # scipy warns of a degenerate distribution
-        return Estimate(mean, mean, mean, n)
-    found = bootstrap(groups, statistic, method="percentile", n_resamples=9999, batch=999, rng=np.random.default_rng(seed))
-    return Estimate(mean, float(found.confidence_interval.low), float(found.confidence_interval.high), n)
+    alone = sizes == 1
+    drawn = [np.repeat(g, 2) if len(g) == 1 else g for g in groups]  # scipy takes no sample of one; its interval is not used
+    how = {"method": "percentile", "n_resamples": 9999, "batch": 999, "rng": np.random.default_rng(seed)}
+    limits = bootstrap(drawn, statistic, **how).confidence_interval
+    low, high = (np.where([*alone, alone.any()], np.nan, side).tolist() for side in limits)
+    means, n = statistic(*groups).tolist(), [*sizes.tolist(), int(sizes.sum())]
+    return [Estimate(*row) for row in zip(means, low, high, n, strict=True)]
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray, seed: int = 0) -> Estimate:

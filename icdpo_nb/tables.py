@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from .metrics import Estimate, mean_ci
+from .metrics import Estimate, mean_cis
 from .notebook import show_table
 from .paper import NotReportedError, published_gain
 
@@ -14,8 +14,8 @@ TOTAL = "total"
 def _estimates(values: pd.DataFrame, column: str, totals: str, seed: int) -> dict[str, Estimate]:
     """`mean_ci` of a column for each domain and, if there are several, for all of them."""
     groups = {domain: part[column].to_numpy() for domain, part in values.groupby("domain")}
-    found = {domain: mean_ci([group], totals, seed) for domain, group in groups.items()}
-    return found | ({TOTAL: mean_ci(list(groups.values()), totals, seed)} if len(groups) > 1 else {})
+    names = [*groups, TOTAL] if len(groups) > 1 else [*groups]
+    return dict(zip(names, mean_cis(list(groups.values()), totals, seed), strict=False))
 
 
 GROUPS = ["lm", "source"]  # columns that set experiments apart; each is summarised by itself

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from icdpo_nb.metrics import Estimate, mean_ci, rank_correlation
+from icdpo_nb.metrics import Estimate, mean_ci, mean_cis, rank_correlation
 from icdpo_nb.protocol import InputError
 from icdpo_nb.tables import claims, claims_sentence, estimate, method_gains, method_means, per_prompt, show_claims
 
@@ -47,6 +47,21 @@ def test_one_prompt_has_no_interval():
     assert found.mean == 2
     assert np.isnan(found.low)
     assert found.sign == 0
+
+
+def test_each_group_and_all_of_them():
+    """From one bootstrap: what each group has alone, and the total, which knows no interval where one group has none."""
+    rng = np.random.default_rng(0)
+    a, b, one = rng.normal(size=50), rng.exponential(size=80), np.array([7.0])
+    found = mean_cis([a, b], "micro")
+    np.testing.assert_allclose(limits(found[0]), limits(mean_ci([a])), atol=0.02)
+    np.testing.assert_allclose(limits(found[1]), limits(mean_ci([b])), atol=0.02)
+    assert found[2] == mean_ci([a, b], "micro")
+    assert [e.n for e in found] == [50, 80, 130]
+    here, there, total = mean_cis([a, one])
+    assert here.low < here.mean < here.high
+    assert (there.mean, there.n, total.mean, total.n) == (7, 1, (a.mean() + 7) / 2, 51)
+    assert np.isnan([there.low, there.high, total.low, total.high]).all()
 
 
 def test_bad_values():
