@@ -6,7 +6,7 @@ unmodified policy, in nats, float32. Nothing is inherited from a model's generat
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,14 +27,10 @@ class Response:
     finish: str = "given"  # "stop": at a stop string, "eos", "length": at max_new_tokens, "given": not sampled
     context: str | None = None  # what it was sampled from
     logps: np.ndarray | None = None  # (n_tokens,) under that context, if just these tokens were sampled
+    engine: Engine | None = field(default=None, repr=False, compare=False)  # whose sampling that was
 
 
 UNBEGUN = Response("", (), "length", logps=np.zeros(0, np.float32))  # what a response is before its first token
-
-
-def known(context: str, responses: Sequence[Response]) -> bool:
-    """Whether the log-probabilities of all these responses under this context are those of their sampling."""
-    return all(y.logps is not None and y.context == context for y in responses)
 
 
 def load_lm(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> "CausalLM":
@@ -140,9 +136,13 @@ class CausalLM:
         they were sampled from it: then the log-probabilities of sampling serve (`rescore=True` computes them anew, and the
         two agree). Raises `InputError` if a context does not fit the model's window.
         """
-        new = [i for i, (c, ys) in enumerate(zip(contexts, responses, strict=True)) if rescore or not known(c, ys)]
+        new = [i for i, (c, ys) in enumerate(zip(contexts, responses, strict=True)) if rescore or not self.knows(c, ys)]
         found = dict(zip(new, self._score([contexts[i] for i in new], [responses[i] for i in new], progress), strict=True))
         return [found.get(i) or [y.logps for y in ys] for i, ys in enumerate(responses)]
+
+    def knows(self, context: str, responses: Sequence[Response]) -> bool:
+        """Whether the log-probabilities of all these responses under this context are those of their sampling."""
+        return all(y.logps is not None and y.context == context and y.engine is self.engine for y in responses)
 
     def _sample(
         self, contexts: Sequence[str], n: int, protocol: Protocol, seed: int, progress: Callable, begun: Sequence[Response]
@@ -196,7 +196,7 @@ class CausalLM:
             text = text[: stop_position(text, protocol)].rstrip()
             while ids and self.decode(ids[:-1]).startswith(text):  # the fewest tokens that hold the whole text
                 ids = ids[:-1]
-        whole = Response(text.strip(), tuple(ids), finish, context, np.float32(sampled.logps[: len(ids)]))
+        whole = Response(text.strip(), tuple(ids), finish, context, np.float32(sampled.logps[: len(ids)]), self.engine)
         return self.as_scored(whole, protocol)
 
     def as_scored(self, sampled: Response, protocol: Protocol) -> Response:

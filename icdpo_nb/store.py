@@ -15,7 +15,6 @@ import time
 import warnings
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,12 +23,12 @@ import psutil
 
 from .checkpoints import cache_folder
 from .data import Preference
-from .engine import NO_BAR
+from .engine import NO_BAR, Engine
 from .lm import CausalLM, Response
 from .protocol import InputError, Protocol
 from .retrieval import Embedder, Retriever
 
-SCHEMA = 2  # raise it when a change to the code changes results or their form
+SCHEMA = 3  # raise it when a change to the code changes results or their form
 CHUNK = 256  # items that are computed, and then kept, at a time
 LEASE = 1800.0  # seconds after which the work of a process that cannot be asked counts as given up
 WAIT = 0.2  # seconds between two looks at what another process computes
@@ -285,7 +284,7 @@ class StoredLM(CausalLM):
         items = [[c, list(b.token_ids)] if b.token_ids else c for c, b in zip(contexts, begun, strict=True)]
         with progress(total=len(contexts)) as bar:
             found = self.store.compute("sample", inputs, items, run, bar)
-        return [[_unpacked(y) for y in ys] for ys in found]
+        return [[_unpacked(y, c, self.engine) for y in ys] for c, ys in zip(contexts, found, strict=True)]
 
     def _score(
         self, contexts: Sequence[str], responses: Sequence[Sequence[Response]], progress: Callable
@@ -301,12 +300,13 @@ class StoredLM(CausalLM):
 
 
 def _packed(y: Response) -> dict:
-    return asdict(y) | {"logps": None if y.logps is None else _floats(y.logps)}
+    logps = None if y.logps is None else _floats(y.logps)
+    return {"text": y.text, "token_ids": y.token_ids, "finish": y.finish, "logps": logps}
 
 
-def _unpacked(y: dict) -> Response:
-    logps = None if y["logps"] is None else _array(y["logps"])
-    return Response(**y | {"token_ids": tuple(y["token_ids"]), "logps": logps})
+def _unpacked(y: dict, context: str, engine: Engine) -> Response:
+    sampled = {} if y["logps"] is None else {"context": context, "logps": _array(y["logps"]), "engine": engine}
+    return Response(y["text"], tuple(y["token_ids"]), y["finish"], **sampled)
 
 
 def _floats(values: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,20 @@ def test_eos_policy(tiny_lm, monkeypatch):
     cut = scripted(tiny_lm, " ok", monkeypatch, protocol=RECOMMENDED.but(eos_scored="always"))
     assert cut.token_ids[-1] == eos
     assert cut.logps is None, "an added EOS was not sampled, so its log-probability is not known"
+
+
+def test_one_model_does_not_answer_for_another(tiny_lm, tmp_path):
+    """What one model sampled from a context, another scores anew under the same context."""
+    save_tiny_lm(tmp_path / "other", says=("no",))
+    other = load_lm(str(tmp_path / "other"))
+    sampled = tiny_lm.sample([CONTEXT], 2, RECOMMENDED.but(max_new_tokens=6))
+    (mine,), (theirs,) = (lm.logprobs([CONTEXT], sampled) for lm in (tiny_lm, other))
+    assert all(a is y.logps for a, y in zip(mine, sampled[0], strict=True))
+    plain = [other.encode_response(y.text) for y in sampled[0]]
+    anew = other.logprobs([CONTEXT], [[replace(y, token_ids=s.token_ids) for y, s in zip(plain, sampled[0], strict=True)]])[0]
+    for a, b, c in zip(theirs, anew, mine, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        assert not np.allclose(a, c, atol=1e-2)
 
 
 def test_tokens_are_counted_whole(tiny_lm, monkeypatch):
