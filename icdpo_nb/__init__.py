@@ -59,6 +59,7 @@ READING_ORDER = {
     "winrate": [
         "agreement_sentence", "comparisons", "judged", "order_sentence", "preview", "win_gains", "win_means", "win_shares",
     ],
+    "rpo": ["contrast_matrix", "diagonal_weights", "prompt_weights", "rpo_loss", "uniform_weights"],
     "kernel": [],
     "report": ["run_notebook"],
     "compare": [],
