@@ -29,10 +29,10 @@ def prompt_weights(
     The embeddings are those of the prompts of the M chosen (M, D) and the N rejected responses (N, D); for paired data they
     are the same. `distance`: "listing" is d = 1 - cos, as in the paper's Listing 1 and its released code, so that like prompts
     count more; "equation" is d = cos, as Eq. 10 reads to the letter, and then like prompts count less. The default follows the
-    listing, because the paper's words do ("contrast scores derived from thematically similar prompts are accentuated") and its
-    numbers were made that way. A vector of zeros has the cosine 0 with any other. `tau`: 0.5 for paired and 0.75 for unpaired
-    data in the paper; the greater, the more alike the weights. Raises `InputError` for shapes that do not fit, values that are
-    not finite, a tau that is not above 0 and another distance.
+    listing, because the paper's words do ("contrast scores derived from thematically similar prompts are accentuated") and the
+    equation to the letter would undo them. A vector of zeros has the cosine 0 with any other. `tau`: 0.5 for paired and 0.75
+    for unpaired data in the paper; the greater, the more alike the weights. Raises `InputError` for shapes that do not fit,
+    values that are not finite, a tau that is not above 0 and another distance.
     """
     if not tau > 0:
         raise InputError(f"tau is {tau}, but must be above 0; the paper takes 0.5 for paired and 0.75 for unpaired data")
