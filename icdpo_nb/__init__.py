@@ -35,7 +35,7 @@ READING_ORDER = {
         "base", "greedy", "greedy_table", "icl", "icl_uni", "one_at_random", "one_sample", "rm_aug", "rm_aug_table", "rm_bon",
     ],
     "metrics": ["Estimate", "mean_ci", "rank_correlation"],
-    "paper": ["published", "published_gain", "published_rewards", "published_sources"],
+    "paper": ["published", "published_gain", "published_rewards", "published_rpo", "published_sources"],
     "parameters": [],
     "safety": [],
     "figures": ["plot_claims", "plot_gain", "plot_means", "plot_per_prompt", "plot_token_gaps", "plot_win_rates"],
@@ -59,6 +59,7 @@ READING_ORDER = {
     "winrate": [
         "agreement_sentence", "comparisons", "judged", "order_sentence", "preview", "win_gains", "win_means", "win_shares",
     ],
+    "rpo": ["contrast_matrix", "diagonal_weights", "prompt_weights", "rpo_loss", "uniform_weights"],
     "kernel": [],
     "report": ["run_notebook"],
     "compare": [],

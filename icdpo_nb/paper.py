@@ -1,8 +1,12 @@
-"""The published numbers of ICDPO (arXiv:2402.09320), Tables 1-5, as tidy data. Rewards of RM_test as printed there.
+"""The published numbers of ICDPO (arXiv:2402.09320), Tables 1-5, and RPO (arXiv:2402.10958), Tables 1-4 and 6-8, as tidy data.
 
-Method names are those of this workbook; the paper's ICDPO+S^ and ICDPO+S^R are "ICDPO + Ŝ" and "ICDPO + ŜR", its ICDPO+R and
-ICDPO+BM25 "ICDPO + R" and "ICDPO + BM25". Every printed total is the mean of its two domains, up to rounding, but one: ICL_uni
-of Mistral with GPT-3.5-turbo in Table 3 (45.51, where its domains give 44.02); it stands here as printed.
+ICDPO: rewards of RM_test as printed there. Method names are those of this workbook; the paper's ICDPO+S^ and ICDPO+S^R are
+"ICDPO + Ŝ" and "ICDPO + ŜR", its ICDPO+R and ICDPO+BM25 "ICDPO + R" and "ICDPO + BM25". Every printed total is the mean of its
+two domains, up to rounding, but one: ICL_uni of Mistral with GPT-3.5-turbo in Table 3 (45.51, where its domains give 44.02);
+it stands here as printed.
+
+RPO: win rates in per cent as printed. On Anthropic-HH and OpenAI Summarization each is a number of half comparisons among the
+256 of its Table 5, up to 0.01, but one: RPO at temperature 0.3 in Table 8 (72.48, between 72.46 and 72.66).
 """
 
 from functools import cache
@@ -80,6 +84,68 @@ TOTALS = {
     """,
 }
 
+# RPO's Tables 1-4 and 6-8: the data, model and setting of each column; a row's method, its setting and its win rates.
+HH, SUMMARIES, ALPACA = "Anthropic-HH", "OpenAI Summarization", "AlpacaEval2.0"
+RPO = {
+    1: (
+        [(HH, "Mistral-7B", "")],
+        """
+        DPO          |                                | 72.26
+        RPO          | uniform weights                | 68.36
+        RPO          | diagonal weights, α = 0.8      | 69.92
+        RPO-Unpaired | τ = 0.75, all-MiniLM-L6-v2     | 75.00
+        RPO-Paired   | τ = 0.5, all-MiniLM-L6-v2      | 78.52
+        """,
+    ),
+    2: (
+        [(HH, "LLaMA2-7B", encoder) for encoder in ("all-MiniLM-L6-v2", "sentence-t5-large", "all-distilroberta-v1")],
+        """
+        RPO | τ = 0.25 | 66.80 67.38 67.58
+        RPO | τ = 0.5  | 68.75 65.23 67.78
+        RPO | τ = 0.75 | 67.97 65.43 65.43
+        """,
+    ),
+    3: ([(HH, "Mistral-7B", f"batch {size}") for size in (2, 4, 6, 8)], "RPO | | 71.48 74.60 74.61 78.52"),
+    4: (
+        [
+            *((HH, model, "") for model in ("LLaMA2-7B", "LLaMA2-13B", "Mistral-7B")),
+            *((data, "Mistral-7B", "") for data in (SUMMARIES, ALPACA)),
+        ],
+        """
+        SFT          |          | 45.90 48.05 48.24 28.52 13.68
+        PPO          |          | 50.39 51.95 58.98 39.84 15.00
+        IPO          |          | 53.91 46.48 63.48 33.98 21.62
+        DPO          |          | 63.67 63.28 72.26 48.83 30.84
+        KTO          |          | 67.78 71.48 61.13 39.45 15.06
+        RPO-Unpaired | τ = 0.75 | 61.33 70.31 75.00 50.39 31.24
+        RPO-Paired   | τ = 0.5  | 68.75 72.66 78.52 50.00 38.88
+        """,
+    ),
+    6: (
+        [(data, "Mistral-7B", "") for data in (HH, ALPACA)],
+        """
+        RPO | weights from prompts               | 78.52 38.88
+        RPO | weights from prompts and responses | 80.86 35.47
+        """,
+    ),
+    7: (
+        [(HH, "Mistral-7B", f"β = {beta}") for beta in (0.1, 0.5, 0.8)],
+        """
+        DPO | | 72.26 64.85 58.59
+        KTO | | 61.13 65.23 63.28
+        RPO | | 78.52 68.36 63.67
+        """,
+    ),
+    8: (
+        [(HH, "Mistral-7B", f"temperature {t}") for t in (0.0, 0.3, 0.7)],
+        """
+        DPO | | 72.26 70.70 72.65
+        KTO | | 61.13 57.81 60.94
+        RPO | | 78.52 72.48 75.39
+        """,
+    ),
+}
+
 
 class NotReportedError(InputError):
     """The paper has no such number."""
@@ -136,6 +202,22 @@ def published_sources(data: str = "HH-RLHF") -> pd.DataFrame:
     """Reward of the sources' own responses as printed (Table 1): columns source and the domains."""
     wide = _of(data).query("table == 1").pivot_table(index="source", columns="domain", values="value", sort=False)
     return wide.reset_index().rename_axis(columns=None)
+
+
+@cache
+def published_rpo() -> pd.DataFrame:
+    """All win rates of RPO's paper, per cent: columns table, data, model, method, setting, value; rows and columns as printed.
+
+    Against the chosen responses of the test set, GPT-4 judging; for AlpacaEval2.0 they are that leaderboard's. Methods are
+    named as in each table: "RPO" of Tables 2, 3 and 6 to 8 is, by its numbers, "RPO-Paired" of Table 4. `setting`: what the
+    table varies and names ("τ = 0.5, all-MiniLM-L6-v2", "batch 8" for each GPU, "β = 0.1", "temperature 0.3"), or "".
+    """
+    rows = []
+    for table, (columns, text) in RPO.items():
+        for method, setting, values in _cells(text):
+            for (data, model, varied), value in zip(columns, _numbers(values), strict=True):
+                rows.append((table, data, model, method, ", ".join(filter(None, (setting, varied))), value))
+    return pd.DataFrame(rows, columns=["table", "data", "model", "method", "setting", "value"])
 
 
 def _of(data: str) -> pd.DataFrame:

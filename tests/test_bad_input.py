@@ -250,6 +250,16 @@ TABLE = [
     # judges
     (judge, ("k", {"name": "no-such-judge"}), "no-such-judge.*no such folder"),
     (judge, ("k", {}), "judge_model is empty; name the model that the endpoint is to ask"),
+    (
+        judge,
+        ("k", {"model": "m", "question": "rpo-summarisation"}),
+        "no judge's question 'rpo-summarisation'; did you mean rpo-summarization",
+    ),
+    (
+        judge,
+        ("k", {"model": "m", "question": "\u202e"}),
+        "no judge's question '⟨U\\+202E⟩'; did you mean general or rpo-dialogue or rpo-summarization",
+    ),
     (judge, ("", {"model": "m"}), "no key for the judge at api.openai.com; export ICDPO_JUDGE_KEY=…, any word where"),
     (judge, (" \n", {"model": "m"}), "no key for the judge at api.openai.com"),
     (judge, ("k\nk", {"model": "m"}), "the key in ICDPO_JUDGE_KEY holds characters that no key has; copy it again"),
