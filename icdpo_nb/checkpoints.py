@@ -68,6 +68,32 @@ def load_checkpoint(
     return model.to(device), tokenizer, name, version or getattr(config, "_commit_hash", None) or revision or "local"
 
 
+def split_adapter(name: str) -> tuple[str, str | None]:
+    """Base model and adapter folder of "base+folder"; of any other name, the name and None. Raises `InputError`."""
+    if "+" not in name or os.path.exists(os.path.expanduser(name)):
+        return name, None
+    cuts = [(name[:i], Path(name[i + 1 :]).expanduser()) for i, c in enumerate(name) if c == "+"]  # paths may hold one too
+    base, folder = next((cut for cut in cuts if cut[1].is_dir()), cuts[0])
+    if lacking := [f for f in ("adapter_config.json", "adapter_model.safetensors") if not (folder / f).is_file()]:
+        raise InputError(
+            f"adapter {str(folder)[:200]!r} has no {lacking[0]}; give the folder that fine-tuning left, as base+folder"
+        )
+    return base, str(folder)
+
+
+def with_adapter(model, folder: str):
+    """The model with the weights of a LoRA adapter added to its own. Raises `InputError` where they do not fit."""
+    if find_spec("peft") is None:
+        raise InputError("an adapter needs peft; run: pip install -c constraints.txt -e '.[train]'")
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except Exception as error:  # peft raises many kinds
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise InputError(f"adapter {folder} does not fit its model ({why}); give the model that it was trained on") from None
+
+
 def _check_whole(name: str, model, tokenizer, info: dict) -> None:
     """All weights must come from the files, and the tokenizer's ids be among the model's."""
     lacking = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
@@ -163,12 +189,15 @@ def _device(device: str, torch) -> str:
 
 
 def fingerprint(path: str, revision: str) -> str:
-    """sha256 over the names and contents of a model folder's weights and JSON files; of a hub id, the id and its commit."""
+    """sha256 over the names and contents of a model folder's weights and JSON files; of a hub id, the id and its commit.
+
+    The record of an adapter's training is no part of it: it holds what that cost.
+    """
     folder = Path(path)
     if not folder.is_dir():
         return f"{path}@{revision}"
     total = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+    for file in sorted({*folder.glob("*.safetensors"), *folder.glob("*.json")} - {folder / "training.json"}):
         with open(file, "rb") as opened:
             total.update(f"{file.name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\0".encode())
     return total.hexdigest()

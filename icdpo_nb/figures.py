@@ -26,6 +26,10 @@ PALETTE = {  # colour-blind safe (Okabe-Ito, two of Tol's muted); base grey
     "teacher LM": "#009e73",
     "reward model": "#cc79a7",
     "annotated neighbours": "#999999",
+    **dict.fromkeys(("SFT", "SFT + S"), "#44aa99"),
+    **dict.fromkeys(("DPO", "DPO + S"), "#332288"),
+    **dict.fromkeys(("IPO", "IPO + S"), "#882255"),
+    **dict.fromkeys(("KTO", "KTO + S"), "#ddaa33"),
 }
 VERDICT_COLOURS = {"win": "#56b4e9", "tie": "#d9d9d9", "lose": "#e69f00"}  # light, so that intervals show on them
 _SPARE = sns.color_palette("colorblind").as_hex()
@@ -198,3 +202,38 @@ def plot_win_rates(shares: pd.DataFrame, means: pd.DataFrame) -> np.ndarray:
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False, fontsize=10)
     return grid
+
+
+def plot_losses(curves: pd.DataFrame) -> np.ndarray:
+    """The loss of each step, a panel for each method, since their losses are not of one kind; black: the mean of ten steps.
+
+    `curves` as from `finetune.loss_curves`.
+    """
+    methods = list(curves["method"].unique())
+    figure, axes = plt.subplots(1, len(methods), figsize=(2.5 * len(methods) + 0.6, 2.4), squeeze=False, layout="constrained")
+    for ax, method in zip(axes[0], methods, strict=True):
+        part = curves[curves["method"] == method]
+        ax.plot(part["step"], part["loss"], color=colour(method), lw=1, alpha=0.5)
+        ax.plot(part["step"], part["loss"].rolling(10, min_periods=1).mean(), color="black", lw=1.4)
+        ax.set_title(plain(method), fontsize=10.5)
+        ax.set(xlabel="step", ylabel="loss" if ax is axes[0, 0] else "")
+    return axes[0]
+
+
+def plot_by_n(by_n: pd.DataFrame, level: pd.DataFrame) -> np.ndarray:
+    """Mean reward of what S chooses among n candidates, with its interval; dotted: the mean of all, without S.
+
+    `by_n` as from `finetune.reward_by_n`, for one model and source; `level`: `method_means` of the policies themselves.
+    """
+    methods = list(by_n["method"].unique())
+    figure, axes = plt.subplots(
+        1, len(methods), figsize=(2.4 * len(methods) + 0.8, 2.6), sharey=True, squeeze=False, layout="constrained"
+    )
+    for ax, method in zip(axes[0], methods, strict=True):
+        part, alone = by_n[by_n["method"] == method], level.set_index("method").loc[method, "mean"]
+        ax.fill_between(part["n_candidates"], part["low"], part["high"], color=colour(method), alpha=0.2, lw=0)
+        ax.plot(part["n_candidates"], part["mean"], "o-", color=colour(method), ms=4)
+        ax.axhline(alone, color="black", lw=1, ls=":")
+        ax.set_title(plain(f"{method} + S"), fontsize=10.5)
+        ax.set(xlabel="n", ylabel="mean reward" if ax is axes[0, 0] else "")
+    return axes[0]

@@ -8,10 +8,11 @@ unmodified policy, in nats, float32. Nothing is inherited from a model's generat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 
-from .checkpoints import fingerprint, load_checkpoint
+from .checkpoints import fingerprint, load_checkpoint, split_adapter, with_adapter
 from .decoding import Sampled
 from .engine import NO_BAR, Engine
 from .protocol import RECOMMENDED, InputError, Protocol, seed_of
@@ -34,19 +35,23 @@ UNBEGUN = Response("", (), "length", logps=np.zeros(0, np.float32))  # what a re
 
 
 def load_lm(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> "CausalLM":
-    """Load a language model: `smollm2` (packaged, no network), a local folder, or a hub id.
+    """Load a language model: `smollm2` (packaged, no network), a local folder, or a hub id, or "base+folder".
 
+    The folder after a plus holds a LoRA adapter, as `finetune.fine_tune` leaves it; it is added to the base model's weights.
     `dtype`: float32, bfloat16, float16; "auto" is float32 on a CPU and bfloat16 on a GPU. `device`: "auto", "cpu", "cuda", ….
     Only safetensors weights, no remote code. Raises `InputError` for a model that is missing, unreachable or incomplete.
     """
-    return CausalLM(*load_checkpoint(name, dtype, device, revision))
+    base, adapter = split_adapter(name)
+    model, tokenizer, _, version = load_checkpoint(base, dtype, device, revision)
+    return CausalLM(with_adapter(model, adapter) if adapter else model, tokenizer, name, version, adapter)
 
 
 class CausalLM:
     """A causal language model with its tokenizer. Made by `load_lm`."""
 
-    def __init__(self, model, tokenizer, name: str, revision: str = "local"):
+    def __init__(self, model, tokenizer, name: str, revision: str = "local", adapter: str | None = None):
         self.engine, self.tokenizer, self.name, self.revision = Engine(model), tokenizer, name, revision
+        self.adapter = adapter
         self.eos_ids = _eos_ids(model, tokenizer)
         if tokenizer.is_fast:  # its file may ask for both
             tokenizer.backend_tokenizer.no_truncation()
@@ -56,7 +61,8 @@ class CausalLM:
     @cached_property
     def fingerprint(self) -> str:
         """What tells this model from any other: a digest of its files, or hub id and commit."""
-        return fingerprint(self.engine.model.name_or_path, self.revision)
+        base = fingerprint(self.engine.model.name_or_path, self.revision)
+        return sha256(f"{base}+{fingerprint(self.adapter, '')}".encode()).hexdigest() if self.adapter else base
 
     # ------------------------------------------------------------ text and tokens
 

@@ -190,9 +190,10 @@ def published_gain(better: str, worse: str, source: str = "LLaMA2-chat", data: s
     return [round(float(v), 2) for v in found[0] - found[1]]
 
 
-def published_rewards(data: str = "HH-RLHF") -> pd.DataFrame:
-    """Total reward of every method on these data as printed (Table 2 or 5): columns source, method, and the models."""
-    rows = _of(data).query("table == @MAIN[@data] and domain == 'total'")
+def published_rewards(data: str = "HH-RLHF", table: int | None = None) -> pd.DataFrame:
+    """Total reward of every method on these data as printed (Table 2 or 5, or another): columns source, method, the models."""
+    table = table or MAIN.get(data)
+    rows = _of(data).query("table == @table and domain == 'total'")
     printed = rows[["source", "method"]].drop_duplicates()
     values = rows.pivot(index=["source", "method"], columns="model", values="value")[list(MODELS)].reset_index()
     return printed.merge(values)

@@ -83,6 +83,19 @@ SMOKE = {  # parameters that make a notebook small
         "max_prompt_tokens": 0,
         "max_response_tokens": 0,
     },
+    "06_fine_tuning": {
+        "lm": LM,
+        "preferences": SET,
+        "n_prompts": 2,
+        "domains": [],
+        "n_pairs": 4,
+        "batch": 2,
+        "rank": 2,
+        "n_most": 4,
+        "max_new_tokens": 8,
+        "max_prompt_tokens": 0,
+        "max_response_tokens": 0,
+    },
     "10_sandbox_validation": {"lms": [LM], "n_prompts": 3, "n_seeds": 2, "max_new_tokens": 8},
 }
 
