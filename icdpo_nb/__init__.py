@@ -63,10 +63,9 @@ READING_ORDER = {
         "agreement_sentence", "comparisons", "judged", "order_sentence", "preview", "win_gains", "win_means", "win_shares",
     ],
     "rpo": ["contrast_matrix", "diagonal_weights", "prompt_weights", "rpo_loss", "uniform_weights"],
-    "finetune": [
-        "Recipe", "fine_tune", "first_candidates", "loss_curves", "policy_table", "policy_tables", "reward_by_n", "training",
-        "training_cost", "tuned_picks",
-    ],
+    "rpo_trainer": ["RPOTrainer"],
+    "finetune": ["Recipe", "fine_tune", "loss_curves", "training", "training_cost"],
+    "policies": ["first_candidates", "policy_table", "policy_tables", "reward_by_n", "tuned_picks"],
     "kernel": [],
     "report": ["run_notebook"],
     "compare": [],

@@ -1,4 +1,4 @@
-"""Fine-tuned companions: SFT, DPO, IPO and KTO with LoRA through TRL's trainers, and the score S on the policy they leave.
+"""Fine-tuned companions: SFT, DPO, IPO, KTO (TRL's trainers) and RPO (ours) with LoRA adapters.
 
 The policy learns π(y | x) from the base context alone, so nothing but the adapter sets it apart from its reference, the base
 model. What was trained lies in the cache under the digest of all that can change it: `adapter_model.safetensors`,
@@ -11,27 +11,26 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 
-from .algorithm import add_scores, responses_table, select
-from .baselines import one_at_random
 from .checkpoints import cache_folder, fingerprint, load_checkpoint
 from .data import Preference
-from .experiment import Tables, picks, work_done
-from .lm import CausalLM, load_lm
 from .protocol import RECOMMENDED, InputError, Protocol
-from .rewards import Reward
-from .store import digest, stored
-from .tables import method_means, per_prompt, totals_of
+from .retrieval import Embedder
+from .store import digest
 from .templates import base_context
 
 SCHEMA = 1  # raise it when a change to the code changes what is trained
-LEARNING_RATES = {"SFT": 1e-3, "DPO": 5e-4, "IPO": 5e-4, "KTO": 5e-4}  # of a few, by dev prompts of the sandbox alone
+LEARNING_RATES = {  # of a few, by dev prompts of the sandbox alone
+    "SFT": 1e-3, "DPO": 5e-4, "IPO": 5e-4, "KTO": 5e-4, "RPO-Paired": 5e-4, "RPO-Unpaired": 5e-4,
+}  # fmt: skip
+METHODS = tuple(LEARNING_RATES)
+TAUS = {"RPO-Paired": 0.5, "RPO-Unpaired": 0.75}  # the paper's (arXiv:2402.10958, Table 5)
 SIDES = ("chosen", "rejected")
 TRAINING = "training.json"
 CHECKPOINTS = 5  # of a training, so that an interrupted one loses a fifth at most
@@ -41,13 +40,15 @@ CHECKPOINTS = 5  # of a training, so that an interrupted one loses a fifth at mo
 class Recipe:
     """How a policy is fine-tuned; one pass over the pairs."""
 
-    method: str  # SFT (chosen responses alone), DPO, IPO or KTO
+    method: str  # SFT (chosen responses alone), DPO, IPO, KTO, RPO-Paired or RPO-Unpaired (arXiv:2402.10958)
     n_pairs: int = 800
-    beta: float = 0.1  # of the three preference losses
+    beta: float = 0.1  # of the preference losses
     learning_rate: float = 0.0  # 0: that of LEARNING_RATES
     rank: int = 16  # of LoRA, on all linear layers
     batch: int = 16  # pairs a step
     seed: int = 0  # of the choice and order of the pairs, and of the adapter's first weights
+    tau: float = 0.0  # of RPO's weights; 0: that of TAUS
+    weighting: str = "embedding"  # of RPO: embedding, uniform or diagonal
 
     def __post_init__(self):
         if self.method not in LEARNING_RATES:
@@ -55,10 +56,12 @@ class Recipe:
         for name in ("n_pairs", "rank", "batch"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
-        for name, low in (("beta", False), ("learning_rate", True)):
+        for name, default in (("beta", False), ("learning_rate", True), ("tau", True)):
             value = getattr(self, name)
-            if not (value > 0 or (low and value == 0)) or not math.isfinite(value):
+            if not (value > 0 or (default and value == 0)) or not math.isfinite(value):
                 raise InputError(f"{name} is {value}, but must be a number above 0")
+        if self.weighting not in ("embedding", "uniform", "diagonal"):
+            raise InputError(f"weighting is {self.weighting!r}, but must be embedding, uniform or diagonal")
 
     @property
     def rate(self) -> float:
@@ -66,11 +69,18 @@ class Recipe:
         return self.learning_rate or LEARNING_RATES[self.method]
 
 
-def fine_tune(name: str, pairs: Sequence[Preference], recipe: Recipe, protocol: Protocol = RECOMMENDED) -> Path:
+def fine_tune(
+    name: str,
+    pairs: Sequence[Preference],
+    recipe: Recipe,
+    protocol: Protocol = RECOMMENDED,
+    embed: Embedder | None = None,
+) -> Path:
     """Train an adapter for the model `name` (as for `load_lm`) on preference pairs, or find it; returns its folder.
 
-    The pairs are drawn from `pairs` by the recipe's seed. A training that was interrupted goes on from its last checkpoint; one
-    whose loss is no longer finite ends with `InputError`, and its last good adapter stays. Two processes train it once.
+    `embed` tells RPO how alike two prompts are; the other methods have no use for it. The pairs are drawn from `pairs` by the
+    recipe's seed. A training that was interrupted goes on from its last checkpoint; one whose loss is no longer finite ends
+    with `InputError`, and its last good adapter stays. Two processes train it once.
     """
     from filelock import FileLock
 
@@ -84,11 +94,16 @@ def fine_tune(name: str, pairs: Sequence[Preference], recipe: Recipe, protocol: 
     if tokenizer.eos_token is None:
         raise InputError(f"model {name!r}: its tokenizer has no EOS token, so no response could be taught to end")
     base = fingerprint(model.name_or_path, version)
-    folder = cache_folder() / "adapters" / digest([SCHEMA, base, asdict(recipe) | {"learning_rate": recipe.rate}, rows])[:16]
+    contrast = _encoder(recipe, embed)
+    given = [SCHEMA, base, asdict(recipe) | {"learning_rate": recipe.rate}, rows, contrast and contrast.fingerprint]
+    folder = cache_folder() / "adapters" / digest(given)[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not _is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
+            if contrast:  # once, not at every step
+                vectors = contrast([p.prompt for p in drawn]).tolist()
+                rows = [row | {"embedding": v} for row, v in zip(rows, vectors, strict=True)]
             record = {"method": recipe.method, "recipe": asdict(recipe), "base": name, "base_fingerprint": base}
             _train(model, tokenizer, rows, recipe, folder, record)
     return folder
@@ -122,75 +137,16 @@ def training_cost(folders: Sequence[Path]) -> pd.DataFrame:
     return pd.DataFrame([*rows, nothing])
 
 
-def policy_table(
-    prompts: Sequence[Preference], policy: CausalLM, reference: CausalLM, protocol: Protocol = RECOMMENDED, seed: int = 0
-) -> pd.DataFrame:
-    """Candidates of a fine-tuned policy and their score S, with π* the policy and π0 its reference (section 4.1, Table 4).
-
-    The responses are sampled from the policy under x alone. S is the mean over tokens: the paper takes π as the n-th root of
-    P(y|x). Columns as in `candidates_table`; `logp_icl` is the policy's, `logp_base` the reference's.
-    """
-    context = [base_context(p.prompt, protocol) for p in prompts]
-    sampled = policy.sample(context, protocol.n_candidates, protocol, seed)
-    expert = policy.logprobs(context, sampled)
-    table = responses_table(prompts, [[]] * len(prompts), [{"base": c} for c in context], sampled, reference, protocol)
-    logp = [values.sum(dtype=float) for ys in expert for values in ys]
-    return add_scores(table.assign(logp_icl=logp), protocol.but(reduction="mean"))
-
-
-def policy_tables(
-    prompts: Sequence[Preference],
-    adapters: Mapping[tuple[str, str], Path],
-    reference: CausalLM,
-    reward: Reward,
-    protocol: Protocol = RECOMMENDED,
-    seed: int = 0,
-    keep: bool = True,
-) -> tuple[Tables, pd.DataFrame]:
-    """`policy_table` with rewards for every adapter, by (name of the base model, source, method); and `work_done`.
-
-    `adapters`: the folder of each (source, method); one is loaded at a time. `keep`: whether what is sampled and scored is
-    found again. The work's last row is that of the reference, whatever it did before included.
-    """
-    tables, work = {}, []
-    for (source, method), folder in adapters.items():
-        policy = stored(load_lm(f"{reference.name}+{folder}"), keep)
-        table = policy_table(prompts, policy, reference, protocol, seed)
-        scored = reward.score(list(table["prompt"]), list(table["response"]))
-        tables[reference.name, source, method] = table.assign(reward=scored)
-        work.append(work_done({f"{method}, {source}": policy}))
-    return tables, pd.concat([*work, work_done({reference.name: reference})], ignore_index=True)
-
-
-def first_candidates(table: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The first n candidates of each prompt: just those that would have been sampled with this n."""
-    return table[table["candidate_id"] < n].reset_index(drop=True)
-
-
-def tuned_picks(tables: Tables, lm: str, source: str) -> dict[str, pd.DataFrame]:
-    """The response of each method of Table 4 for one model and source, and of those beside it: one row a prompt.
-
-    A policy answers with one of its candidates at random, whose reward is their mean, and "+ S" with the one that S chooses.
-    """
-    beside = picks(tables, lm, source)
-    found = {name: beside[name] for name in ("Base", "ICDPO", "ICDPO + Ŝ", "ICDPO + ŜR")}
-    for method in LEARNING_RATES:
-        if (table := tables.get((lm, source, method))) is not None:
-            found |= {method: one_at_random(table), f"{method} + S": select(table, "S")}
-    return found
-
-
-def reward_by_n(tables: Tables, totals: str = "macro", seed: int = 0) -> pd.DataFrame:
-    """Total reward of each policy with S for n = 1, 2, …: `method_means` with a column n. With n = 1 nothing is chosen."""
-    parts = []
-    for (lm, source, method), table in tables.items():
-        for n in range(1, int(table["candidate_id"].max()) + 2):
-            chosen = per_prompt({method: select(first_candidates(table, n), "S")}, lm, source)
-            parts.append(totals_of(method_means(chosen, totals=totals, seed=seed)).assign(n_candidates=n))
-    return pd.concat(parts, ignore_index=True)
-
-
 # ---------------------------------------------------------------- training
+
+
+def _encoder(recipe: Recipe, embed: Embedder | None) -> Embedder | None:
+    """The encoder that RPO needs; None for the other methods."""
+    if not recipe.method.startswith("RPO"):
+        return None
+    if embed is None:
+        raise InputError(f"{recipe.method} weighs prompts by their likeness; give it an encoder (embed=Embedder())")
+    return embed
 
 
 def _is_whole(folder: Path) -> bool:
@@ -245,6 +201,8 @@ def _trainer(model, tokenizer, rows: list[dict], recipe: Recipe, folder: Path):
     }  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     given = {"processing_class": tokenizer, "peft_config": lora}
+    if recipe.method.startswith("RPO"):
+        return _rpo_trainer(model, tokenizer, rows, recipe, config, lora)
     if recipe.method == "SFT":
         taught = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in rows]
         args = trl.SFTConfig(**config, completion_only_loss=True)
@@ -255,6 +213,18 @@ def _trainer(model, tokenizer, rows: list[dict], recipe: Recipe, folder: Path):
         return trl.KTOTrainer(model, args=args, train_dataset=Dataset.from_list(each), **given)
     args = trl.DPOConfig(**config, beta=recipe.beta, loss_type=[{"DPO": "sigmoid", "IPO": "ipo"}[recipe.method]])
     return trl.DPOTrainer(model, args=args, train_dataset=Dataset.from_list(rows), **given)
+
+
+def _rpo_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, config: dict, lora):
+    from peft import get_peft_model
+    from transformers import TrainingArguments
+
+    from .rpo_trainer import RPOTrainer, rpo_items
+
+    items = rpo_items(rows, tokenizer, config.pop("max_length"), recipe.method == "RPO-Paired", recipe.seed)
+    how = {"beta": recipe.beta, "tau": recipe.tau or TAUS[recipe.method], "weighting": recipe.weighting}
+    args = TrainingArguments(**config, remove_unused_columns=False)
+    return RPOTrainer(get_peft_model(model, lora), args=args, train_dataset=items, **how)
 
 
 def _watch(method: str, folder: Path):

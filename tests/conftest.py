@@ -8,6 +8,7 @@ os.environ["ICDPO_STORE"] = tempfile.mkdtemp(prefix="icdpo-store-")  # never the
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the tests never wait for a network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -127,3 +128,37 @@ def smollm2():
     from icdpo_nb.lm import load_lm
 
     return load_lm("smollm2")
+
+
+FEW_PAIRS = [Preference(str(i), "d", f"Human: Say {i}", f"Well, {i} it is.", f"No {i}!") for i in range(12)]
+SMALL_RECIPE = {"n_pairs": 12, "batch": 4, "rank": 2, "learning_rate": 1e-2}
+
+
+class Lengths:
+    """A reward made by hand, the length of the response; and an encoder, of the length and the last letter of a text."""
+
+    name = note = fingerprint = "lengths"
+
+    def score(self, prompts, responses):
+        return np.array([float(len(y)) for y in responses])
+
+    def __call__(self, texts):
+        found = np.array([[len(t), ord(t[-1]) - 48.0, 3.0] for t in texts], np.float32)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="session")
+def tuned_base(tmp_path_factory) -> str:
+    """The folder of the model that `tuned` is about."""
+    return str(save_tiny_lm(tmp_path_factory.mktemp("base")))
+
+
+@pytest.fixture(scope="session")
+def tuned(tuned_base, tmp_path_factory):
+    """An adapter of each method, by name."""
+    from icdpo_nb.finetune import METHODS, Recipe, fine_tune
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ICDPO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TQDM_DISABLE", "1")
+        return {m: fine_tune(tuned_base, FEW_PAIRS, Recipe(m, **SMALL_RECIPE), embed=Lengths()) for m in METHODS}
