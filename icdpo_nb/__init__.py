@@ -35,7 +35,9 @@ READING_ORDER = {
         "base", "greedy", "greedy_table", "icl", "icl_uni", "one_at_random", "one_sample", "rm_aug", "rm_aug_table", "rm_bon",
     ],
     "metrics": ["Estimate", "mean_ci", "rank_correlation"],
-    "paper": ["published", "published_gain", "published_rewards", "published_rpo", "published_sources"],
+    "paper": [
+        "published", "published_gain", "published_rewards", "published_rpo", "published_sources", "published_win_gain",
+    ],
     "parameters": [],
     "safety": [],
     "figures": [

@@ -30,6 +30,8 @@ PALETTE = {  # colour-blind safe (Okabe-Ito, two of Tol's muted); base grey
     **dict.fromkeys(("DPO", "DPO + S"), "#332288"),
     **dict.fromkeys(("IPO", "IPO + S"), "#882255"),
     **dict.fromkeys(("KTO", "KTO + S"), "#ddaa33"),
+    **dict.fromkeys(("RPO-Paired", "RPO-Paired + S"), "#117733"),
+    **dict.fromkeys(("RPO-Unpaired", "RPO-Unpaired + S"), "#cc6677"),
 }
 VERDICT_COLOURS = {"win": "#56b4e9", "tie": "#d9d9d9", "lose": "#e69f00"}  # light, so that intervals show on them
 _SPARE = sns.color_palette("colorblind").as_hex()
@@ -204,36 +206,42 @@ def plot_win_rates(shares: pd.DataFrame, means: pd.DataFrame) -> np.ndarray:
     return grid
 
 
-def plot_losses(curves: pd.DataFrame) -> np.ndarray:
+def _panels(names: Sequence[str], height: float, sharey: bool) -> list[tuple[str, plt.Axes]]:
+    """A panel for each name, three in a row; those left over stay empty."""
+    rows = -(-len(names) // 3)
+    size = (2.9 * min(3, len(names)) + 0.6, height * rows)
+    _, grid = plt.subplots(rows, min(3, len(names)), figsize=size, sharey=sharey, squeeze=False, layout="constrained")
+    for ax in grid.flat[len(names) :]:
+        ax.axis("off")
+    return list(zip(names, grid.flat, strict=False))
+
+
+def plot_losses(curves: pd.DataFrame) -> list[plt.Axes]:
     """The loss of each step, a panel for each method, since their losses are not of one kind; black: the mean of ten steps.
 
     `curves` as from `finetune.loss_curves`.
     """
-    methods = list(curves["method"].unique())
-    figure, axes = plt.subplots(1, len(methods), figsize=(2.5 * len(methods) + 0.6, 2.4), squeeze=False, layout="constrained")
-    for ax, method in zip(axes[0], methods, strict=True):
+    panels = _panels(list(curves["method"].unique()), 2.2, sharey=False)
+    for method, ax in panels:
         part = curves[curves["method"] == method]
         ax.plot(part["step"], part["loss"], color=colour(method), lw=1, alpha=0.5)
         ax.plot(part["step"], part["loss"].rolling(10, min_periods=1).mean(), color="black", lw=1.4)
         ax.set_title(plain(method), fontsize=10.5)
-        ax.set(xlabel="step", ylabel="loss" if ax is axes[0, 0] else "")
-    return axes[0]
+        ax.set(xlabel="step", ylabel="loss")
+    return [ax for _, ax in panels]
 
 
-def plot_by_n(by_n: pd.DataFrame, level: pd.DataFrame) -> np.ndarray:
+def plot_by_n(by_n: pd.DataFrame, level: pd.DataFrame) -> list[plt.Axes]:
     """Mean reward of what S chooses among n candidates, with its interval; dotted: the mean of all, without S.
 
-    `by_n` as from `finetune.reward_by_n`, for one model and source; `level`: `method_means` of the policies themselves.
+    `by_n` as from `policies.reward_by_n`, for one model and source; `level`: `method_means` of the policies themselves.
     """
-    methods = list(by_n["method"].unique())
-    figure, axes = plt.subplots(
-        1, len(methods), figsize=(2.4 * len(methods) + 0.8, 2.6), sharey=True, squeeze=False, layout="constrained"
-    )
-    for ax, method in zip(axes[0], methods, strict=True):
+    panels = _panels(list(by_n["method"].unique()), 2.4, sharey=True)
+    for method, ax in panels:
         part, alone = by_n[by_n["method"] == method], level.set_index("method").loc[method, "mean"]
         ax.fill_between(part["n_candidates"], part["low"], part["high"], color=colour(method), alpha=0.2, lw=0)
         ax.plot(part["n_candidates"], part["mean"], "o-", color=colour(method), ms=4)
-        ax.axhline(alone, color="black", lw=1, ls=":")
+        ax.axhline(alone, color="black", lw=1.2, ls=":")
         ax.set_title(plain(f"{method} + S"), fontsize=10.5)
-        ax.set(xlabel="n", ylabel="mean reward" if ax is axes[0, 0] else "")
-    return axes[0]
+        ax.set(xlabel="n", ylabel="mean reward")
+    return [ax for _, ax in panels]

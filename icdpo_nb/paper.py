@@ -221,6 +221,18 @@ def published_rpo() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["table", "data", "model", "method", "setting", "value"])
 
 
+def published_win_gain(better: str, worse: str, data: str = "Anthropic-HH") -> list[float]:
+    """RPO's published difference of two methods in win rate, per cent, for each base model of its Table 4.
+
+    Raises `NotReportedError` where the table lacks one of them.
+    """
+    rows = published_rpo().query("table == 4 and data == @data")
+    values = rows.pivot(index="model", columns="method", values="value")
+    if lacking := {better, worse} - set(values.columns):
+        raise NotReportedError(f"RPO's Table 4 has no win rate of {', '.join(sorted(lacking))} on {data!r}")
+    return [round(float(v), 2) for v in values[better] - values[worse]]
+
+
 def _of(data: str) -> pd.DataFrame:
     if data not in MAIN:
         raise InputError(f"the paper has no results on {data!r}, but on {' and '.join(MAIN)}")

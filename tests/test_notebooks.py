@@ -88,6 +88,7 @@ SMOKE = {  # parameters that make a notebook small
         "preferences": SET,
         "n_prompts": 2,
         "domains": [],
+        "methods": ["SFT", "DPO", "RPO-Paired"],
         "n_pairs": 4,
         "batch": 2,
         "rank": 2,
