@@ -159,7 +159,10 @@ def show_claims(claims: pd.DataFrame, caption: str) -> None:
 
 
 def claims_sentence(claims: pd.DataFrame, n: int) -> str:
-    """The verdicts as sentences: for each claim in how many of the experiments it holds."""
+    """The verdicts as sentences: for each claim in how many of the experiments it holds; many of one experiment by verdict."""
+    if len(claims) == claims["claim"].nunique() > 3:
+        names = {v: ", ".join(claims.loc[claims["verdict"] == v, "claim"]) for v in VERDICTS.values()}
+        return f"On {n} prompts, {'; '.join(f'{verdict}: {found}' for verdict, found in names.items() if found)}."
     said = []
     for claim, part in claims.groupby("claim", sort=False):
         counts = part["verdict"].value_counts()

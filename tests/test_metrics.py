@@ -187,3 +187,10 @@ def test_rank_correlation_is_that_of_scipy():
 def test_unknown_totals():
     with pytest.raises(InputError, match="totals is 'mean', but must be macro or micro"):
         mean_ci([np.arange(3)], totals="mean")
+
+
+def test_many_claims_of_one_experiment_are_told_by_verdict():
+    verdicts = ["supported", "inconclusive", "supported", "inconclusive"]
+    table = pd.DataFrame({"claim": ["A > B", "C > D", "E > F", "G > H"], "lm": "m", "source": "s", "verdict": verdicts})
+    assert claims_sentence(table, 9) == "On 9 prompts, supported: A > B, E > F; inconclusive: C > D, G > H."
+    assert claims_sentence(table[:2], 9) == "On 9 prompts: A > B is supported; C > D is inconclusive."
