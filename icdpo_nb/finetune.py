@@ -189,13 +189,13 @@ def _trainer(model, tokenizer, rows: list[dict], recipe: Recipe, folder: Path):
     from datasets import Dataset
     from peft import LoraConfig
 
-    on_cpu = model.device.type == "cpu"
+    on_cpu, window = model.device.type == "cpu", getattr(model.config.get_text_config(), "max_position_embeddings", 1024)
     steps = math.ceil(len(rows) / recipe.batch) * (2 if recipe.method == "KTO" else 1)
     config = {
         "output_dir": str(folder), "per_device_train_batch_size": recipe.batch, "num_train_epochs": 1, "seed": recipe.seed,
         "learning_rate": recipe.rate, "lr_scheduler_type": "cosine", "warmup_steps": min(5, steps // 10),
         "use_cpu": on_cpu, "bf16": not on_cpu, "gradient_checkpointing": not on_cpu, "report_to": [],
-        "logging_steps": 1, "logging_nan_inf_filter": False, "max_length": model.config.max_position_embeddings,
+        "logging_steps": 1, "logging_nan_inf_filter": False, "max_length": window,
         "save_strategy": "steps", "save_steps": math.ceil(steps / CHECKPOINTS), "save_total_limit": 1,
         "disable_tqdm": bool(os.environ.get("TQDM_DISABLE")),
     }  # fmt: skip
