@@ -22,6 +22,7 @@ from .checkpoints import cache_folder, fingerprint, load_checkpoint
 from .data import Preference
 from .protocol import RECOMMENDED, InputError, Protocol
 from .retrieval import Embedder
+from .rpo import check_weighting
 from .store import digest
 from .templates import base_context
 
@@ -60,8 +61,7 @@ class Recipe:
             value = getattr(self, name)
             if not (value > 0 or (default and value == 0)) or not math.isfinite(value):
                 raise InputError(f"{name} is {value}, but must be a number above 0")
-        if self.weighting not in ("embedding", "uniform", "diagonal"):
-            raise InputError(f"weighting is {self.weighting!r}, but must be embedding, uniform or diagonal")
+        check_weighting(self.weighting)
 
     @property
     def rate(self) -> float:
@@ -142,7 +142,7 @@ def training_cost(folders: Sequence[Path]) -> pd.DataFrame:
 
 def _encoder(recipe: Recipe, embed: Embedder | None) -> Embedder | None:
     """The encoder that RPO needs; None for the other methods."""
-    if not recipe.method.startswith("RPO"):
+    if recipe.method not in TAUS:
         return None
     if embed is None:
         raise InputError(f"{recipe.method} weighs prompts by their likeness; give it an encoder (embed=Embedder())")
@@ -201,7 +201,7 @@ def _trainer(model, tokenizer, rows: list[dict], recipe: Recipe, folder: Path):
     }  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     given = {"processing_class": tokenizer, "peft_config": lora}
-    if recipe.method.startswith("RPO"):
+    if recipe.method in TAUS:
         return _rpo_trainer(model, tokenizer, rows, recipe, config, lora)
     if recipe.method == "SFT":
         taught = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in rows]

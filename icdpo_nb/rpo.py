@@ -19,6 +19,13 @@ from torch.nn.functional import logsigmoid, normalize
 from .protocol import InputError
 
 Vectors = torch.Tensor | np.ndarray | Sequence
+WEIGHTINGS = ("embedding", "uniform", "diagonal")  # the three strategies of section 3.2
+
+
+def check_weighting(name: str) -> None:
+    """Raises `InputError` for what is none of `WEIGHTINGS`."""
+    if name not in WEIGHTINGS:
+        raise InputError(f"weighting is {name!r}, but must be {', '.join(WEIGHTINGS[:-1])} or {WEIGHTINGS[-1]}")
 
 
 def prompt_weights(

@@ -13,10 +13,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer
 
-from .protocol import InputError
-from .rpo import diagonal_weights, prompt_weights, rpo_loss, uniform_weights
+from .rpo import check_weighting, diagonal_weights, prompt_weights, rpo_loss, uniform_weights
 
-WEIGHTINGS = ("embedding", "uniform", "diagonal")  # the three strategies of section 3.2
 IGNORED = -100  # labels that cross_entropy leaves out
 
 
@@ -64,8 +62,7 @@ class RPOTrainer(Trainer):
     """
 
     def __init__(self, *args, beta=0.1, tau=0.5, weighting="embedding", alpha=0.8, weigh="score", micro=0, **kwargs):
-        if weighting not in WEIGHTINGS:
-            raise InputError(f"weighting is {weighting!r}, but must be one of {', '.join(WEIGHTINGS)}")
+        check_weighting(weighting)
         super().__init__(*args, data_collator=collate, **kwargs)
         self.beta, self.tau, self.weighting, self.alpha, self.weigh, self.micro = beta, tau, weighting, alpha, weigh, micro
 
