@@ -41,14 +41,15 @@ READING_ORDER = {
     "parameters": [],
     "safety": [],
     "figures": [
-        "plot_by_n", "plot_claims", "plot_gain", "plot_losses", "plot_means", "plot_per_prompt", "plot_token_gaps",
-        "plot_win_rates",
+        "plot_by_n", "plot_claims", "plot_contrasts", "plot_gain", "plot_losses", "plot_means", "plot_per_prompt",
+        "plot_settings", "plot_token_gaps", "plot_win_rates",
     ],
     "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
         "as_text", "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_claims",
         "show_estimates", "totals_of",
     ],
+    "seeds": ["prompt_means", "seed_claims", "seed_estimates", "seed_gains", "seeds_sentence"],
     "experiment": [
         "answers", "for_models", "method_rewards", "method_tables", "picks", "shown_once", "source_rewards",
         "work_done", "work_sentence",
@@ -66,8 +67,11 @@ READING_ORDER = {
     ],
     "rpo": ["contrast_matrix", "diagonal_weights", "prompt_weights", "rpo_loss", "uniform_weights"],
     "rpo_trainer": ["RPOTrainer"],
-    "finetune": ["Recipe", "fine_tune", "loss_curves", "training", "training_cost"],
+    "finetune": ["Plan", "Recipe", "fine_tune", "fine_tune_all", "loss_curves", "training", "training_cost"],
     "policies": ["first_candidates", "policy_table", "policy_tables", "reward_by_n", "tuned_picks"],
+    "rpo_tables": [
+        "RPO_TABLES", "Case", "beside_paper", "best_of_paper", "case_answers", "contrasts", "rpo_rows", "train_cases",
+    ],
     "kernel": [],
     "report": ["run_notebook"],
     "compare": [],

@@ -68,20 +68,30 @@ def load_checkpoint(
     return model.to(device), tokenizer, name, version or getattr(config, "_commit_hash", None) or revision or "local"
 
 
-def split_adapter(name: str) -> tuple[str, str | None]:
-    """Base model and adapter folder of "base+folder"; of any other name, the name and None. Raises `InputError`."""
+def load_adapted(name: str, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> tuple:
+    """A causal language model as by `load_checkpoint`, or "base+folder" or "base+folder+folder"; and its adapter folders."""
+    base, adapters = split_adapters(name)
+    model, tokenizer, _, version = load_checkpoint(base, dtype, device, revision)
+    for folder in adapters:
+        model = _with_adapter(model, folder)
+    return model, tokenizer, name, version, adapters
+
+
+def split_adapters(name: str) -> tuple[str, list[str]]:
+    """Base model and adapter folders of "base+folder+folder"; of any other name, the name and none. Raises `InputError`."""
     if "+" not in name or os.path.exists(os.path.expanduser(name)):
-        return name, None
+        return name, []
     cuts = [(name[:i], Path(name[i + 1 :]).expanduser()) for i, c in enumerate(name) if c == "+"]  # paths may hold one too
-    base, folder = next((cut for cut in cuts if cut[1].is_dir()), cuts[0])
+    before, folder = next((cut for cut in reversed(cuts) if cut[1].is_dir()), cuts[0])
     if lacking := [f for f in ("adapter_config.json", "adapter_model.safetensors") if not (folder / f).is_file()]:
         raise InputError(
             f"adapter {str(folder)[:200]!r} has no {lacking[0]}; give the folder that fine-tuning left, as base+folder"
         )
-    return base, str(folder)
+    base, first = split_adapters(before)
+    return base, [*first, str(folder)]
 
 
-def with_adapter(model, folder: str):
+def _with_adapter(model, folder: str):
     """The model with the weights of a LoRA adapter added to its own. Raises `InputError` where they do not fit."""
     if find_spec("peft") is None:
         raise InputError("an adapter needs peft; run: pip install -c constraints.txt -e '.[train]'")

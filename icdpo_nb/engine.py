@@ -78,7 +78,7 @@ class Engine:
                 out[row.index] = row.sampled
                 bar.update()
 
-            for shared, waiting in families(contexts, range(len(contexts))):
+            for shared, waiting in families(contexts, range(len(contexts)), steps):
                 waiting.sort(key=lambda i: len(contexts[i]))  # the longest are taken first, from the end
                 prefix = Prefix(self, shared)
                 while waiting:

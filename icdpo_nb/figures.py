@@ -54,8 +54,8 @@ def set_style() -> None:
 
 
 def colour(method: str) -> str:
-    """A method's colour, the same in every notebook."""
-    return PALETTE.get(method) or _SPARE[sum(map(ord, method)) % len(_SPARE)]
+    """A method's colour, the same in every notebook; what stands behind a comma is one of its settings."""
+    return PALETTE.get(method.partition(",")[0]) or _SPARE[sum(map(ord, method)) % len(_SPARE)]
 
 
 def _plot_interval(ax: plt.Axes, y: float, row: pd.Series, color: str, face: str | None = None) -> None:
@@ -245,3 +245,44 @@ def plot_by_n(by_n: pd.DataFrame, level: pd.DataFrame) -> list[plt.Axes]:
         ax.set_title(plain(f"{method} + S"), fontsize=10.5)
         ax.set(xlabel="n", ylabel="mean reward")
     return [ax for _, ax in panels]
+
+
+def plot_settings(rows: pd.DataFrame, wins: pd.DataFrame) -> list[plt.Axes]:
+    """Win rate against the number that RPO's Tables 2, 3, 7 and 8 vary, a panel for each; dotted: as the paper prints it.
+
+    `rows` as from `rpo_tables.rpo_rows`, `wins` the totals of their policies.
+    """
+    part = rows[rows["table"].isin((2, 3, 7, 8)) & (rows["policy"] != "")]
+    parsed = part["setting"].str.extract(r"(?P<varied>τ|β|batch|temperature)[ =]+(?P<number>[\d.]+)")
+    part, ours = part.assign(**parsed.astype({"number": float})), wins.set_index("method")
+    panels = _panels([f"Table {t}" for t in part["table"].unique()], 2.6, sharey=True)
+    for (title, ax), (_, table) in zip(panels, part.groupby("table", sort=False), strict=True):
+        for policy, line in table.groupby(table["policy"].str.partition(",")[0], sort=False):
+            line = line.sort_values("number")
+            found, color = ours.loc[line["policy"]], colour(policy)
+            ends = [found["mean"] - found["low"], found["high"] - found["mean"]]
+            ax.errorbar(line["number"], found["mean"], ends, color=color, marker="o", ms=4, lw=1.6, label=plain(policy))
+            ax.plot(line["number"], line["paper"].map(np.mean), color=color, ls=":", lw=1.6)
+        ax.set_title(title, fontsize=10.5)
+        ax.set(xlabel=table["varied"].iloc[0], ylabel="win rate, %")
+    handles = {h.get_label(): h for _, ax in panels for h in ax.get_legend_handles_labels()[0]}
+    panels[0][1].figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return [ax for _, ax in panels]
+
+
+def plot_contrasts(weights: np.ndarray, scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+    """RPO's contrast matrix, as from `rpo_tables.contrasts`: weights and scores; the prompts stand at the rows."""
+    m, end = len(prompts), np.abs(scores).max()
+    _, axes = plt.subplots(1, 2, figsize=(8.6, 0.3 * m + 1.2), layout="constrained")
+    how = {"square": True, "yticklabels": False, "cbar_kws": {"shrink": 0.8}, "linewidths": 0.5}
+    sns.heatmap(weights, cmap="Blues", vmin=0, ax=axes[0], **how)
+    sns.heatmap(scores, cmap="PuOr", vmin=-end, vmax=end, ax=axes[1], **how)
+    for ax, title in zip(axes, ("weight ω", "β (r of chosen − r of rejected), nats"), strict=True):
+        ax.set_title(title, fontsize=10.5)
+        ax.set_xticks(np.arange(m) + 0.5, range(1, m + 1), rotation=0)
+        ax.set(xlabel="rejected response to")
+    names = [f"{plain(prompt, 40)}  {i}" for i, prompt in enumerate(prompts, 1)]
+    axes[0].set_yticks(np.arange(m) + 0.5, names, rotation=0, fontsize=9)
+    axes[1].set_yticks(np.arange(m) + 0.5, range(1, m + 1), rotation=0)
+    axes[0].set(ylabel="chosen response to")
+    return axes

@@ -1,8 +1,9 @@
 """Fine-tuned companions: SFT, DPO, IPO, KTO (TRL's trainers) and RPO (ours) with LoRA adapters.
 
-The policy learns π(y | x) from the base context alone, so nothing but the adapter sets it apart from its reference, the base
-model. What was trained lies in the cache under the digest of all that can change it: `adapter_model.safetensors`,
-`adapter_config.json`, and `training.json` with the recipe, the loss curve and what it cost. `load_lm("base+folder")` loads it.
+The policy learns π(y | x) from the base context alone, so nothing but the adapter sets it apart from its reference, the model
+that it begins as: a base model, or an SFT policy on top of one. What was trained lies in the cache under the digest of all that
+can change it: `adapter_model.safetensors`, `adapter_config.json`, and `training.json` with the recipe, the loss curve and what
+it cost. `load_lm("base+folder")` loads it.
 """
 
 import json
@@ -11,15 +12,18 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import pandas as pd
 
-from .checkpoints import cache_folder, fingerprint, load_checkpoint
+from .checkpoints import cache_folder, fingerprint, load_adapted
 from .data import Preference
+from .lm import CausalLM
 from .protocol import RECOMMENDED, InputError, Protocol
 from .retrieval import Embedder
 from .rpo import check_weighting
@@ -34,6 +38,8 @@ METHODS = tuple(LEARNING_RATES)
 TAUS = {"RPO-Paired": 0.5, "RPO-Unpaired": 0.75}  # the paper's (arXiv:2402.10958, Table 5)
 SIDES = ("chosen", "rejected")
 TRAINING = "training.json"
+Key = TypeVar("Key")
+LIBRARIES = 2**30  # bytes of a process that trains, without the model
 CHECKPOINTS = 5  # of a training, so that an interrupted one loses a fifth at most
 
 
@@ -48,8 +54,11 @@ class Recipe:
     rank: int = 16  # of LoRA, on all linear layers
     batch: int = 16  # pairs a step
     seed: int = 0  # of the choice and order of the pairs, and of the adapter's first weights
-    tau: float = 0.0  # of RPO's weights; 0: that of TAUS
+    tau: float = 0.0  # of RPO's embedding weights; 0: that of TAUS
     weighting: str = "embedding"  # of RPO: embedding, uniform or diagonal
+    alpha: float = 0.8  # of RPO's diagonal weights: the share of a prompt's own pair
+    matrix: int = 0  # rows of RPO's contrast matrix, of which a step has batch / matrix; 0: as many as the batch
+    encoded: str = "prompt"  # what RPO's embedding weights compare: prompt, or prompt+response (its Table 6)
 
     def __post_init__(self):
         if self.method not in LEARNING_RATES:
@@ -62,51 +71,82 @@ class Recipe:
             if not (value > 0 or (default and value == 0)) or not math.isfinite(value):
                 raise InputError(f"{name} is {value}, but must be a number above 0")
         check_weighting(self.weighting)
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"alpha is {self.alpha}, but must lie between 0 and 1")
+        if self.matrix and not 1 <= self.matrix <= self.batch:
+            raise InputError(f"matrix is {self.matrix}, but must be 0 or lie between 1 and batch, {self.batch}")
+        if self.encoded not in ("prompt", "prompt+response"):
+            raise InputError(f"encoded is {self.encoded!r}, but must be prompt or prompt+response")
 
     @property
     def rate(self) -> float:
         """The learning rate that is used."""
         return self.learning_rate or LEARNING_RATES[self.method]
 
+    @property
+    def used(self) -> dict:
+        """The settings that the method has a use for, with their defaults filled in."""
+        unused = {
+            "beta": self.method == "SFT",
+            "tau": self.weighting != "embedding",
+            "encoded": self.weighting != "embedding",
+            "alpha": self.weighting != "diagonal",
+        }
+        rpo = {"tau", "weighting", "alpha", "matrix", "encoded"}
+        filled = asdict(self) | {"learning_rate": self.rate, "tau": self.tau or TAUS.get(self.method, 0.0)}
+        filled["matrix"] = self.matrix or self.batch
+        return {k: v for k, v in filled.items() if not unused.get(k) and (k not in rpo or self.method in TAUS)}
+
+
+class Plan(NamedTuple):
+    """A policy to be trained: the model that it begins as, which is its reference too, and what it learns."""
+
+    lm: CausalLM
+    pairs: Sequence[Preference]  # the recipe's seed draws `n_pairs` of them
+    recipe: Recipe
+    embed: Embedder | None = None  # tells RPO how alike two prompts are; nothing else has a use for it
+
 
 def fine_tune(
-    name: str,
+    lm: CausalLM,
     pairs: Sequence[Preference],
     recipe: Recipe,
     protocol: Protocol = RECOMMENDED,
     embed: Embedder | None = None,
 ) -> Path:
-    """Train an adapter for the model `name` (as for `load_lm`) on preference pairs, or find it; returns its folder.
+    """Train an adapter for the model on preference pairs, or find it; returns its folder.
 
-    `embed` tells RPO how alike two prompts are; the other methods have no use for it. The pairs are drawn from `pairs` by the
-    recipe's seed. A training that was interrupted goes on from its last checkpoint; one whose loss is no longer finite ends
-    with `InputError`, and its last good adapter stays. Two processes train it once.
+    `load_lm(f"{lm.name}+{folder}")` loads the policy. Arguments as in `Plan`. A training that was interrupted goes on from its
+    last checkpoint; one whose loss is no longer finite ends with `InputError`, and its last good adapter stays. Two processes
+    train it once.
     """
-    from filelock import FileLock
+    return fine_tune_all({"": Plan(lm, pairs, recipe, embed)}, protocol)[""]
+
+
+def fine_tune_all(plans: Mapping[Key, Plan], protocol: Protocol = RECOMMENDED) -> dict[Key, Path]:
+    """`fine_tune` for every plan, by its key: on a processor as many at a time as it has threads, each in a process of its own.
+
+    A small model's training leaves most of a processor idle; two side by side take little longer than one.
+    """
+    from tqdm.auto import tqdm
 
     if missing := [package for package in ("trl", "peft") if find_spec(package) is None]:
         raise InputError(f"fine-tuning needs {' and '.join(missing)}; run: pip install -c constraints.txt -e '.[train]'")
-    drawn = random.Random(recipe.seed).sample(list(pairs), min(recipe.n_pairs, len(pairs)))
-    if not drawn:
-        raise InputError("fine-tuning needs at least one preference pair")
-    rows = [{"prompt": base_context(p.prompt, protocol), "chosen": f" {p.chosen}", "rejected": f" {p.rejected}"} for p in drawn]
-    model, tokenizer, _, version = load_checkpoint(name)
-    if tokenizer.eos_token is None:
-        raise InputError(f"model {name!r}: its tokenizer has no EOS token, so no response could be taught to end")
-    base = fingerprint(model.name_or_path, version)
-    contrast = _encoder(recipe, embed)
-    given = [SCHEMA, base, asdict(recipe) | {"learning_rate": recipe.rate}, rows, contrast and contrast.fingerprint]
-    folder = cache_folder() / "adapters" / digest(given)[:16]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not _is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            if contrast:  # once, not at every step
-                vectors = contrast([p.prompt for p in drawn]).tolist()
-                rows = [row | {"embedding": v} for row, v in zip(rows, vectors, strict=True)]
-            record = {"method": recipe.method, "recipe": asdict(recipe), "base": name, "base_fingerprint": base}
-            _train(model, tokenizer, rows, recipe, folder, record)
-    return folder
+    jobs = {key: _job(plan, protocol) for key, plan in plans.items()}
+    todo = list({job.folder: job for job in jobs.values() if not _is_whole(job.folder)}.values())
+    workers, threads = _at_a_time(todo)
+    if workers == 1:
+        for job in todo:
+            _fulfil(job)
+    else:
+        from joblib import Parallel, delayed, parallel_config
+
+        alone = [_with_embeddings(job) for job in todo]  # here, so that no worker loads an encoder
+        with parallel_config("loky", n_jobs=workers, inner_max_num_threads=threads):
+            done = Parallel(return_as="generator_unordered")(delayed(_fulfil)(job, quiet=True) for job in alone)
+            for _ in tqdm(done, "fine-tuning", len(todo)):
+                pass
+    return {key: job.folder for key, job in jobs.items()}
 
 
 def training(folder: Path) -> dict:
@@ -140,13 +180,81 @@ def training_cost(folders: Sequence[Path]) -> pd.DataFrame:
 # ---------------------------------------------------------------- training
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A training that another process can do, if its rows hold their embeddings."""
+
+    model: tuple[str, str, str, str]  # name, dtype, device, revision: for `load_adapted`
+    n_parameters: int
+    rows: list[dict]
+    prompts: list[str]
+    recipe: Recipe
+    encoder: Embedder | None
+    folder: Path
+    record: dict
+
+
+def _job(plan: Plan, protocol: Protocol) -> _Job:
+    lm, pairs, recipe, embed = plan
+    drawn = random.Random(recipe.seed).sample(list(pairs), min(recipe.n_pairs, len(pairs)))
+    if not drawn:
+        raise InputError("fine-tuning needs at least one preference pair")
+    if lm.tokenizer.eos_token is None:
+        raise InputError(f"model {lm.name!r}: its tokenizer has no EOS token, so no response could be taught to end")
+    rows = [{"prompt": base_context(p.prompt, protocol), "chosen": f" {p.chosen}", "rejected": f" {p.rejected}"} for p in drawn]
+    encoder = _encoder(recipe, embed)
+    given = [SCHEMA, lm.fingerprint, recipe.used, rows, encoder and encoder.fingerprint]
+    folder = cache_folder() / "adapters" / digest(given)[:16]
+    record = {"method": recipe.method, "recipe": recipe.used, "base": lm.name, "base_fingerprint": lm.fingerprint}
+    model = (lm.name, lm.dtype, lm.device, lm.revision)
+    return _Job(model, lm.engine.n_parameters, rows, [p.prompt for p in drawn], recipe, encoder, folder, record)
+
+
 def _encoder(recipe: Recipe, embed: Embedder | None) -> Embedder | None:
-    """The encoder that RPO needs; None for the other methods."""
-    if recipe.method not in TAUS:
+    """The encoder that RPO's embedding weights need; None for everything else."""
+    if recipe.method not in TAUS or recipe.weighting != "embedding":
         return None
     if embed is None:
         raise InputError(f"{recipe.method} weighs prompts by their likeness; give it an encoder (embed=Embedder())")
     return embed
+
+
+def _with_embeddings(job: _Job) -> _Job:
+    """The job with the embeddings that RPO compares in its rows: computed once, not at every step."""
+    if job.encoder is None:
+        return job
+    texts = {side: [row["prompt"] + row[side] for row in job.rows] for side in SIDES}
+    if job.recipe.encoded == "prompt":
+        texts = dict.fromkeys(SIDES, job.prompts)
+    vectors = {side: job.encoder(texts[side]).tolist() for side in SIDES}
+    rows = [row | {f"{side}_embedding": vectors[side][i] for side in SIDES} for i, row in enumerate(job.rows)]
+    return replace(job, rows=rows, encoder=None)
+
+
+def _at_a_time(jobs: Sequence[_Job]) -> tuple[int, int]:
+    """How many trainings run side by side, and the threads of each: on a GPU one, else as many as threads and memory allow."""
+    import psutil
+    import torch
+
+    threads = torch.get_num_threads()
+    if not jobs or any(job.model[2] != "cpu" for job in jobs):
+        return 1, threads
+    need = LIBRARIES + 32 * max(job.n_parameters for job in jobs)  # weights, and what a step keeps of about their size
+    workers = max(1, min(threads, len(jobs), psutil.virtual_memory().available // need))
+    return workers, max(1, threads // workers)
+
+
+def _fulfil(job: _Job, quiet: bool = False) -> None:
+    """Train, unless another process just did. `quiet`: without progress bar and warnings, in a process of its own."""
+    from filelock import FileLock
+
+    if quiet:
+        warnings.filterwarnings("ignore", category=FutureWarning)
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{job.folder}.lock"):
+        if not _is_whole(job.folder):
+            shutil.rmtree(job.folder, ignore_errors=True)
+            _train(_with_embeddings(job), quiet)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -157,16 +265,18 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _train(model, tokenizer, rows: list[dict], recipe: Recipe, folder: Path, record: dict) -> None:
+def _train(job: _Job, quiet: bool) -> None:
     """Train, and put adapter and record in the folder, whole or not at all; checkpoints lie beside it until then."""
     import peft
     import transformers
 
+    recipe, folder = job.recipe, job.folder
+    model, tokenizer, *_ = load_adapted(*job.model)
     partial = folder.with_name(f"{folder.name}.partial")
     transformers.set_seed(recipe.seed)
     model.set_attn_implementation("sdpa")  # the engine's own serves sampling and scoring alone
     total = model.num_parameters()
-    trainer = _trainer(model, tokenizer, rows, recipe, partial)
+    trainer = _trainer(model, tokenizer, job.rows, recipe, partial, quiet)
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     trainer.add_callback(_watch(recipe.method, partial))
     began = time.perf_counter()
@@ -175,29 +285,30 @@ def _train(model, tokenizer, rows: list[dict], recipe: Recipe, folder: Path, rec
     done = partial / "done"
     shutil.rmtree(done, ignore_errors=True)
     trainer.model.save_pretrained(done)  # safetensors
-    cost = {"seconds": round(time.perf_counter() - began, 1), "n_pairs": len(rows), "parameters": total}
+    cost = {"seconds": round(time.perf_counter() - began, 1), "n_pairs": len(job.rows), "parameters": total}
     cost["trained"] = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    kept = {**record, **cost, "losses": losses, "fingerprint": fingerprint(str(done), ""), "peft": peft.__version__}
+    kept = {**job.record, **cost, "losses": losses, "fingerprint": fingerprint(str(done), ""), "peft": peft.__version__}
     (done / TRAINING).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     os.replace(done, folder)
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def _trainer(model, tokenizer, rows: list[dict], recipe: Recipe, folder: Path):
+def _trainer(model, tokenizer, rows: list[dict], recipe: Recipe, folder: Path, quiet: bool):
     """TRL's trainer of a method. Its defaults are those of a GPU; on a processor bfloat16 and checkpointing are off."""
     import trl
     from datasets import Dataset
     from peft import LoraConfig
 
     on_cpu, window = model.device.type == "cpu", getattr(model.config.get_text_config(), "max_position_embeddings", 1024)
-    steps = math.ceil(len(rows) / recipe.batch) * (2 if recipe.method == "KTO" else 1)
+    a_step = recipe.batch * (2 if recipe.method == "KTO" else 1)  # KTO reads a pair as two responses
+    steps = math.ceil(len(rows) / recipe.batch)
     config = {
-        "output_dir": str(folder), "per_device_train_batch_size": recipe.batch, "num_train_epochs": 1, "seed": recipe.seed,
+        "output_dir": str(folder), "per_device_train_batch_size": a_step, "num_train_epochs": 1, "seed": recipe.seed,
         "learning_rate": recipe.rate, "lr_scheduler_type": "cosine", "warmup_steps": min(5, steps // 10),
         "use_cpu": on_cpu, "bf16": not on_cpu, "gradient_checkpointing": not on_cpu, "report_to": [],
         "logging_steps": 1, "logging_nan_inf_filter": False, "max_length": window,
         "save_strategy": "steps", "save_steps": math.ceil(steps / CHECKPOINTS), "save_total_limit": 1,
-        "disable_tqdm": bool(os.environ.get("TQDM_DISABLE")),
+        "disable_tqdm": quiet or bool(os.environ.get("TQDM_DISABLE")),
     }  # fmt: skip
     lora = LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     given = {"processing_class": tokenizer, "peft_config": lora}
@@ -222,7 +333,8 @@ def _rpo_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, config: dic
     from .rpo_trainer import RPOTrainer, rpo_items
 
     items = rpo_items(rows, tokenizer, config.pop("max_length"), recipe.method == "RPO-Paired", recipe.seed)
-    how = {"beta": recipe.beta, "tau": recipe.tau or TAUS[recipe.method], "weighting": recipe.weighting}
+    names = ("beta", "tau", "weighting", "alpha", "matrix")
+    how = {name: value for name, value in recipe.used.items() if name in names}
     args = TrainingArguments(**config, remove_unused_columns=False)
     return RPOTrainer(get_peft_model(model, lora), args=args, train_dataset=items, **how)
 

@@ -12,7 +12,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from .checkpoints import fingerprint, load_checkpoint, split_adapter, with_adapter
+from .checkpoints import fingerprint, load_adapted
 from .decoding import Sampled
 from .engine import NO_BAR, Engine
 from .protocol import RECOMMENDED, InputError, Protocol, seed_of
@@ -37,21 +37,20 @@ UNBEGUN = Response("", (), "length", logps=np.zeros(0, np.float32))  # what a re
 def load_lm(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> "CausalLM":
     """Load a language model: `smollm2` (packaged, no network), a local folder, or a hub id, or "base+folder".
 
-    The folder after a plus holds a LoRA adapter, as `finetune.fine_tune` leaves it; it is added to the base model's weights.
+    The folder after a plus holds a LoRA adapter, as `finetune.fine_tune` leaves it; it is added to the base model's weights. A
+    second one ("base+folder+folder") was trained on top of the first.
     `dtype`: float32, bfloat16, float16; "auto" is float32 on a CPU and bfloat16 on a GPU. `device`: "auto", "cpu", "cuda", ….
     Only safetensors weights, no remote code. Raises `InputError` for a model that is missing, unreachable or incomplete.
     """
-    base, adapter = split_adapter(name)
-    model, tokenizer, _, version = load_checkpoint(base, dtype, device, revision)
-    return CausalLM(with_adapter(model, adapter) if adapter else model, tokenizer, name, version, adapter)
+    return CausalLM(*load_adapted(name, dtype, device, revision))
 
 
 class CausalLM:
     """A causal language model with its tokenizer. Made by `load_lm`."""
 
-    def __init__(self, model, tokenizer, name: str, revision: str = "local", adapter: str | None = None):
+    def __init__(self, model, tokenizer, name: str, revision: str = "local", adapters: Sequence[str] = ()):
         self.engine, self.tokenizer, self.name, self.revision = Engine(model), tokenizer, name, revision
-        self.adapter = adapter
+        self.adapters = adapters
         self.eos_ids = _eos_ids(model, tokenizer)
         if tokenizer.is_fast:  # its file may ask for both
             tokenizer.backend_tokenizer.no_truncation()
@@ -61,8 +60,10 @@ class CausalLM:
     @cached_property
     def fingerprint(self) -> str:
         """What tells this model from any other: a digest of its files, or hub id and commit."""
-        base = fingerprint(self.engine.model.name_or_path, self.revision)
-        return sha256(f"{base}+{fingerprint(self.adapter, '')}".encode()).hexdigest() if self.adapter else base
+        found = fingerprint(self.engine.model.name_or_path, self.revision)
+        for folder in self.adapters:
+            found = sha256(f"{found}+{fingerprint(folder, '')}".encode()).hexdigest()
+        return found
 
     # ------------------------------------------------------------ text and tokens
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 SHARED = 16  # tokens: a shorter prefix is not worth a pass of its own
+PASS = 64  # tokens that take about as long as a pass over hardly any, on processors and GPUs
 
 
 @dataclass
@@ -36,22 +37,32 @@ def pack(p: int, last: int, responses: Sequence[Sequence[int]]) -> Packed:
     return row
 
 
-def families(contexts: Sequence[Sequence[int]], indices: Sequence[int]) -> list[tuple[Sequence[int], list[int]]]:
-    """(prefix, indices) of contexts that share `SHARED` or more first tokens; those that share none come last, with ().
+def families(
+    contexts: Sequence[Sequence[int]], indices: Sequence[int], passes: int = 1
+) -> list[tuple[Sequence[int], list[int]]]:
+    """(prefix, indices) of contexts that share `SHARED` or more first tokens; all others together come last.
 
-    A prefix ends before the last token of its shortest context, whose hidden state is needed.
+    A family goes through the model by itself, in some `passes` of its own, so it is one only if its prefix saves more than
+    these cost, `PASS` tokens each. The others have a prefix where all of them share one. A prefix ends before the last token
+    of its shortest context, whose hidden state is needed.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in indices:
         groups.setdefault(tuple(contexts[i][:SHARED]), []).append(i)
-    found, alone = [], []
+    found, others = [], []
     for members in groups.values():
-        prefix = commonprefix([list(contexts[i]) for i in members])[: min(len(contexts[i]) for i in members) - 1]
-        if len(members) > 1 and len(prefix) >= SHARED:
+        prefix = _shared([contexts[i] for i in members])
+        if len(prefix) * (len(members) - 1) > PASS * passes:
             found.append((prefix, members))
         else:
-            alone += members
-    return [*found, *([((), alone)] if alone else [])]
+            others += members
+    return [*found, *([(_shared([contexts[i] for i in others]), others)] if others else [])]
+
+
+def _shared(contexts: Sequence[Sequence[int]]) -> Sequence[int]:
+    """The first tokens that all contexts share, () where they are too few for a pass of their own, or there is one context."""
+    prefix = commonprefix([list(c) for c in contexts])[: min(map(len, contexts)) - 1]
+    return prefix if len(contexts) > 1 and len(prefix) >= SHARED else ()
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

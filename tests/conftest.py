@@ -157,8 +157,10 @@ def tuned_base(tmp_path_factory) -> str:
 def tuned(tuned_base, tmp_path_factory):
     """An adapter of each method, by name."""
     from icdpo_nb.finetune import METHODS, Recipe, fine_tune
+    from icdpo_nb.lm import load_lm
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ICDPO_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("TQDM_DISABLE", "1")
-        return {m: fine_tune(tuned_base, FEW_PAIRS, Recipe(m, **SMALL_RECIPE), embed=Lengths()) for m in METHODS}
+        lm = load_lm(tuned_base)
+        return {m: fine_tune(lm, FEW_PAIRS, Recipe(m, **SMALL_RECIPE), embed=Lengths()) for m in METHODS}

@@ -79,8 +79,11 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(models):
 
 def test_families_by_hand(monkeypatch):
     monkeypatch.setattr("icdpo_nb.packing.SHARED", 2)
+    monkeypatch.setattr("icdpo_nb.packing.PASS", 3)
     contexts = [[1, 2, 3, 4], [1, 2, 3, 5, 6], [9, 9, 1], [1, 2, 3], [7, 7, 7]]
     assert families(contexts, range(5)) == [([1, 2], [0, 1, 3]), ((), [2, 4])], "each keeps its last token to itself"
+    assert families(contexts, range(5), 2) == [((), [0, 1, 3, 2, 4])], "four tokens saved are less than two passes cost"
+    assert families(contexts, [0, 1, 3], 2) == [([1, 2], [0, 1, 3])], "alone it has no passes of its own"
     assert families([[1, 2], [1, 2]], [0, 1]) == [((), [0, 1])], "one shared token is not worth a pass"
 
 

@@ -50,27 +50,30 @@ def test_first_loss_of_sft_is_that_of_the_responses_alone(tuned_base, tuned):
     by_step = training(tuned["SFT"])["losses"]
     assert len(by_step) == 3
     assert min(-v.mean() for v in nll) < by_step[0] < max(-v.mean() for v in nll)
-    one = training(fine_tune(tuned_base, FEW_PAIRS[:1], Recipe("SFT", **SMALL_RECIPE | {"n_pairs": 1})))["losses"][0]
+    one = training(fine_tune(load_lm(tuned_base), FEW_PAIRS[:1], Recipe("SFT", **SMALL_RECIPE | {"n_pairs": 1})))["losses"][0]
     assert one == pytest.approx(-nll[0].mean(), rel=1e-4)
 
 
 def test_what_was_trained_is_found_again(tuned_base, tuned, cache, monkeypatch):
     recipe = Recipe("DPO", **SMALL_RECIPE)
-    first = fine_tune(tuned_base, FEW_PAIRS, recipe)
+    lm = load_lm(tuned_base)
+    first = fine_tune(lm, FEW_PAIRS, recipe)
     assert sorted(p.name for p in first.parent.iterdir()) == [first.name, f"{first.name}.lock"], "no checkpoint is left"
     for name, values in weights(first).items():
         assert torch.equal(values, weights(tuned["DPO"])[name]), "the same seed gives the same adapter"
-    train = finetune._train
-    monkeypatch.setattr(finetune, "_train", None)
-    assert fine_tune(tuned_base, FEW_PAIRS, recipe) == first
-    monkeypatch.setattr(finetune, "_train", train)
-    assert fine_tune(tuned_base, FEW_PAIRS, Recipe("DPO", **SMALL_RECIPE | {"seed": 1})) != first
-    assert fine_tune(tuned_base, FEW_PAIRS[1:], recipe) != first
-    rpo = [Recipe("RPO-Paired", **SMALL_RECIPE, **changed) for changed in ({}, {"tau": 0.1}, {"weighting": "uniform"})]
-    assert len({fine_tune(tuned_base, FEW_PAIRS, r, embed=Lengths()) for r in rpo}) == 3
+    with monkeypatch.context() as patch:  # neither trained again nor loaded
+        patch.setattr(finetune, "load_adapted", None)
+        assert fine_tune(lm, FEW_PAIRS, recipe) == first
+        of_no_use = {"tau": 0.1, "weighting": "uniform", "alpha": 0.3, "matrix": 2, "encoded": "prompt+response"}
+        assert fine_tune(lm, FEW_PAIRS, Recipe("DPO", **SMALL_RECIPE, **of_no_use), embed=Lengths()) == first
+    assert fine_tune(lm, FEW_PAIRS, Recipe("DPO", **SMALL_RECIPE | {"seed": 1})) != first
+    assert fine_tune(lm, FEW_PAIRS[1:], recipe) != first
+    kinds = ({}, {"tau": 0.1}, {"weighting": "uniform"}, {"matrix": 2}, {"encoded": "prompt+response"})
+    rpo = [Recipe("RPO-Paired", **SMALL_RECIPE, **changed) for changed in kinds]
+    assert len({fine_tune(lm, FEW_PAIRS, r, embed=Lengths()) for r in rpo}) == len(kinds)
     path = first / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-9])
-    assert fine_tune(tuned_base, FEW_PAIRS, recipe) == first
+    assert fine_tune(lm, FEW_PAIRS, recipe) == first
     assert torch.equal(weights(first)["base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"],
                        weights(tuned["DPO"])["base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"])  # fmt: skip
 
@@ -92,6 +95,45 @@ def test_an_adapter_is_loaded_on_its_base(tuned_base, tuned):
     found = policy.logprobs([context], [[y]])[0][0]
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
     assert not np.allclose(found, lm.logprobs([context], [[y]])[0][0], atol=1e-2)
+
+
+def test_a_policy_may_begin_as_another(tuned_base, tuned, tmp_path):
+    """DPO on top of SFT: the SFT policy is what it begins as and its reference."""
+    sft = load_lm(f"{tuned_base}+{tuned['SFT']}")
+    folder = fine_tune(sft, FEW_PAIRS, Recipe("DPO", **SMALL_RECIPE))
+    assert training(folder)["base"] == sft.name
+    assert training(folder)["losses"][0] == pytest.approx(math.log(2), rel=1e-4)
+    policy = load_lm(f"{sft.name}+{folder}")
+    assert len({lm.fingerprint for lm in (policy, sft, load_lm(f"{tuned_base}+{folder}"), load_lm(tuned_base))}) == 4
+    merged = tmp_path / "merged"
+    sft.engine.model.save_pretrained(merged)
+    sft.tokenizer.save_pretrained(merged)
+    context, y = base_context(FEW_PAIRS[0].prompt), policy.encode_response(FEW_PAIRS[0].chosen)
+    found, expected = (lm.logprobs([context], [[y]])[0][0] for lm in (policy, load_lm(f"{merged}+{folder}")))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_rpo_compares(monkeypatch):
+    """Prompts alone, or each side's own text (Table 6); no encoder is asked where no weights need it."""
+    rows = [{"prompt": f"Human: {i}\n\nAssistant:", "chosen": " yes", "rejected": " no"} for i in range(2)]
+    asked = []
+
+    def encoder(texts):
+        asked.append(list(texts))
+        return np.array([[float(len(t))] for t in texts])
+
+    def embedded(**changed):
+        prompts, recipe = ["Human: 0", "Human: 1"], Recipe("RPO-Paired", **changed)
+        return finetune._with_embeddings(finetune._Job((), 0, rows, prompts, recipe, encoder, None, {})).rows
+
+    found = embedded()
+    assert asked == [["Human: 0", "Human: 1"]] * 2
+    assert found[0]["chosen_embedding"] == found[0]["rejected_embedding"] == [8.0]
+    found = embedded(encoded="prompt+response")
+    assert asked[-1] == ["Human: 0\n\nAssistant: no", "Human: 1\n\nAssistant: no"]
+    assert found[1]["chosen_embedding"] == [24.0]
+    assert finetune._encoder(Recipe("RPO-Paired", weighting="uniform"), encoder) is None
+    assert finetune._encoder(Recipe("DPO"), encoder) is None
 
 
 def test_adapters_that_cannot_be_loaded(tuned_base, tuned, tmp_path):
@@ -127,15 +169,15 @@ def test_an_interrupted_training_goes_on(tuned_base, cache, tmp_path, monkeypatc
         patch.setattr(finetune, "_watch", lambda *given: Interrupt())
         patch.setattr(finetune, "CHECKPOINTS", 6)
         with pytest.raises(KeyboardInterrupt):
-            fine_tune(tuned_base, FEW_PAIRS, recipe)
+            fine_tune(load_lm(tuned_base), FEW_PAIRS, recipe)
     (partial,) = (cache / "adapters").glob("*.partial")
     (kept,) = partial.glob("checkpoint-*")
     assert kept.name == "checkpoint-6"
     (partial / "checkpoint-8").mkdir()
     (partial / "checkpoint-8" / "trainer_state.json").write_text('{"epoch":')
-    resumed = fine_tune(tuned_base, FEW_PAIRS, recipe)
+    resumed = fine_tune(load_lm(tuned_base), FEW_PAIRS, recipe)
     monkeypatch.setenv("ICDPO_CACHE", str(tmp_path / "another"))
-    whole = fine_tune(tuned_base, FEW_PAIRS, recipe)
+    whole = fine_tune(load_lm(tuned_base), FEW_PAIRS, recipe)
     np.testing.assert_allclose(training(resumed)["losses"], training(whole)["losses"], rtol=1e-5)
     for name, values in weights(whole).items():
         torch.testing.assert_close(weights(resumed)[name], values)
@@ -159,7 +201,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(tuned_base, cache, monkeypa
     with pytest.raises(
         InputError, match="SFT: the loss was no longer finite at step 8; the last good adapter is in .*checkpoint-6;"
     ):
-        fine_tune(tuned_base, FEW_PAIRS, Recipe("SFT", **SMALL_RECIPE | {"batch": 1}))
+        fine_tune(load_lm(tuned_base), FEW_PAIRS, Recipe("SFT", **SMALL_RECIPE | {"batch": 1}))
     (kept,) = (cache / "adapters").glob("*.partial/checkpoint-6")
     assert all(values.isfinite().all() for values in weights(kept).values())
     assert not [p for p in (cache / "adapters").iterdir() if (p / finetune.TRAINING).exists()]
@@ -171,7 +213,7 @@ def test_what_a_training_cost(tuned_base, tuned):
     assert cost.loc["ICDPO", "trained parameters"] == "0"
     assert cost.loc["DPO", "trained parameters"] == f"{sum(v.numel() for v in weights(tuned['DPO']).values()):,}"
     curves = loss_curves(list(tuned.values()))
-    assert curves.groupby("method")["step"].max().to_dict() == dict.fromkeys(finetune.METHODS, 3) | {"KTO": 6}
+    assert curves.groupby("method")["step"].max().to_dict() == dict.fromkeys(finetune.METHODS, 3), "pairs a step, KTO's too"
 
 
 @pytest.mark.parametrize(("given", "said"), [
@@ -183,6 +225,9 @@ def test_what_a_training_cost(tuned_base, tuned):
     ({"method": "DPO", "beta": float("nan")}, "beta is nan"),
     ({"method": "DPO", "learning_rate": -1e-4}, "learning_rate is -0.0001"),
     ({"method": "RPO-Paired", "tau": -1.0}, "tau is -1.0"),
+    ({"method": "RPO-Paired", "alpha": 1.1}, "alpha is 1.1, but must lie between 0 and 1"),
+    ({"method": "RPO-Paired", "matrix": 17}, "matrix is 17, but must be 0 or lie between 1 and batch, 16"),
+    ({"method": "RPO-Paired", "encoded": "all"}, "encoded is 'all', but must be prompt or prompt.response"),
     ({"method": "RPO-Paired", "weighting": "even"}, "weighting is 'even', but must be embedding, uniform or diagonal"),
 ])  # fmt: skip
 def test_bad_recipes(given, said):
@@ -192,9 +237,9 @@ def test_bad_recipes(given, said):
 
 def test_bad_data_and_models(tuned_base, tmp_path):
     with pytest.raises(InputError, match="at least one preference pair"):
-        fine_tune(tuned_base, [], Recipe("DPO"))
+        fine_tune(load_lm(tuned_base), [], Recipe("DPO"))
     with pytest.raises(InputError, match="RPO-Paired weighs prompts by their likeness; give it an encoder"):
-        fine_tune(tuned_base, FEW_PAIRS, Recipe("RPO-Paired"))
+        fine_tune(load_lm(tuned_base), FEW_PAIRS, Recipe("RPO-Paired"))
     endless = save_tiny_lm(tmp_path / "endless", eos=False)
     with pytest.raises(InputError, match="no EOS token"):
-        fine_tune(str(endless), FEW_PAIRS, Recipe("DPO"))
+        fine_tune(load_lm(str(endless)), FEW_PAIRS, Recipe("DPO"))

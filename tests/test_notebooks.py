@@ -97,6 +97,23 @@ SMOKE = {  # parameters that make a notebook small
         "max_prompt_tokens": 0,
         "max_response_tokens": 0,
     },
+    "08_relative_preference": {
+        "lm": LM,
+        "preferences": SET,
+        "n_prompts": 2,
+        "domains": [],
+        "reward": "sandbox",
+        "tables": ["1", "3", "8"],
+        "also": ["RPO-Unpaired, uniform weights"],
+        "sft_pairs": 4,
+        "n_pairs": 4,
+        "batch": 8,
+        "rank": 2,
+        "n_shown": 3,
+        "max_new_tokens": 8,
+        "max_prompt_tokens": 0,
+        "max_response_tokens": 0,
+    },
     "10_sandbox_validation": {"lms": [LM], "n_prompts": 3, "n_seeds": 2, "max_new_tokens": 8},
 }
 
@@ -203,6 +220,11 @@ def test_run_says_what_it_rests_on(smoke, name):
 def test_candidates_are_kept(smoke, name):
     if name == "10_sandbox_validation":  # it keeps contrasts instead: one row a prompt and seed
         tables, wanted = list(smoke[name].glob("contrasts*.jsonl")), {"prompt_id", "seed", "2 S > ICL"}
+    elif name == "08_relative_preference":  # its policies are scored by nothing
+        tables, wanted = (
+            list(smoke[name].glob("answers.jsonl")),
+            {"method", "seed", "prompt_id", "candidate_id", "response", "win"},
+        )
     elif name == "03_demo_source_nll":  # it samples nothing
         tables, wanted = list(smoke[name].glob("nll.jsonl")), {"lm", "source", "method", "prompt_id", "nll", "n_tokens"}
     else:
@@ -360,6 +382,7 @@ def test_without_a_teacher(given, tmp_path, monkeypatch):
 
 
 def test_presets_fit_their_notebook():
-    """Every preset names parameters that 01_method has, with values of their types."""
+    """Every preset names parameters that 01_method has, with values of their types; one serves 06_fine_tuning too."""
     for path in (NOTEBOOKS / "presets").glob("*.yaml"):
         assert preset_parameters(path.stem, "01_method")
+    assert preset_parameters("instructions", "06_fine_tuning")["paper_data"] == "SyntheticGPT"

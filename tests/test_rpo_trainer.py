@@ -18,7 +18,7 @@ from icdpo_nb.templates import base_context
 def rows() -> list[dict]:
     vectors = Lengths()([p.prompt for p in FEW_PAIRS]).tolist()
     sides = [{"prompt": base_context(p.prompt), "chosen": f" {p.chosen}", "rejected": f" {p.rejected}"} for p in FEW_PAIRS]
-    return [row | {"embedding": v} for row, v in zip(sides, vectors, strict=True)]
+    return [row | {"chosen_embedding": v, "rejected_embedding": v} for row, v in zip(sides, vectors, strict=True)]
 
 
 @pytest.fixture
@@ -41,20 +41,34 @@ def test_items_hold_the_responses_and_their_end(rows, tuned_base):
     tokenizer = AutoTokenizer.from_pretrained(tuned_base)
     for row, item in zip(rows, rpo_items(rows, tokenizer, 999), strict=True):
         for side in ("chosen", "rejected"):
-            taught = [t for t in item[f"{side}_labels"] if t != IGNORED]
+            taught = [t for t in item[side]["targets"] if t != IGNORED]
             assert tokenizer.decode(taught) == row[side] + tokenizer.eos_token
-            assert tokenizer.decode(item[f"{side}_ids"]) == row["prompt"] + row[side] + tokenizer.eos_token
-    assert max(len(item["chosen_ids"]) for item in rpo_items(rows, tokenizer, 9)) == 9
+            assert tokenizer.decode(item[side]["ids"]) == row["prompt"] + row[side] + tokenizer.eos_token
+    assert max(len(item["chosen"]["ids"]) for item in rpo_items(rows, tokenizer, 9)) == 9
+
+
+def test_a_batch_holds_what_its_items_hold(rows, tuned_base):
+    items = rpo_items(rows, AutoTokenizer.from_pretrained(tuned_base), 999)[:3]
+    batch = collate(items)
+    assert batch["embedding"].shape == (3, 2, 3)
+    for i, item in enumerate(items):
+        for j, side in enumerate(("chosen", "rejected")):
+            n = len(item[side]["ids"])
+            assert batch["ids"][i, j, :n].tolist() == item[side]["ids"]
+            assert batch["targets"][i, j, :n].tolist() == item[side]["targets"]
+            assert batch["mask"][i, j].tolist() == [1] * n + [0] * (batch["mask"].shape[-1] - n)
+            assert (batch["targets"][i, j, n:] == IGNORED).all()
 
 
 def test_unpaired_data_are_the_same_responses_apart(rows, tuned_base):
     tokenizer = AutoTokenizer.from_pretrained(tuned_base)
     paired, unpaired = (rpo_items(rows, tokenizer, 999, kind) for kind in (True, False))
-    assert [i["chosen_ids"] for i in paired] == [i["chosen_ids"] for i in unpaired]
-    assert [i["rejected_ids"] for i in paired] != [i["rejected_ids"] for i in unpaired]
-    assert sorted(i["rejected_ids"] for i in paired) == sorted(i["rejected_ids"] for i in unpaired)
-    known = {tuple(i["rejected_ids"]): i["rejected_embedding"] for i in paired}
-    assert all(known[tuple(i["rejected_ids"])] == i["rejected_embedding"] for i in unpaired), "each with its own prompt"
+    assert [i["chosen"] for i in paired] == [i["chosen"] for i in unpaired]
+    ids = [[i["rejected"]["ids"] for i in items] for items in (paired, unpaired)]
+    assert ids[0] != ids[1]
+    assert sorted(ids[0]) == sorted(ids[1])
+    known = {tuple(i["rejected"]["ids"]): i["rejected"]["embedding"] for i in paired}
+    assert all(known[tuple(i["rejected"]["ids"])] == i["rejected"]["embedding"] for i in unpaired), "each with its own prompt"
 
 
 def test_log_ratios_are_those_of_the_engine(tuned_base, tuned, make, rows):
@@ -94,9 +108,27 @@ def test_with_one_prompt_a_step_it_is_dpo(tuned_base, tmp_path, monkeypatch):
     monkeypatch.setenv("ICDPO_CACHE", str(tmp_path))
     monkeypatch.setenv("TQDM_DISABLE", "1")
     one = SMALL_RECIPE | {"batch": 1}
-    dpo, rpo = (training(fine_tune(tuned_base, FEW_PAIRS, Recipe(m, **one), embed=Lengths())) for m in ("DPO", "RPO-Paired"))
+    lm, rpo = load_lm(tuned_base), Recipe("RPO-Paired", **one)
+    recipes = (Recipe("DPO", **one), rpo)
+    dpo, rpo = (training(fine_tune(lm, FEW_PAIRS, recipe, embed=Lengths())) for recipe in recipes)
     np.testing.assert_allclose(rpo["losses"], dpo["losses"], rtol=1e-3)
     assert dpo["losses"][-1] < dpo["losses"][0]
+
+
+def test_matrices_smaller_than_the_batch(tuned_base, make, rows):
+    """The loss is the mean over the rows of all matrices; the last may be smaller. With one row each it is DPO's."""
+    items = rpo_items(rows, AutoTokenizer.from_pretrained(tuned_base), 999)[:7]
+    batch, whole = collate(items), make(items, tau=0.2, beta=0.5)
+    with torch.no_grad():
+        chosen, rejected = whole.logratios(whole.model, batch)
+    expected = 0.0
+    for part in (slice(0, 3), slice(3, 6), slice(6, 7)):
+        alone = {name: values[part] for name, values in batch.items()}
+        expected += float(whole.loss(chosen[part], rejected[part], alone)) * len(range(7)[part]) / 7
+    assert float(make(items, tau=0.2, beta=0.5, matrix=3).loss(chosen, rejected, batch)) == pytest.approx(expected)
+    assert expected != pytest.approx(float(whole.loss(chosen, rejected, batch)), rel=1e-3)
+    dpo = -torch.nn.functional.logsigmoid(0.5 * (chosen - rejected)).mean()
+    assert float(make(items, beta=0.5, matrix=1).loss(chosen, rejected, batch)) == pytest.approx(float(dpo))
 
 
 def test_weightings(tuned_base, make, rows):

@@ -1,0 +1,220 @@
+"""RPO's tables (arXiv:2402.10958) on another model and other data: each row that the paper prints is read as an experiment.
+
+The policies begin as one SFT policy (section 4.1), differ in what their rows name, and are compared over the same prompts: by
+reward, and by how often they win against the chosen response of the data, which is what the paper prints. Each is trained from
+several seeds, for a difference between two settings means little where two seeds differ as much.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from .data import Preference
+from .experiment import work_done
+from .finetune import TAUS, Plan, Recipe, fine_tune_all
+from .judges import RewardJudge, judge_pairs
+from .lm import CausalLM, load_lm
+from .paper import published_rpo
+from .protocol import RECOMMENDED, InputError, Protocol
+from .retrieval import MINILM, Embedder
+from .rewards import Reward
+from .rpo import contrast_matrix, prompt_weights
+from .store import stored
+from .tables import as_text
+from .templates import base_context
+from .winrate import POINTS
+
+ENCODED = {"prompts": "prompt", "prompts and responses": "prompt+response"}
+PARTS = {  # what a printed setting may say: the setting of `Recipe` or `Case` that it names, and how its value is read
+    r"(uniform|diagonal) weights": ("weighting", str),
+    r"weights from (prompts|prompts and responses)": ("encoded", ENCODED.get),
+    r"α = ([\d.]+)": ("alpha", float),
+    r"β = ([\d.]+)": ("beta", float),
+    r"τ = ([\d.]+)": ("tau", float),
+    r"batch (\d+)": ("matrix", int),  # of one GPU, which is where the paper's matrix ends
+    r"temperature ([\d.]+)": ("temperature", float),
+    r"(all-MiniLM-L6-v2|sentence-t5-large|all-distilroberta-v1)": ("encoder", str),
+}
+RPO_TABLES = {  # what the paper's tables vary
+    0: "Further rows",
+    1: "Table 1: weightings of the contrast matrix",
+    2: "Table 2: sentence encoders and τ",
+    3: "Table 3: sizes of the matrix",
+    4: "Table 4: methods",
+    6: "Table 6: weights from prompts, or from prompts with their responses",
+    7: "Table 7: methods under other β",
+    8: "Table 8: methods under other sampling temperatures",
+}
+WITHIN = (7, 8)  # tables that compare methods within each setting
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a policy is trained and answers."""
+
+    recipe: Recipe
+    encoder: str = MINILM  # of RPO's embedding weights
+    temperature: float = 0.0  # of sampling; 0 takes the most probable token, as in the paper's Table 5
+
+    @property
+    def used(self) -> tuple:
+        """What sets it apart from others."""
+        weighed = self.recipe.method in TAUS and self.recipe.weighting == "embedding"
+        return tuple(self.recipe.used.items()), self.encoder if weighed else "", self.temperature
+
+
+def read_case(method: str, setting: str, usual: Case) -> Case:
+    """The experiment of a printed row; what its setting does not name is as in `usual`.
+
+    "RPO" without more is paired, as in the paper. Raises `InputError` for a setting that `PARTS` does not know.
+    """
+    changes = {"method": "RPO-Paired" if method == "RPO" else method}
+    for part in filter(None, setting.split(", ")):
+        found = [(name, read(m[1])) for pattern, (name, read) in PARTS.items() if (m := re.fullmatch(pattern, part))]
+        if not found:
+            raise InputError(f"setting {part[:80]!r} is not read; say it as the paper does, as 'τ = 0.25' or 'uniform weights'")
+        changes |= dict(found)
+    own = {name: changes.pop(name) for name in ("encoder", "temperature") if name in changes}
+    return replace(usual, recipe=replace(usual.recipe, **changes), **own)
+
+
+def rpo_rows(
+    tables: Sequence[int], usual: Case, encoders: Sequence[str] = (MINILM,), also: Sequence[str] = ()
+) -> tuple[pd.DataFrame, dict[str, Case]]:
+    """The rows of the paper's tables on Anthropic-HH, and by name the experiments that they are here.
+
+    The first has columns table, method, setting, policy (the experiment's name) and paper (the win rates as printed, one a
+    base model). A row has no policy where nothing here trains its method (PPO) or its encoder is none of `encoders`. `also`:
+    further rows, as "RPO-Paired, τ = 1.5"; their table is 0. Equal experiments have one name: the method, and what is unusual.
+    """
+    if unknown := set(tables) - set(published_rpo()["table"]):
+        raise InputError(f"RPO's paper has no win rates in table {min(unknown)}; take some of 1, 2, 3, 4, 6, 7 and 8")
+    printed = published_rpo().query("data == 'Anthropic-HH' and table in @tables")
+    rows = [(*key, tuple(part)) for key, part in printed.groupby(["table", "method", "setting"], sort=False)["value"]]
+    rows += [(0, *text.partition(", ")[::2], ()) for text in also]
+    cases, names = {}, []
+    for _, method, setting, _ in rows:
+        case = None if method == "PPO" else read_case(method, setting, usual)
+        if case is None or case.encoder not in encoders:
+            names.append("")
+            continue
+        names.append(_name(method, setting, usual))
+        cases.setdefault(names[-1], case)
+    return pd.DataFrame(rows, columns=["table", "method", "setting", "paper"]).assign(policy=names), cases
+
+
+def _name(method: str, setting: str, usual: Case) -> str:
+    """The method and those parts of the setting without which it would be another experiment."""
+    parts = [part for part in setting.split(", ") if part]
+    used = read_case(method, setting, usual).used
+    without = [", ".join(parts[:i] + parts[i + 1 :]) for i in range(len(parts))]
+    kept = [part for part, rest in zip(parts, without, strict=True) if read_case(method, rest, usual).used != used]
+    return ", ".join([read_case(method, "", usual).recipe.method, *kept])
+
+
+def train_cases(
+    references: Mapping[int, CausalLM],
+    pairs: Sequence[Preference],
+    cases: Mapping[str, Case],
+    encoders: Mapping[str, Embedder],
+    protocol: Protocol = RECOMMENDED,
+) -> dict[tuple[str, int], str]:
+    """Train the policies, or find them: by name and seed, the model's name for `load_lm`.
+
+    `references`: by seed the SFT policy that the others begin as; a seed chooses and orders the pairs, and draws the adapter.
+    """
+    plans = {
+        (name, seed): Plan(lm, pairs, replace(case.recipe, seed=seed), encoders.get(case.encoder))
+        for seed, lm in references.items()
+        for name, case in cases.items()
+    }
+    folders = fine_tune_all({key: plan for key, plan in plans.items() if plan.recipe.method != "SFT"}, protocol)
+    return {key: f"{plan.lm.name}+{folders[key]}" if key in folders else plan.lm.name for key, plan in plans.items()}
+
+
+def case_answers(
+    prompts: Sequence[Preference],
+    policies: Mapping[tuple[str, int], str],
+    cases: Mapping[str, Case],
+    reward: Reward,
+    protocol: Protocol = RECOMMENDED,
+    keep: bool = True,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What every policy answers from the prompt alone, and `work_done`.
+
+    One answer a prompt at temperature 0, else `n_candidates`. Columns lm, source, method (the policy's name), seed, domain,
+    prompt_id, candidate_id, prompt, response, reward, and win: 100 where the reward is higher than that of the data's chosen
+    response, 50 where they are level, 0 where it is lower. `keep`: whether what is sampled is found again.
+    """
+    contexts, rows, work = [base_context(p.prompt, protocol) for p in prompts], [], []
+    for model in dict.fromkeys(policies.values()):
+        lm, keys = stored(load_lm(model), keep), [key for key in policies if policies[key] == model]
+        for name, seed in keys:
+            temperature = cases[name].temperature
+            how = protocol.but(temperature=temperature) if temperature else protocol.but(n_candidates=1, top_k=1)
+            for p, ys in zip(prompts, lm.sample(contexts, how.n_candidates, how, seed), strict=True):
+                rows += [("", "", name, seed, p.domain, p.prompt_id, j, p.prompt, y.text, p.chosen) for j, y in enumerate(ys)]
+        work.append(work_done({", seed ".join(map(str, keys[0])): lm}))
+    columns = ["lm", "source", "method", "seed", "domain", "prompt_id", "candidate_id", "prompt", "response", "chosen"]
+    table = pd.DataFrame(rows, columns=columns)
+    verdicts = judge_pairs(RewardJudge(reward), table["prompt"], table["response"], table["chosen"])["verdict"]
+    scored = table.assign(reward=reward.score(table["prompt"], table["response"]), win=100 * verdicts.map(POINTS).to_numpy())
+    return scored.drop(columns="chosen"), pd.concat(work, ignore_index=True)
+
+
+def beside_paper(rows: pd.DataFrame, table: int, wins: pd.DataFrame, rewards: pd.DataFrame) -> pd.DataFrame:
+    """A table of the paper with our estimates: columns method, setting, win rate and reward here, the paper's win rate.
+
+    `wins` and `rewards` as from `seeds.seed_estimates`. Where a row has no policy, it is published only.
+    """
+    ours = [dict(zip(means["method"], as_text(means), strict=True)) for means in (wins, rewards)]
+    part = rows[rows["table"] == table]
+    found = part[["method", "setting"]].assign(**{
+        "win rate here, %": [ours[0].get(policy, "published only") for policy in part["policy"]],
+        "reward here": [ours[1].get(policy, "–") for policy in part["policy"]],
+        "paper, %": [" / ".join(f"{v:.2f}" for v in values) or "–" for values in part["paper"]],
+    })  # fmt: skip
+    return found if found["setting"].any() else found.drop(columns="setting")
+
+
+def best_of_paper(rows: pd.DataFrame) -> tuple[list[tuple[str, str]], list[str]]:
+    """In each table the policy with the paper's highest win rate against every other; and the paper's differences as text.
+
+    Tables 7 and 8 compare the methods within a setting. A pair that several tables hold is named once. By this rule nobody
+    chooses which comparisons are looked at.
+    """
+    known, found = rows[(rows["policy"] != "") & (rows["table"] > 0)], {}
+    group = known["table"].astype(str) + known["setting"].where(known["table"].isin(WITHIN), "")
+    for _, part in known.groupby(group, sort=False):
+        top = part.loc[part["paper"].map(np.mean).idxmax()]
+        for other in part.itertuples():
+            gains = [a - b for a, b in zip(top["paper"], other.paper, strict=True)]
+            if other.policy != top["policy"]:
+                said = f"{gains[0]:+.2f}" if len(gains) == 1 else f"{min(gains):+.2f} to {max(gains):+.2f}"
+                found.setdefault((top["policy"], other.policy), said)
+    return list(found), list(found.values())
+
+
+def contrasts(
+    pairs: Sequence[Preference],
+    policy: CausalLM,
+    reference: CausalLM,
+    embed: Embedder,
+    recipe: Recipe,
+    protocol: Protocol = RECOMMENDED,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What paired RPO sees of M prompts: its embedding weights (Eqs. 10 and 11) and β (r_i - r_j) (Eq. 9); shapes (M, M), nats.
+
+    r is the log-ratio of policy and reference, EOS included; the row is the chosen, the column the rejected response.
+    """
+    always, contexts = protocol.but(eos_scored="always"), [base_context(p.prompt, protocol) for p in pairs]
+    sides = [
+        [[policy.encode_response(y, always)] for y in ys] for ys in zip(*((p.chosen, p.rejected) for p in pairs), strict=True)
+    ]
+    logps = [[[v.sum(dtype=float) for (v,) in lm.logprobs(contexts, ys)] for ys in sides] for lm in (policy, reference)]
+    ratios, vectors = np.array(logps[0]) - np.array(logps[1]), embed([p.prompt for p in pairs])
+    weights = prompt_weights(vectors, vectors, recipe.tau or TAUS["RPO-Paired"])
+    return weights.numpy(), contrast_matrix(*ratios, beta=recipe.beta).numpy()
