@@ -70,7 +70,8 @@ READING_ORDER = {
     "finetune": ["Plan", "Recipe", "fine_tune", "fine_tune_all", "loss_curves", "training", "training_cost"],
     "policies": ["first_candidates", "policy_table", "policy_tables", "reward_by_n", "tuned_picks"],
     "rpo_tables": [
-        "RPO_TABLES", "Case", "beside_paper", "best_of_paper", "case_answers", "contrasts", "rpo_rows", "train_cases",
+        "RPO_TABLES", "Case", "beside_paper", "best_of_paper", "case_answers", "contrasts", "paper_sentence", "rpo_rows",
+        "train_cases",
     ],
     "kernel": [],
     "report": ["run_notebook"],

@@ -206,11 +206,13 @@ def plot_win_rates(shares: pd.DataFrame, means: pd.DataFrame) -> np.ndarray:
     return grid
 
 
-def _panels(names: Sequence[str], height: float, sharey: bool) -> list[tuple[str, plt.Axes]]:
-    """A panel for each name, three in a row; those left over stay empty."""
-    rows = -(-len(names) // 3)
-    size = (2.9 * min(3, len(names)) + 0.6, height * rows)
-    _, grid = plt.subplots(rows, min(3, len(names)), figsize=size, sharey=sharey, squeeze=False, layout="constrained")
+def _panels(names: Sequence[str], height: float, sharey: bool, across: int = 3) -> list[tuple[str, plt.Axes]]:
+    """A panel for each name, `across` in a row; those left over stay empty."""
+    columns = min(across, len(names))
+    rows, width = -(-len(names) // columns), 2.9 * 3 / across
+    _, grid = plt.subplots(
+        rows, columns, figsize=(width * columns + 0.6, height * rows), sharey=sharey, squeeze=False, layout="constrained"
+    )
     for ax in grid.flat[len(names) :]:
         ax.axis("off")
     return list(zip(names, grid.flat, strict=False))
@@ -255,7 +257,7 @@ def plot_settings(rows: pd.DataFrame, wins: pd.DataFrame) -> list[plt.Axes]:
     part = rows[rows["table"].isin((2, 3, 7, 8)) & (rows["policy"] != "")]
     parsed = part["setting"].str.extract(r"(?P<varied>τ|β|batch|temperature)[ =]+(?P<number>[\d.]+)")
     part, ours = part.assign(**parsed.astype({"number": float})), wins.set_index("method")
-    panels = _panels([f"Table {t}" for t in part["table"].unique()], 2.6, sharey=True)
+    panels = _panels([f"Table {t}" for t in part["table"].unique()], 2.6, sharey=True, across=2)
     for (title, ax), (_, table) in zip(panels, part.groupby("table", sort=False), strict=True):
         for policy, line in table.groupby(table["policy"].str.partition(",")[0], sort=False):
             line = line.sort_values("number")
@@ -273,11 +275,11 @@ def plot_settings(rows: pd.DataFrame, wins: pd.DataFrame) -> list[plt.Axes]:
 def plot_contrasts(weights: np.ndarray, scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
     """RPO's contrast matrix, as from `rpo_tables.contrasts`: weights and scores; the prompts stand at the rows."""
     m, end = len(prompts), np.abs(scores).max()
-    _, axes = plt.subplots(1, 2, figsize=(8.6, 0.3 * m + 1.2), layout="constrained")
-    how = {"square": True, "yticklabels": False, "cbar_kws": {"shrink": 0.8}, "linewidths": 0.5}
+    _, axes = plt.subplots(1, 2, figsize=(8.6, 0.27 * m + 1.1), layout="constrained")
+    how = {"square": True, "yticklabels": False, "cbar_kws": {"shrink": 0.7}, "linewidths": 0.5}
     sns.heatmap(weights, cmap="Blues", vmin=0, ax=axes[0], **how)
     sns.heatmap(scores, cmap="PuOr", vmin=-end, vmax=end, ax=axes[1], **how)
-    for ax, title in zip(axes, ("weight ω", "β (r of chosen − r of rejected), nats"), strict=True):
+    for ax, title in zip(axes, ("weight ω", "β (rᵢ − rⱼ), nats"), strict=True):
         ax.set_title(title, fontsize=10.5)
         ax.set_xticks(np.arange(m) + 0.5, range(1, m + 1), rotation=0)
         ax.set(xlabel="rejected response to")

@@ -84,6 +84,11 @@ class Recipe:
         return self.learning_rate or LEARNING_RATES[self.method]
 
     @property
+    def fills(self) -> bool:
+        """Whether its contrast matrices fill a batch; else the last is smaller, and its rows weigh more in the gradient."""
+        return not self.matrix or self.batch % self.matrix == 0
+
+    @property
     def used(self) -> dict:
         """The settings that the method has a use for, with their defaults filled in."""
         unused = {

@@ -19,9 +19,14 @@ class Estimate:
     n: int  # prompts
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, digits: int = 2) -> str:
+        """mean [low, high], with so many digits."""
+        mean, low, high = (f"{v:.{digits}f}" for v in (self.mean, self.low, self.high))
         if math.isnan(self.mean):
             return "–"
-        return f"{self.mean:.2f} [–]" if math.isnan(self.low) else f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"{mean} [–]" if math.isnan(self.low) else f"{mean} [{low}, {high}]"
 
     @property
     def sign(self) -> int:

@@ -23,7 +23,7 @@ from .retrieval import MINILM, Embedder
 from .rewards import Reward
 from .rpo import contrast_matrix, prompt_weights
 from .store import stored
-from .tables import as_text
+from .tables import VERDICTS, as_text
 from .templates import base_context
 from .winrate import POINTS
 
@@ -87,8 +87,9 @@ def rpo_rows(
     """The rows of the paper's tables on Anthropic-HH, and by name the experiments that they are here.
 
     The first has columns table, method, setting, policy (the experiment's name) and paper (the win rates as printed, one a
-    base model). A row has no policy where nothing here trains its method (PPO) or its encoder is none of `encoders`. `also`:
-    further rows, as "RPO-Paired, τ = 1.5"; their table is 0. Equal experiments have one name: the method, and what is unusual.
+    base model). A row has no policy where nothing here trains its method (PPO), its encoder is none of `encoders`, or matrices
+    of its size do not fill a step's batch. `also`: further rows, as "RPO-Paired, τ = 1.5"; their table is 0. Equal experiments
+    have one name: the method, and what is unusual.
     """
     if unknown := set(tables) - set(published_rpo()["table"]):
         raise InputError(f"RPO's paper has no win rates in table {min(unknown)}; take some of 1, 2, 3, 4, 6, 7 and 8")
@@ -98,11 +99,11 @@ def rpo_rows(
     cases, names = {}, []
     for _, method, setting, _ in rows:
         case = None if method == "PPO" else read_case(method, setting, usual)
-        if case is None or case.encoder not in encoders:
+        if case and case.encoder in encoders and case.recipe.fills:
+            names.append(_name(method, setting, usual))
+            cases.setdefault(names[-1], case)
+        else:
             names.append("")
-            continue
-        names.append(_name(method, setting, usual))
-        cases.setdefault(names[-1], case)
     return pd.DataFrame(rows, columns=["table", "method", "setting", "paper"]).assign(policy=names), cases
 
 
@@ -170,7 +171,7 @@ def beside_paper(rows: pd.DataFrame, table: int, wins: pd.DataFrame, rewards: pd
 
     `wins` and `rewards` as from `seeds.seed_estimates`. Where a row has no policy, it is published only.
     """
-    ours = [dict(zip(means["method"], as_text(means), strict=True)) for means in (wins, rewards)]
+    ours = [dict(zip(t["method"], as_text(t, digits), strict=True)) for t, digits in ((wins, 1), (rewards, 2))]
     part = rows[rows["table"] == table]
     found = part[["method", "setting"]].assign(**{
         "win rate here, %": [ours[0].get(policy, "published only") for policy in part["policy"]],
@@ -196,6 +197,21 @@ def best_of_paper(rows: pd.DataFrame) -> tuple[list[tuple[str, str]], list[str]]
                 said = f"{gains[0]:+.2f}" if len(gains) == 1 else f"{min(gains):+.2f} to {max(gains):+.2f}"
                 found.setdefault((top["policy"], other.policy), said)
     return list(found), list(found.values())
+
+
+def paper_sentence(claims: pd.DataFrame, n_prompts: int, n_seeds: int) -> str:
+    """How many of the claims, as from `seeds.seed_claims`, are decided here, and which; and the figures of the first two."""
+    said = []
+    for verdict, part in claims.groupby("verdict", sort=False):
+        names = "" if verdict == VERDICTS[0] else f" ({'; '.join(part['claim'])})"
+        said.append(f"{len(part)} {verdict}{names}")
+    seeds = f"{n_seeds} training seed{'s' if n_seeds > 1 else ''}"
+    figures = [
+        f"{claim} by {here} percentage points, in the paper {printed}"
+        for claim, here, printed in zip(claims["claim"], claims["here [95 % interval]"], claims["paper"], strict=True)
+    ]
+    counted = f"On {n_prompts} prompts and {seeds}, of {len(claims)} differences that the paper prints: {', '.join(said)}."
+    return f"{counted} {'; '.join(figures[:2])}."
 
 
 def contrasts(

@@ -4,12 +4,15 @@
 difference between two settings means little where two seeds differ as much, so intervals here cover both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from .tables import claims, method_gains, method_means, totals_of
+
+FEW = 3  # comparisons; fewer give no variance that a t of their own would not blow up beyond all sense
 
 
 def seed_estimates(answers: pd.DataFrame, value: str = "win", totals: str = "macro", seed: int = 0) -> pd.DataFrame:
@@ -22,23 +25,36 @@ def seed_estimates(answers: pd.DataFrame, value: str = "win", totals: str = "mac
 def seed_gains(
     answers: pd.DataFrame, pairs: Sequence[tuple[str, str]], totals: str = "macro", seed: int = 0
 ) -> tuple[pd.DataFrame, list[np.ndarray]]:
-    """Totals of `tables.method_gains` in win rate, with intervals as by `over_seeds`; and each seed's own differences."""
+    """Totals of `tables.method_gains` in win rate, with intervals as by `over_seeds`; and each seed's own differences.
+
+    The variance between seeds is one for all comparisons of the same two methods, whatever their settings: two settings of one
+    method, which learn the same pairs in the same order, vary far less against each other than two methods do. Methods that
+    are compared fewer than `FEW` times have one together.
+    """
     gains = totals_of(method_gains(prompt_means(answers), pairs, "win", totals, seed))
     of_seed = [totals_of(method_gains(part, pairs, "win", totals, seed))["mean"].to_numpy() for part in _by_seed(answers)]
-    return over_seeds(gains, of_seed), of_seed
+    better, worse = (gains[side].str.partition(",")[0] for side in ("better", "worse"))
+    methods = better + " " + worse
+    return over_seeds(gains, of_seed, methods.where(methods.map(methods.value_counts()) >= FEW, "few")), of_seed
 
 
-def over_seeds(estimates: pd.DataFrame, of_seed: Sequence[np.ndarray]) -> pd.DataFrame:
+def over_seeds(
+    estimates: pd.DataFrame, of_seed: Sequence[np.ndarray], groups: Sequence[Hashable] | None = None
+) -> pd.DataFrame:
     """Estimates (mean, low, high) whose intervals over prompts are widened by what another training would change.
 
     `of_seed`: for each training seed the estimates of its policies alone. Two or three seeds say little about the spread of one
-    policy, so the variance between seeds is taken as one for all rows, their mean (as in an analysis of variance). Its part
-    of the interval, 1.96 times the standard error, and that of the prompts add as squares. One seed changes nothing.
+    row, so the variance between seeds is taken as one for all rows of a group, their mean (as in an analysis of variance). Its
+    part of the interval, Student's t times the standard error, and that of the prompts add as squares. One seed alone widens
+    nothing.
     """
-    n = len(of_seed)
+    n, rows = len(of_seed), len(estimates)
     if n == 1:
         return estimates
-    between = 1.96 * np.sqrt(np.var(of_seed, axis=0, ddof=1).mean() / n)
+    groups = pd.Series(["all"] * rows if groups is None else list(groups))
+    variance = pd.Series(np.var(of_seed, axis=0, ddof=1)).groupby(groups).transform("mean")
+    t = student.ppf(0.975, groups.map(groups.value_counts()) * (n - 1))
+    between = t * np.sqrt(variance.to_numpy() / n)
     low, high = (np.hypot(estimates["mean"] - estimates[end], between) for end in ("low", "high"))
     return estimates.assign(low=estimates["mean"] - low, high=estimates["mean"] + high)
 
@@ -59,7 +75,7 @@ def _by_seed(answers: pd.DataFrame) -> list[pd.DataFrame]:
 def seed_claims(gains: pd.DataFrame, of_seed: Sequence[np.ndarray], printed: Sequence[str]) -> pd.DataFrame:
     """`tables.claims` on the differences of `seed_gains`, with each seed's own beside them."""
     pairs = list(zip(gains["better"], gains["worse"], strict=True))
-    found = claims(gains, pairs, figure=printed)
+    found = claims(gains, pairs, figure=printed, digits=1)
     found.insert(4, "each seed", [", ".join(f"{v:.1f}" for v in values) for values in zip(*of_seed, strict=True)])
     return found
 

@@ -52,9 +52,9 @@ def method_gains(
     return pd.DataFrame(rows)
 
 
-def as_text(tidy: pd.DataFrame) -> list[str]:
+def as_text(tidy: pd.DataFrame, digits: int = 2) -> list[str]:
     """The estimates of a tidy table, row by row, as text: mean [low, high]."""
-    return [str(Estimate(*row)) for row in tidy[["mean", "low", "high", "n"]].itertuples(index=False)]
+    return [Estimate(*row).text(digits) for row in tidy[["mean", "low", "high", "n"]].itertuples(index=False)]
 
 
 HEADINGS = {"source": "demonstrations", "better": "method", "worse": "minus"}  # of the columns of a tidy table
@@ -109,7 +109,11 @@ VERDICTS = {1: "supported", 0: "inconclusive", -1: "not supported"}  # by the si
 
 
 def claims(
-    gains: pd.DataFrame, pairs: Sequence[tuple[str, str]], data: str = "HH-RLHF", figure: Sequence[str] | None = None
+    gains: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]],
+    data: str = "HH-RLHF",
+    figure: Sequence[str] | None = None,
+    digits: int = 2,
 ) -> pd.DataFrame:
     """Each claim `better > worse` in each experiment: our total gain, the paper's for its three models, the verdict.
 
@@ -124,7 +128,7 @@ def claims(
                 "claim": f"{better} > {worse}",
                 "lm": lm,
                 "source": source,
-                "here [95 % interval]": str(ours),
+                "here [95 % interval]": ours.text(digits),
                 "verdict": VERDICTS[ours.sign],
                 heading: theirs,
             })  # fmt: skip

@@ -17,6 +17,7 @@ from icdpo_nb.rpo_tables import (
     best_of_paper,
     case_answers,
     contrasts,
+    paper_sentence,
     read_case,
     rpo_rows,
     train_cases,
@@ -62,7 +63,9 @@ def test_every_printed_row_is_an_experiment_or_published_only():
     rows, cases = rpo_rows(ALL, USUAL, also=["RPO-Unpaired, uniform weights"])
     assert set(rows["table"]) == set(RPO_TABLES)
     lacking = rows[rows["policy"] == ""]
-    assert list(lacking.loc[lacking["table"] != 2, "method"]) == ["PPO"]
+    assert list(lacking.loc[lacking["table"] != 2, "method"]) == ["RPO", "PPO"]
+    assert list(lacking.loc[lacking["table"] == 3, "setting"]) == ["batch 6"], "it does not divide a step of 8 pairs"
+    assert "RPO-Paired, batch 6" in rpo_rows([3], Case(Recipe("RPO-Paired", batch=24)))[1]
     assert not lacking["setting"].str.contains("MiniLM").any()
     assert set(rows["policy"]) - {""} == set(cases)
     assert len({case.used for case in cases.values()}) == len(cases), "names and experiments are one to one"
@@ -94,13 +97,23 @@ def test_what_is_compared_follows_from_the_paper():
 
 
 def test_beside_the_paper():
-    rows, _ = rpo_rows([4], USUAL, also=["RPO, batch 3"])
-    wins = pd.DataFrame([("DPO", 60.0, 55.0, 65.0, 9), ("RPO-Paired, batch 3", 1.0, 0.5, 2.0, 9)],
+    rows, _ = rpo_rows([4], USUAL, also=["RPO, batch 2"])
+    wins = pd.DataFrame([("DPO", 60.0, 55.0, 65.0, 9), ("RPO-Paired, batch 2", 1.0, 0.5, 2.0, 9)],
                         columns=["method", "mean", "low", "high", "n"])  # fmt: skip
     table = beside_paper(rows, 4, wins, wins).set_index("method")
-    assert list(table.loc["DPO"]) == ["", "60.00 [55.00, 65.00]", "60.00 [55.00, 65.00]", "63.67 / 63.28 / 72.26"]
+    assert list(table.loc["DPO"]) == ["", "60.0 [55.0, 65.0]", "60.00 [55.00, 65.00]", "63.67 / 63.28 / 72.26"]
     assert list(table.loc["PPO"])[1:3] == ["published only", "–"]
-    assert list(beside_paper(rows, 0, wins, wins).iloc[0]) == ["RPO", "batch 3", "1.00 [0.50, 2.00]", "1.00 [0.50, 2.00]", "–"]
+    assert list(beside_paper(rows, 0, wins, wins).iloc[0]) == ["RPO", "batch 2", "1.0 [0.5, 2.0]", "1.00 [0.50, 2.00]", "–"]
+
+
+def test_the_answer_counts_the_verdicts():
+    rows = [("A > B", "1.0 [0.5, 1.5]", "supported", "+2.00"), ("C > D", "0.0 [-1.0, 1.0]", "inconclusive", "+3.00")]
+    claims = pd.DataFrame(rows, columns=["claim", "here [95 % interval]", "verdict", "paper"])
+    assert paper_sentence(claims, 9, 2) == (
+        "On 9 prompts and 2 training seeds, of 2 differences that the paper prints: 1 supported (A > B), 1 inconclusive. "
+        "A > B by 1.0 [0.5, 1.5] percentage points, in the paper +2.00; "
+        "C > D by 0.0 [-1.0, 1.0] percentage points, in the paper +3.00."
+    )
 
 
 @pytest.fixture(scope="module")

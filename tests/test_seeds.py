@@ -19,14 +19,16 @@ def answers_of(values: dict[tuple[str, int], list[float]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def test_the_variance_between_seeds_is_one_for_all_rows():
-    """Two rows whose seeds are 2 and 4 apart: variances 2 and 8, their mean 5, the mean of two seeds' error sqrt(5 / 2)."""
-    means = pd.DataFrame({"mean": [10.0, 20.0], "low": [7.0, 20.0], "high": [14.0, 20.0]})
-    found = over_seeds(means, [np.array([9.0, 18.0]), np.array([11.0, 22.0])])
-    extra = 1.96 * np.sqrt(5 / 2)
-    np.testing.assert_allclose(found["low"], [10 - np.hypot(3, extra), 20 - extra])
-    np.testing.assert_allclose(found["high"], [10 + np.hypot(4, extra), 20 + extra])
-    assert over_seeds(means, [np.array([9.0, 18.0])]) is means
+def test_the_variance_between_seeds_is_one_for_a_group():
+    """Two rows whose seeds are 2 and 4 apart: variances 2 and 8, mean 5 with two degrees of freedom; a third alone."""
+    means = pd.DataFrame({"mean": [10.0, 20.0, 5.0], "low": [7.0, 20.0, 5.0], "high": [14.0, 20.0, 5.0]})
+    found = over_seeds(means, [np.array([9.0, 18.0, 4.5]), np.array([11.0, 22.0, 5.5])], ["a", "a", "b"])
+    extra, alone = 4.302653 * np.sqrt(5 / 2), 12.706205 * np.sqrt(0.5 / 2)  # Student's t of 2 and 1 degrees of freedom
+    np.testing.assert_allclose(found["low"], [10 - np.hypot(3, extra), 20 - extra, 5 - alone], rtol=1e-6)
+    np.testing.assert_allclose(found["high"], [10 + np.hypot(4, extra), 20 + extra, 5 + alone], rtol=1e-6)
+    together = over_seeds(means[:2], [np.array([9.0, 18.0]), np.array([11.0, 22.0])])
+    assert list(together["low"]) == pytest.approx(list(found["low"][:2]))
+    assert over_seeds(means, [np.array([9.0, 18.0, 4.5])]) is means
 
 
 def test_one_seed_is_the_interval_over_prompts():
@@ -44,19 +46,27 @@ def test_several_answers_and_seeds_of_a_prompt_are_one():
 
 
 def test_gains_and_claims():
-    """B wins 50 points more from either seed; A and C are level on average, and the seeds contradict each other."""
-    a = {("A", s): [0, 50, 100, 50] for s in (0, 1)}
-    b = {("B", s): [50, 100, 100, 150] for s in (0, 1)}
-    c = {("C", 0): [0, 50, 100, 90], ("C", 1): [0, 50, 100, 10]}
-    answers = answers_of(a | b | c)
-    gains, of_seed = seed_gains(answers, [("B", "A"), ("C", "A")])
-    assert list(gains["mean"]) == [50.0, 0.0]
-    assert [list(values) for values in of_seed] == [[50.0, 10.0], [50.0, -10.0]]
-    claims = seed_claims(gains, of_seed, ["+1.00", "+2.00"])
-    assert list(claims["each seed"]) == ["50.0, 50.0", "10.0, -10.0"]
-    assert list(claims["verdict"]) == ["supported", "inconclusive"]
-    assert list(claims["paper"]) == ["+1.00", "+2.00"]
-    said = "Between 2 training seeds a policy's win rates lie 6.7 percentage points apart on average, and 20.0 at most (C)."
+    """B wins 50 points more from either seed, with small differences of settings; the seeds of C and D contradict."""
+    settings = [("B", 150, 150), ("B, β = 0.5", 146, 150), ("B, β = 0.8", 150, 146)]
+    values = {("A", s): [0, 50, 100, 50] for s in (0, 1)}
+    values |= {(name, s): [50, 100, 100, last[s]] for name, *last in settings for s in (0, 1)}
+    values |= {
+        (name, s): [0, 50, 100, 50 + sign * size] for name, size in (("C", 40), ("D", 80)) for s, sign in ((0, 1), (1, -1))
+    }
+    answers = answers_of(values)
+    gains, of_seed = seed_gains(answers, [*((name, "A") for name, *_ in settings), ("C", "A"), ("D", "A")])
+    assert list(gains["mean"]) == [50.0, 49.5, 49.5, 0.0, 0.0]
+    assert [list(found) for found in of_seed] == [[50, 49, 50, 10, 20], [50, 50, 49, -10, -20]]
+    over_prompts = seed_gains(answers.assign(seed=0), [("B", "A"), ("C", "A")])[0]["low"]
+    of_b = 3.182446 * np.sqrt((0 + 0.5 + 0.5) / 3 / 2)  # three comparisons of B with A
+    of_few = 4.302653 * np.sqrt((200 + 800) / 2 / 2)  # C with A and D with A together
+    assert gains["low"][0] == pytest.approx(50 - np.hypot(50 - over_prompts[0], of_b), rel=1e-6)
+    assert gains["low"][3] == pytest.approx(-np.hypot(over_prompts[1], of_few), rel=1e-6)
+    claims = seed_claims(gains, of_seed, ["+1.00"] * 5)
+    assert list(claims["each seed"])[:2] == ["50.0, 50.0", "49.0, 50.0"]
+    assert list(claims["verdict"]) == ["supported"] * 3 + ["inconclusive"] * 2
+    assert set(claims["paper"]) == {"+1.00"}
+    said = "Between 2 training seeds a policy's win rates lie 10.3 percentage points apart on average, and 40.0 at most (D)."
     assert seeds_sentence(answers) == said
     assert seeds_sentence(answers[answers["seed"] == 0]).startswith("All policies have one training seed")
 
