@@ -24,7 +24,8 @@ READING_ORDER = {
     "oasst": [],
     "checkpoints": [],
     "lm": ["CausalLM", "Response", "load_lm"],
-    "store": ["Store", "stored"],
+    "store": ["Store"],
+    "kept": ["stored"],
     "scoring": ["SCORES", "score"],
     "algorithm": ["add_scores", "candidates_table", "icdpo", "select"],
     "rewards": [

@@ -13,11 +13,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .data import Preference
+from .kept import StoredLM, StoredRetriever
 from .lm import CausalLM, Response
 from .protocol import RECOMMENDED, InputError, Protocol
 from .retrieval import Retriever
 from .scoring import SCORES, score
-from .store import StoredLM, StoredRetriever
 from .templates import base_context, contexts
 
 CONTEXTS = ("base", "icl", "icl_rejected")

@@ -18,11 +18,12 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 
+from .kept import stored
 from .protocol import InputError
 from .retrieval import Embedder
 from .rewards import Reward, load_reward
 from .safety import scrubbed, visible
-from .store import Store, digest, stored
+from .store import Store, digest
 
 OPENAI = "https://api.openai.com/v1"
 KEY = "ICDPO_JUDGE_KEY"  # the environment variable that holds an endpoint's key

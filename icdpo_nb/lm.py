@@ -154,7 +154,7 @@ class CausalLM:
     def _sample(
         self, contexts: Sequence[str], n: int, protocol: Protocol, seed: int, progress: Callable, begun: Sequence[Response]
     ) -> list[list[Response]]:
-        """What `sample` computes; `store.StoredLM` looks it up first, and so it does with `_score`."""
+        """What `sample` computes; `kept.StoredLM` looks it up first, and so it does with `_score`."""
         encoded = [[*self.encode_context(c), *b.token_ids] for c, b in zip(contexts, begun, strict=True)]
         steps = protocol.max_new_tokens
         for context, ids in zip(contexts, encoded, strict=True):

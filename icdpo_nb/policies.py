@@ -10,10 +10,10 @@ from .baselines import one_at_random
 from .data import Preference
 from .experiment import Tables, picks, work_done
 from .finetune import METHODS
+from .kept import stored
 from .lm import CausalLM, load_lm
 from .protocol import RECOMMENDED, Protocol
 from .rewards import Reward
-from .store import stored
 from .tables import method_means, per_prompt, totals_of
 from .templates import base_context
 

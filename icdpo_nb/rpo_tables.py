@@ -16,13 +16,13 @@ from .data import Preference
 from .experiment import work_done
 from .finetune import TAUS, Plan, Recipe, fine_tune_all
 from .judges import RewardJudge, judge_pairs
+from .kept import stored
 from .lm import CausalLM, load_lm
 from .paper import published_rpo
 from .protocol import RECOMMENDED, InputError, Protocol
 from .retrieval import MINILM, Embedder
 from .rewards import Reward
 from .rpo import contrast_matrix, prompt_weights
-from .store import stored
 from .tables import VERDICTS, as_text
 from .templates import base_context
 from .winrate import POINTS

@@ -23,10 +23,11 @@ from icdpo_nb.baselines import (
     rm_aug_table,
     rm_bon,
 )
+from icdpo_nb.kept import StoredLM
 from icdpo_nb.lm import load_lm
 from icdpo_nb.protocol import PROTOCOLS, RECOMMENDED, InputError, seed_of
 from icdpo_nb.rewards import TeacherReward, scored_by
-from icdpo_nb.store import Store, StoredLM
+from icdpo_nb.store import Store
 from icdpo_nb.templates import base_context, icl_context, stop_position
 
 SHORT = RECOMMENDED.but(max_new_tokens=12)

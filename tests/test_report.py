@@ -203,7 +203,10 @@ def test_how_runs_end(ending, monkeypatch, capfd, how, options, code, says):
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_kept_as_failed(ending, monkeypatch, sign):
     monkeypatch.setenv("HOW", "slow")
-    code = f"""import sys, pathlib; from icdpo_nb import cli, report; report.NOTEBOOKS = pathlib.Path({str(report.NOTEBOOKS)!r})
+    code = f"""import sys, pathlib, signal
+from icdpo_nb import cli, report
+report.NOTEBOOKS = pathlib.Path({str(report.NOTEBOOKS)!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in a shell's background inherits that it is ignored
 sys.exit(cli.main(["report", "06_ending", "-o", {str(ending)!r}]))"""
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as command:
         while not (begun := [p for p in ending.glob(".*/*/pid.json") if p.read_text()]):
@@ -211,7 +214,10 @@ sys.exit(cli.main(["report", "06_ending", "-o", {str(ending)!r}]))"""
             time.sleep(0.05)
         kernel = psutil.Process(int(begun[0].read_text()))
         command.send_signal(sign)
-        assert command.wait(60) == 130
+        try:
+            assert command.wait(60) == 130
+        finally:
+            command.kill()
         assert command.stderr.read() == "icdpo-nb: interrupted\n"
     check_failed(ending, "interrupted in cell 2")
     assert not kernel.is_running()

@@ -17,10 +17,11 @@ from tqdm.auto import tqdm
 from icdpo_nb.algorithm import candidates_table
 from icdpo_nb.cli import main
 from icdpo_nb.data import Preference
+from icdpo_nb.kept import StoredEmbedder, StoredLM
 from icdpo_nb.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED, InputError
 from icdpo_nb.retrieval import Embedder, RandomRetriever
-from icdpo_nb.store import Store, StoredEmbedder, StoredLM, digest
+from icdpo_nb.store import Store, digest
 
 
 def squares(store, items, log, stage="square", inputs=None):
