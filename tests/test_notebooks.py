@@ -103,7 +103,7 @@ SMOKE = {  # parameters that make a notebook small
         "n_prompts": 2,
         "domains": [],
         "reward": "sandbox",
-        "tables": ["1", "3", "8"],
+        "tables": ["1", "8"],
         "also": ["RPO-Unpaired, uniform weights"],
         "sft_pairs": 4,
         "n_pairs": 4,
