@@ -47,8 +47,8 @@ READING_ORDER = {
     ],
     "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
-        "as_text", "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt", "show_claims",
-        "show_estimates", "totals_of",
+        "as_range", "as_text", "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt",
+        "show_claims", "show_estimates", "totals_of",
     ],
     "seeds": ["prompt_means", "seed_claims", "seed_estimates", "seed_gains", "seeds_sentence"],
     "experiment": [

@@ -89,12 +89,17 @@ class Recipe:
         return not self.matrix or self.batch % self.matrix == 0
 
     @property
+    def embeds(self) -> bool:
+        """Whether an encoder weighs its contrasts."""
+        return self.method in TAUS and self.weighting == "embedding"
+
+    @property
     def used(self) -> dict:
         """The settings that the method has a use for, with their defaults filled in."""
         unused = {
             "beta": self.method == "SFT",
-            "tau": self.weighting != "embedding",
-            "encoded": self.weighting != "embedding",
+            "tau": not self.embeds,
+            "encoded": not self.embeds,
             "alpha": self.weighting != "diagonal",
         }
         rpo = {"tau", "weighting", "alpha", "matrix", "encoded"}
@@ -217,7 +222,7 @@ def _job(plan: Plan, protocol: Protocol) -> _Job:
 
 def _encoder(recipe: Recipe, embed: Embedder | None) -> Embedder | None:
     """The encoder that RPO's embedding weights need; None for everything else."""
-    if recipe.method not in TAUS or recipe.weighting != "embedding":
+    if not recipe.embeds:
         return None
     if embed is None:
         raise InputError(f"{recipe.method} weighs prompts by their likeness; give it an encoder (embed=Embedder())")

@@ -23,7 +23,7 @@ from .protocol import RECOMMENDED, InputError, Protocol
 from .retrieval import MINILM, Embedder
 from .rewards import Reward
 from .rpo import contrast_matrix, prompt_weights
-from .tables import VERDICTS, as_text
+from .tables import VERDICTS, as_range, as_text
 from .templates import base_context
 from .winrate import POINTS
 
@@ -62,8 +62,7 @@ class Case:
     @property
     def used(self) -> tuple:
         """What sets it apart from others."""
-        weighed = self.recipe.method in TAUS and self.recipe.weighting == "embedding"
-        return tuple(self.recipe.used.items()), self.encoder if weighed else "", self.temperature
+        return tuple(self.recipe.used.items()), self.encoder if self.recipe.embeds else "", self.temperature
 
 
 def read_case(method: str, setting: str, usual: Case) -> Case:
@@ -194,8 +193,7 @@ def best_of_paper(rows: pd.DataFrame) -> tuple[list[tuple[str, str]], list[str]]
         for other in part.itertuples():
             gains = [a - b for a, b in zip(top["paper"], other.paper, strict=True)]
             if other.policy != top["policy"]:
-                said = f"{gains[0]:+.2f}" if len(gains) == 1 else f"{min(gains):+.2f} to {max(gains):+.2f}"
-                found.setdefault((top["policy"], other.policy), said)
+                found.setdefault((top["policy"], other.policy), as_range(gains, 2))
     return list(found), list(found.values())
 
 
@@ -207,11 +205,11 @@ def paper_sentence(claims: pd.DataFrame, n_prompts: int, n_seeds: int) -> str:
         said.append(f"{len(part)} {verdict}{names}")
     seeds = f"{n_seeds} training seed{'s' if n_seeds > 1 else ''}"
     figures = [
-        f"{claim} by {here} percentage points, in the paper {printed}"
-        for claim, here, printed in zip(claims["claim"], claims["here [95 % interval]"], claims["paper"], strict=True)
+        f"{row['claim']} by {row['here [95 % interval]']} percentage points, in the paper {row['paper']}"
+        for row in claims.head(2).to_dict("records")
     ]
     counted = f"On {n_prompts} prompts and {seeds}, of {len(claims)} differences that the paper prints: {', '.join(said)}."
-    return f"{counted} {'; '.join(figures[:2])}."
+    return f"{counted} {'; '.join(figures)}."
 
 
 def contrasts(

@@ -135,12 +135,18 @@ def claims(
     return pd.DataFrame(rows)
 
 
+def as_range(gains: Sequence[float], digits: int = 1) -> str:
+    """Published differences, one a base model: "+2.6 to +5.1", or the only one."""
+    low, high = (f"{v:+.{digits}f}" for v in (min(gains), max(gains)))
+    return low if len(gains) == 1 else f"{low} to {high}"
+
+
 def _reported(better: str, worse: str, data: str) -> str:
     try:
         theirs = published_gain(better, worse, data=data)
     except NotReportedError:
         return "not reported"
-    return f"{min(theirs):+.1f} to {max(theirs):+.1f}"
+    return as_range(theirs)
 
 
 def show_claims(claims: pd.DataFrame, caption: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import string
 import tempfile
+from contextlib import contextmanager
 
 os.environ["ICDPO_STORE"] = tempfile.mkdtemp(prefix="icdpo-store-")  # never the user's own
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the tests never wait for a network
@@ -147,6 +148,15 @@ class Lengths:
         return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
+@contextmanager
+def training_in(cache):
+    """Trainings keep their adapters in a cache of their own, and show no progress."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ICDPO_CACHE", str(cache))
+        patch.setenv("TQDM_DISABLE", "1")
+        yield cache
+
+
 @pytest.fixture(scope="session")
 def tuned_base(tmp_path_factory) -> str:
     """The folder of the model that `tuned` is about."""
@@ -159,8 +169,6 @@ def tuned(tuned_base, tmp_path_factory):
     from icdpo_nb.finetune import METHODS, Recipe, fine_tune
     from icdpo_nb.lm import load_lm
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ICDPO_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("TQDM_DISABLE", "1")
+    with training_in(tmp_path_factory.mktemp("cache")):
         lm = load_lm(tuned_base)
         return {m: fine_tune(lm, FEW_PAIRS, Recipe(m, **SMALL_RECIPE), embed=Lengths()) for m in METHODS}

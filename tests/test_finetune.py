@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import FEW_PAIRS, SMALL_RECIPE, Lengths, save_tiny_lm
+from conftest import FEW_PAIRS, SMALL_RECIPE, Lengths, save_tiny_lm, training_in
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
@@ -18,10 +18,9 @@ from icdpo_nb.templates import base_context
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ICDPO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-    return tmp_path / "cache"
+def cache(tmp_path):
+    with training_in(tmp_path / "cache") as folder:
+        yield folder
 
 
 def weights(folder) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import FEW_PAIRS, SMALL_RECIPE, Lengths
+from conftest import FEW_PAIRS, SMALL_RECIPE, Lengths, training_in
 
 from icdpo_nb.finetune import Recipe, training
 from icdpo_nb.lm import load_lm
@@ -119,9 +119,7 @@ def test_the_answer_counts_the_verdicts():
 @pytest.fixture(scope="module")
 def trained(tuned_base, tmp_path_factory):
     """SFT, DPO and RPO with a matrix of two, from two seeds; DPO also at another temperature."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ICDPO_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("TQDM_DISABLE", "1")
+    with training_in(tmp_path_factory.mktemp("cache")):
         lm = load_lm(tuned_base)
         usual = Case(Recipe("RPO-Paired", **SMALL_RECIPE))
         names = {"SFT": ("SFT", ""), "DPO": ("DPO", ""), "warm": ("DPO", "temperature 0.7"), "RPO, batch 2": ("RPO", "batch 2")}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import FEW_PAIRS, SMALL_RECIPE, Lengths
+from conftest import FEW_PAIRS, SMALL_RECIPE, Lengths, training_in
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments, set_seed
 
@@ -103,14 +103,11 @@ def test_a_matrix_in_parts_has_the_gradient_of_the_whole(tuned_base, make, rows,
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_with_one_prompt_a_step_it_is_dpo(tuned_base, tmp_path, monkeypatch):
+def test_with_one_prompt_a_step_it_is_dpo(tuned_base, tmp_path):
     """The same losses, step by step, as TRL's DPO on the same pairs in the same order."""
-    monkeypatch.setenv("ICDPO_CACHE", str(tmp_path))
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-    one = SMALL_RECIPE | {"batch": 1}
-    lm, rpo = load_lm(tuned_base), Recipe("RPO-Paired", **one)
-    recipes = (Recipe("DPO", **one), rpo)
-    dpo, rpo = (training(fine_tune(lm, FEW_PAIRS, recipe, embed=Lengths())) for recipe in recipes)
+    lm, recipes = load_lm(tuned_base), [Recipe(m, **SMALL_RECIPE | {"batch": 1}) for m in ("DPO", "RPO-Paired")]
+    with training_in(tmp_path):
+        dpo, rpo = (training(fine_tune(lm, FEW_PAIRS, recipe, embed=Lengths())) for recipe in recipes)
     np.testing.assert_allclose(rpo["losses"], dpo["losses"], rtol=1e-3)
     assert dpo["losses"][-1] < dpo["losses"][0]
 
