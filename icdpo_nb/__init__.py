@@ -38,6 +38,7 @@ READING_ORDER = {
     "metrics": ["Estimate", "mean_ci", "rank_correlation"],
     "paper": [
         "published", "published_gain", "published_rewards", "published_rpo", "published_sources", "published_win_gain",
+        "role_of",
     ],
     "parameters": [],
     "safety": [],

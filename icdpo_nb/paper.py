@@ -9,6 +9,7 @@ RPO: win rates in per cent as printed. On Anthropic-HH and OpenAI Summarization 
 256 of its Table 5, up to 0.01, but one: RPO at temperature 0.3 in Table 8 (72.48, between 72.46 and 72.66).
 """
 
+from collections.abc import Sequence
 from functools import cache
 
 import pandas as pd
@@ -18,6 +19,7 @@ from .protocol import InputError
 MAIN = {"HH-RLHF": 2, "SyntheticGPT": 5}  # the data of the paper, and the table of its main results on them
 MODELS = ("LLaMA", "LLaMA2", "Mistral")
 DOMAINS = ("harmless", "helpful", "total")
+ROLES = {"raw": "raw", "teacher-a": "LLaMA2-chat", "teacher-b": "GPT-3.5"}  # a source of demonstrations here, and the paper's
 
 # Tables 2 and 3: for each model harmless, helpful, total.
 HH_RLHF = {
@@ -174,20 +176,42 @@ def published() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["table", "data", "source", "method", "model", "domain", "value"])
 
 
-def published_gain(better: str, worse: str, source: str = "LLaMA2-chat", data: str = "HH-RLHF") -> list[float]:
-    """The published difference of two methods in total reward, one number for each of the three base models.
+def published_gain(
+    better: str, worse: str, source: str | None = "LLaMA2-chat", data: str = "HH-RLHF", domain: str = "total"
+) -> dict[str, float]:
+    """The published difference of two methods in reward, by base model, in the order of the paper's columns.
 
-    Raises `NotReportedError` where the paper lacks one of them, `InputError` for other data.
+    `source`: the paper's name of the demonstrations' source (see `role_of`). Base has no demonstrations and serves beside every
+    source; RM-Aug and RM-BoN have numbers with LLaMA2-chat as their teacher only. `domain`: harmless, helpful or total.
+    Raises `NotReportedError` where the paper lacks one of the two, `InputError` for other data.
     """
-    totals = _of(data).query("domain == 'total' and table != 1")
-    found = []
+    rows, found = _of(data).query("domain == @domain and table != 1"), []
     for method in (better, worse):
-        where = ["raw"] if method == "Base" else [source]
-        values = totals[(totals["method"] == method) & totals["source"].isin(where)].groupby("model")["value"].first()
-        if len(values) != len(MODELS):
-            raise NotReportedError(f"the paper has no total of {method!r} on {data} with demonstrations of {source!r}")
-        found.append(values[list(MODELS)])
-    return [round(float(v), 2) for v in found[0] - found[1]]
+        where = "raw" if method == "Base" else source
+        values = rows[(rows["method"] == method) & (rows["source"] == where)].groupby("model")["value"].first()
+        if source is None or len(values) != len(MODELS):
+            of = f"demonstrations of {source!r}" if source else "such demonstrations"
+            raise NotReportedError(f"the paper has no {domain} reward of {method!r} on {data} with {of}")
+        found.append(values)
+    return {model: round(float(found[0][model] - found[1][model]), 2) for model in MODELS}
+
+
+def role_of(source: str, roles: Sequence[str] = ()) -> str | None:
+    """The paper's name of the source that a source of demonstrations stands for; None where the paper has no such source.
+
+    `roles`: what `ROLES` does not know, or has otherwise, as "mine=LLaMA2-chat"; "mine=none" for no source of the paper. Raises
+    `InputError` for anything else.
+    """
+    known = dict(ROLES)
+    named = [text.rpartition("=") for text in roles]
+    for text, (name, _, role) in zip(roles, named, strict=True):
+        if not name or role not in (*ROLES.values(), "none"):
+            may = ", ".join(ROLES.values())
+            raise InputError(f"roles has {text[:60]!r}; write source=role, the role one of the paper's sources ({may}) or none")
+        if [n for n, _, _ in named].count(name) > 1:
+            raise InputError(f"roles names {name[:60]!r} twice; give each source one role")
+        known[name] = None if role == "none" else role
+    return known.get(source)
 
 
 def published_rewards(data: str = "HH-RLHF", table: int | None = None) -> pd.DataFrame:
@@ -221,16 +245,17 @@ def published_rpo() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["table", "data", "model", "method", "setting", "value"])
 
 
-def published_win_gain(better: str, worse: str, data: str = "Anthropic-HH") -> list[float]:
-    """RPO's published difference of two methods in win rate, per cent, for each base model of its Table 4.
+def published_win_gain(better: str, worse: str, data: str = "Anthropic-HH") -> dict[str, float]:
+    """RPO's published difference of two methods in win rate, per cent, by base model, in the order of its Table 4's columns.
 
-    Raises `NotReportedError` where the table lacks one of them.
+    `data`: Anthropic-HH with three base models, or OpenAI Summarization or AlpacaEval2.0 with one. Raises `NotReportedError`
+    where the table lacks a method or the data.
     """
     rows = published_rpo().query("table == 4 and data == @data")
     values = rows.pivot(index="model", columns="method", values="value")
     if lacking := {better, worse} - set(values.columns):
         raise NotReportedError(f"RPO's Table 4 has no win rate of {', '.join(sorted(lacking))} on {data!r}")
-    return [round(float(v), 2) for v in values[better] - values[worse]]
+    return {model: round(float(values[better][model] - values[worse][model]), 2) for model in rows["model"].unique()}
 
 
 def _of(data: str) -> pd.DataFrame:

@@ -143,7 +143,7 @@ def as_range(gains: Sequence[float], digits: int = 1) -> str:
 
 def _reported(better: str, worse: str, data: str) -> str:
     try:
-        theirs = published_gain(better, worse, data=data)
+        theirs = [*published_gain(better, worse, data=data).values()]
     except NotReportedError:
         return "not reported"
     return as_range(theirs)

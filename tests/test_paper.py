@@ -1,8 +1,8 @@
-"""The published numbers: internal checks, and against the paper's text where a copy lies beside the project."""
+"""The published numbers: internal checks, and every number under its label against a transcription of its own."""
 
-import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from icdpo_nb.paper import (
@@ -14,6 +14,7 @@ from icdpo_nb.paper import (
     published_rpo,
     published_sources,
     published_win_gain,
+    role_of,
 )
 from icdpo_nb.protocol import InputError
 
@@ -34,18 +35,71 @@ def test_icdpo_is_the_same_in_tables_2_and_3():
 
 
 def test_gains():
-    assert published_gain("ICDPO", "ICL") == [7.47, 5.3, 5.08]
-    assert published_gain("ICDPO", "Base", "raw") == [16.57, 14.67, -0.58]
-    with pytest.raises(NotReportedError, match="no total of 'ICL' on SyntheticGPT"):
+    """By hand from Tables 2, 3 and 4; the models in the order of the columns."""
+    assert published_gain("ICDPO", "ICL") == {"LLaMA": 7.47, "LLaMA2": 5.3, "Mistral": 5.08}
+    assert list(published_gain("ICDPO", "ICL")) == list(MODELS)
+    assert published_gain("ICDPO", "Base", "raw") == {"LLaMA": 16.57, "LLaMA2": 14.67, "Mistral": -0.58}
+    assert published_gain("DPO + S", "DPO", "GPT-3.5") == {"LLaMA": 9.27, "LLaMA2": 0.58, "Mistral": 4.12}
+    assert published_gain("DPO + S", "DPO", "LLaMA2-chat") == {"LLaMA": 5.09, "LLaMA2": 3.28, "Mistral": 2.58}
+    assert published_gain("ICDPO + ŜR", "SFT", "GPT-3.5")["Mistral"] == -10.61
+    with pytest.raises(NotReportedError, match="no total reward of 'ICL' on SyntheticGPT with demonstrations of 'LLaMA2-chat'"):
         published_gain("ICL", "Base", data="SyntheticGPT")
     with pytest.raises(InputError, match="no results on 'pocket', but on HH-RLHF and SyntheticGPT"):
         published_gain("ICL", "Base", data="pocket")
 
 
+def test_retrieval_with_raw_demonstrations_loses_in_the_paper():
+    """The reason why a source must be asked for: ŜR - Ŝ has the other sign with raw demonstrations (section 3.2, RQ3)."""
+    pair = ("ICDPO + ŜR", "ICDPO + Ŝ")
+    assert [*published_gain(*pair, "raw").values()] == [-0.72, -5.33, -4.78]
+    assert [*published_gain(*pair, "LLaMA2-chat").values()] == [23.08, 5.97, 2.43]
+    assert [*published_gain(*pair, "GPT-3.5").values()] == [18.33, 6.66, 4.9]
+
+
+def test_gains_by_domain():
+    """Table 2's domain columns, by hand; Table 4 has totals only, and so has SyntheticGPT."""
+    assert [*published_gain("ICDPO + Ŝ", "ICDPO", "raw", domain="harmless").values()] == [-0.99, 2.71, 6.18]
+    assert [*published_gain("ICDPO + Ŝ", "ICDPO", "raw", domain="helpful").values()] == [9.09, 8.36, 8.56]
+    assert [*published_gain("ICDPO", "Base", "GPT-3.5", domain="helpful").values()] == [54.26, 84.0, 54.45]
+    with pytest.raises(NotReportedError, match="no harmless reward of 'DPO' on HH-RLHF"):
+        published_gain("DPO", "SFT", domain="harmless")
+    with pytest.raises(NotReportedError, match="no helpful reward of 'ICDPO' on SyntheticGPT"):
+        published_gain("ICDPO", "Base", "raw", "SyntheticGPT", "helpful")
+    with pytest.raises(NotReportedError, match="no instructions reward"):
+        published_gain("ICDPO", "Base", "raw", domain="instructions")
+
+
 def test_gains_over_the_borrowing_baselines():
-    assert published_gain("ICDPO", "RM-BoN") == [56.6, 85.09, 68.29]
-    assert published_gain("ICDPO", "RM-Aug") == [53.22, 86.88, 65.49]
-    assert published_gain("ICDPO", "RM-Aug", data="SyntheticGPT") == [145.45, 177.55, 29.19]
+    """With LLaMA2-chat, their teacher, and with no other source: the paper compares them there only (section 3.2)."""
+    assert [*published_gain("ICDPO", "RM-BoN").values()] == [56.6, 85.09, 68.29]
+    assert [*published_gain("ICDPO", "RM-Aug").values()] == [53.22, 86.88, 65.49]
+    assert [*published_gain("ICDPO", "RM-Aug", data="SyntheticGPT").values()] == [145.45, 177.55, 29.19]
+    for source in ("raw", "GPT-3.5", None):
+        with pytest.raises(NotReportedError, match="of 'RM-BoN' on HH-RLHF with" if source else "with such demonstrations"):
+            published_gain("ICDPO", "RM-BoN", source)
+
+
+def test_roles():
+    assert {source: role_of(source) for source in ("raw", "teacher-a", "teacher-b", "mine")} == {
+        "raw": "raw",
+        "teacher-a": "LLaMA2-chat",
+        "teacher-b": "GPT-3.5",
+        "mine": None,
+    }
+    assert role_of("mine", ["mine=GPT-3.5"]) == "GPT-3.5"
+    assert role_of("a=b", ["a=b=raw"]) == "raw", "a source is a file's name, which may hold anything"
+    assert role_of("teacher-a", ["teacher-a=none", "mine=raw"]) is None
+    assert role_of("raw", ["mine=raw"]) == "raw"
+    with pytest.raises(NotReportedError, match="no total reward of 'ICDPO' on HH-RLHF with such demonstrations"):
+        published_gain("ICDPO", "Base", role_of("mine"))
+
+
+@pytest.mark.parametrize("wrong", ["mine", "mine=", "=raw", "mine=teacher-a", "mine=llama2-chat", ""])
+def test_wrong_roles(wrong):
+    with pytest.raises(InputError, match="write source=role, the role one of .*raw, LLaMA2-chat, GPT-3.5.* or none"):
+        role_of("raw", [wrong])
+    with pytest.raises(InputError, match="names 'mine' twice"):
+        role_of("raw", ["mine=raw", "mine=GPT-3.5"])
 
 
 def test_tables_as_printed():
@@ -59,20 +113,45 @@ def test_tables_as_printed():
     assert published_sources("SyntheticGPT").iloc[1].tolist() == ["LLaMA2-chat", 120.31]
 
 
-def paper(name: str) -> list[str]:
-    """The lines of a paper's text, where a copy lies beside the project."""
-    text = Path(__file__).parents[2] / "shared" / "papers" / f"{name}.txt"
-    if not text.exists():
-        pytest.skip("no copy of the paper beside the project")
-    return text.read_text(encoding="utf-8").splitlines()
+# ------------------------------------ every number, by its printed label
+
+# Transcribed from the papers by their own labels, apart from paper.py. The heading of RPO's Table 3 is "RPO Win Rate (%)".
+PRINTED = pd.read_csv(Path(__file__).parent / "data" / "published.csv", keep_default_na=False)
+BLOCKS = {
+    "HH-RLHF_raw": ("HH-RLHF", "raw"),
+    "SytheticGPT_raw": ("SyntheticGPT", "raw"),
+    "LLaMA2-chat": (None, "LLaMA2-chat"),
+    "GPT-3.5-turbo": (None, "GPT-3.5"),
+}
 
 
-def test_every_row_stands_in_the_paper():
-    rows = [re.findall(r"-?\d+\.\d\d", line) for line in paper("icdpo") if line.count("\t") >= 3]
-    printed = {tuple(map(float, row)) for row in rows if row}
-    for _, part in published().groupby(["table", "data", "source", "method"]):
-        values = [part.query("model == @m")["value"].tolist() for m in (*MODELS, "-")]
-        assert tuple(v for model in values for v in model) in printed
+def printed_icdpo() -> dict[tuple, float]:
+    """The rows of ICDPO's tables: (table, data, source, method, model, domain) -> value, in this workbook's names."""
+    found = {}
+    for row in PRINTED[PRINTED["paper"] == "ICDPO"].itertuples():
+        data, source = BLOCKS[row.block]
+        if row.table == 1:  # its rows are the sources
+            source, method, model = {"Raw": "raw", "GPT-3.5-turbo": "GPT-3.5"}.get(row.row, row.row), "Source", "-"
+        else:
+            method, model = row.row.replace("+", " + "), row.model
+        data = data or ("SyntheticGPT" if row.table == 5 else "HH-RLHF")
+        found[row.table, data, source, method, model, row.column.lower()] = row.value
+    return found
+
+
+def test_every_number_stands_under_its_printed_label():
+    """Complete both ways: what is printed is held, and nothing else is."""
+    printed = printed_icdpo()
+    held = {tuple(row[:-1]): row[-1] for row in published().itertuples(index=False)}
+    assert len(held) == len(published()) == 287
+    assert held == printed
+
+
+def test_rows_and_models_stand_in_the_printed_order():
+    for (table, data), part in published().query("table > 1").groupby(["table", "data"]):
+        keys = [key for key in printed_icdpo() if key[:2] == (table, data)]
+        ours = [tuple(row) for row in part[["table", "data", "source", "method", "model", "domain"]].itertuples(index=False)]
+        assert ours == keys
 
 
 # ---------------------------------------------------------------- RPO
@@ -122,21 +201,37 @@ def test_win_rates_of_rpo_are_numbers_of_comparisons():
     assert rates[off][["table", "method", "setting"]].values.tolist() == [[8, "RPO", "temperature 0.3"]]
 
 
-def test_every_win_rate_of_rpo_stands_in_the_paper():
-    """Each table's numbers, line by line in its order, and no other; the τ of a row has one digit before the point."""
-    lines = paper("rpo")
-    for table, part in published_rpo().groupby("table"):
-        start = next(i for i, line in enumerate(lines) if line.startswith(f"Table {table}: ")) + 1
-        end = next(i for i in range(start, len(lines)) if not lines[i].strip() or lines[i].startswith("Table "))
-        assert part["value"].tolist() == [float(x) for x in re.findall(r"\b\d\d\.\d\d\b", " ".join(lines[start:end]))]
-        for method, row in part.groupby("method"):  # the names beside their numbers, where the paper prints them so
-            printed = [line for line in lines[start:end] if line.startswith(f"{method} ")]
-            if table in (4, 7, 8):
-                assert [float(x) for x in re.findall(r"\b\d\d\.\d\d\b", printed[0])] == row["value"].tolist()
+def printed_rpo() -> dict[tuple, float]:
+    """The rows of RPO's tables: (table, data, model, method, setting) -> value, in this workbook's names."""
+    labels = {
+        "Uniform Weighting": ("RPO", "uniform weights"),
+        "Diagonal Weighting (α=0.8)": ("RPO", "diagonal weights, α = 0.8"),
+        "Embedding Reweighting (Unpaired, τ=0.75)": ("RPO-Unpaired", "τ = 0.75, all-MiniLM-L6-v2"),
+        "Embedding Reweighting (Paired, τ=0.5)": ("RPO-Paired", "τ = 0.5, all-MiniLM-L6-v2"),
+        "RPO-Unpaired (τ=0.75)": ("RPO-Unpaired", "τ = 0.75"),
+        "RPO-Paired (τ=0.5)": ("RPO-Paired", "τ = 0.5"),
+        "Prompt-Only": ("RPO", "weights from prompts"),
+        "Integrated Prompt-Response": ("RPO", "weights from prompts and responses"),
+    }
+    found = {}
+    for row in PRINTED[PRINTED["paper"] == "RPO"].itertuples():
+        label = ("RPO", row.row) if row.row.startswith("τ") else labels.get(row.row, (row.row, ""))
+        setting = ", ".join(text.replace("=", " = ") for text in (label[1].replace(" = ", "="), row.block) if text)
+        found[row.table, row.column, row.model, label[0], setting] = row.value
+    return found
+
+
+def test_every_win_rate_of_rpo_stands_under_its_printed_label():
+    held = {tuple(row[:-1]): row[-1] for row in published_rpo().itertuples(index=False)}
+    assert len(held) == len(published_rpo()) == 75
+    assert held == printed_rpo()
 
 
 def test_published_win_gains():
-    """RPO-Paired over DPO by hand, from Table 4, models in alphabetical order: 72.66 - 63.28, 68.75 - 63.67, 78.52 - 72.26."""
-    assert published_win_gain("RPO-Paired", "DPO") == [9.38, 5.08, 6.26]
+    """RPO-Paired over DPO by hand, from Table 4, in its order: 68.75 - 63.67, 72.66 - 63.28, 78.52 - 72.26."""
+    gains = published_win_gain("RPO-Paired", "DPO")
+    assert list(gains.items()) == [("LLaMA2-7B", 5.08), ("LLaMA2-13B", 9.38), ("Mistral-7B", 6.26)]
+    assert published_win_gain("RPO-Paired", "DPO", "OpenAI Summarization") == {"Mistral-7B": 1.17}
+    assert published_win_gain("RPO-Paired", "DPO", "AlpacaEval2.0") == {"Mistral-7B": 8.04}
     with pytest.raises(NotReportedError, match="no win rate of ORPO on 'Anthropic-HH'"):
         published_win_gain("ORPO", "DPO")
