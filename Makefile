@@ -32,6 +32,9 @@ bench: $(INSTALLED) ## time the published procedure against the engine (an hour;
 	$(BIN)/python tests/bench/kernels.py
 	$(BIN)/python tests/bench/figure.py
 
+coverage: $(INSTALLED) ## measure how often the intervals hold the truth, into docs/coverage.md (a quarter of an hour; TIMES=500 for less)
+	$(BIN)/python tests/bench/coverage.py $(TIMES)
+
 clean: ## remove .venv, reports and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find reports -mindepth 1 ! -name README.md -delete
@@ -46,4 +49,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 .DEFAULT_GOAL := help
-.PHONY: help install report report-all test lint lab bench clean
+.PHONY: help install report report-all test lint lab bench coverage clean

@@ -35,7 +35,7 @@ READING_ORDER = {
     "baselines": [
         "base", "greedy", "greedy_table", "icl", "icl_uni", "one_at_random", "one_sample", "rm_aug", "rm_aug_table", "rm_bon",
     ],
-    "metrics": ["Estimate", "mean_ci", "rank_correlation"],
+    "metrics": ["Estimate", "holm", "mean_ci", "rank_correlation"],
     "paper": [
         "published", "published_gain", "published_rewards", "published_rpo", "published_sources", "published_win_gain",
         "role_of",
@@ -48,10 +48,12 @@ READING_ORDER = {
     ],
     "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
-        "as_range", "as_text", "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt",
-        "show_claims", "show_estimates", "totals_of",
+        "TOTAL", "as_text", "estimate", "method_gains", "method_means", "per_prompt", "show_estimates", "totals_of",
     ],
-    "seeds": ["prompt_means", "seed_claims", "seed_estimates", "seed_gains", "seeds_sentence"],
+    "verdicts": [
+        "Reported", "by_model", "claims", "claims_sentence", "family_sentence", "icdpo_paper", "in_words", "show_claims",
+    ],
+    "seeds": ["prompt_means", "seed_estimates", "seed_gains", "seeds_sentence"],
     "experiment": [
         "answers", "for_models", "method_rewards", "method_tables", "picks", "shown_once", "source_rewards",
         "work_done", "work_sentence",

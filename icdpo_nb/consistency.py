@@ -101,7 +101,7 @@ def pair_scores(
 def pair_accuracy(pairs: pd.DataFrame, name: str, seed: int = 0) -> Estimate:
     """Share of pairs whose chosen response scores higher under `name` (S, S_hat or ICL); equal scores count half."""
     wide = pairs.pivot(index="prompt_id", columns="side", values=name)
-    return mean_ci([(np.sign(wide["chosen"] - wide["rejected"]).to_numpy() + 1) / 2], seed=seed)
+    return mean_ci([(np.sign(wide["chosen"] - wide["rejected"]).to_numpy() + 1) / 2], seed=seed, bounds=(0, 1))
 
 
 def consistency_sentence(means: pd.DataFrame, chance: float) -> str:

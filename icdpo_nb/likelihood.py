@@ -10,10 +10,13 @@ import pandas as pd
 
 from .data import Preference, PreferenceSet, domains_of, first
 from .lm import CausalLM
+from .metrics import Estimate
+from .paper import published, role_of
 from .protocol import InputError, Protocol
 from .retrieval import RandomRetriever
 from .tables import GROUPS, estimate, method_gains
 from .templates import base_context, icl_context
+from .verdicts import HIGHER, LOWER, OPEN, SMALL, by_model, finding, n_to_decide, needed_text
 
 ALONE, WITH_DEMOS = "x alone", "[d; x]"  # the two contexts
 
@@ -76,32 +79,54 @@ def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
     return [(later, earlier) for i, earlier in enumerate(names) for later in names[i + 1 :]]
 
 
-def forecasts(gaps: pd.DataFrame, rewards: pd.DataFrame | None, totals: str, seed: int) -> pd.DataFrame:
+def forecasts(
+    gaps: pd.DataFrame,
+    rewards: pd.DataFrame | None,
+    margins: tuple[float, float],
+    roles: Sequence[str] = (),
+    totals: str = "macro",
+    seed: int = 0,
+) -> pd.DataFrame:
     """For each model and pair of sources: which is forecast to serve better, and what ICDPO's rewards say of it.
 
     `gaps`: `method_gains` of NLL, later source minus earlier, with the prompt alone. `rewards`: rewards of a run of 01_method
-    (`method_rewards`), or None. Columns lm, sources, NLL gap, forecast, reward gap, outcome.
+    (`method_rewards`), or None. `margins`: the smallest differences that matter, in NLL (nats per token) and in reward.
+    Columns lm, sources, NLL gap, forecast, reward gap, outcome, and the paper's difference in ICDPO's reward between the
+    sources of the same roles.
     """
     rows = []
     for (lm, later, earlier), part in gaps.groupby(["lm", "better", "worse"], sort=False):
         gap = estimate(part)
-        expected = {1: earlier, -1: later, 0: "neither"}[gap.sign]
+        forecast = finding(gap, margins[0])
         reward = _reward_gap(rewards, lm, later, earlier, totals, seed)
-        if reward is None:
-            outcome = "not run"
-        elif not gap.sign or not reward.sign:
-            outcome = "no forecast" if not gap.sign else "inconclusive"
-        else:
-            outcome = "came true" if gap.sign == -reward.sign else "did not come true"
         rows.append({
             "lm": lm, "sources": f"{later} - {earlier}", "NLL gap [95 % interval]": str(gap),
-            "serves better, by forecast": expected, "reward gap of ICDPO": "–" if reward is None else str(reward),
-            "outcome": outcome,
+            "serves better, by forecast": {HIGHER: earlier, LOWER: later}.get(forecast, f"neither: {forecast}"),
+            "reward gap of ICDPO": "–" if reward is None else str(reward),
+            "outcome": _outcome(forecast, reward, margins[1]),
+            "paper's reward gap": by_model(_published_gap(later, earlier, roles)) or "not reported",
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def _reward_gap(rewards: pd.DataFrame | None, lm: str, later: str, earlier: str, totals: str, seed: int):
+def _outcome(forecast: str, reward: Estimate | None, margin: float) -> str:
+    """Whether a forecast came true, or why one cannot say."""
+    if reward is None or forecast not in (HIGHER, LOWER):
+        return "not run" if reward is None else "no forecast"
+    found = finding(reward, margin)
+    if found == OPEN:
+        return f"{OPEN}; {needed_text(n_to_decide(reward, margin))}".removesuffix("; ")
+    return found if found not in (HIGHER, LOWER) else "came true" if found != forecast else "did not come true"
+
+
+def _published_gap(later: str, earlier: str, roles: Sequence[str]) -> dict[str, float]:
+    """ICDPO's published total reward on HH-RLHF with the later source's role minus that with the earlier's, by base model."""
+    rows = published().query("table == 2 and method == 'ICDPO' and domain == 'total'")
+    first, second = (rows[rows["source"] == role_of(name, roles)].set_index("model")["value"] for name in (later, earlier))
+    return {model: round(float(first[model] - second[model]), 2) for model in first.index.intersection(second.index)}
+
+
+def _reward_gap(rewards: pd.DataFrame | None, lm: str, later: str, earlier: str, totals: str, seed: int) -> Estimate | None:
     """Paired difference in the reward of ICDPO with the demonstrations of two sources, if a run has both."""
     if rewards is None:
         return None
@@ -114,17 +139,18 @@ def _reward_gap(rewards: pd.DataFrame | None, lm: str, later: str, earlier: str,
 
 def forecast_sentence(found: pd.DataFrame, n: int) -> str:
     """How many of the comparisons give a forecast and how many came true, and those that did not by name."""
-    counts = found["outcome"].value_counts()
-    made = int((found["serves better, by forecast"] != "neither").sum())
+    outcomes = found["outcome"]
+    made = int((~found["serves better, by forecast"].str.startswith("neither")).sum())
     said = (
         f"By the NLL of {n} responses each, the nearer source is forecast to serve better in {made} of {len(found)} comparisons"
     )
-    if "not run" in counts:
+    if (outcomes == "not run").any():
         return f"{said}; there are no rewards to hold it against."
     failed = [f"{r.lm}: {r.sources}" for r in found.itertuples() if r.outcome == "did not come true"]
-    names = "; ".join(failed)
-    came = f"it came true in {counts.get('came true', 0)}, not in {len(failed)}{f' ({names})' if failed else ''}"
-    return f"{said}; {came}, and the rewards leave {counts.get('inconclusive', 0)} open."
+    parts = [f"it came true in {int((outcomes == 'came true').sum())}", f"not in {len(failed)}"]
+    parts[1] += f" ({'; '.join(failed)})" if failed else ""
+    parts += [f"{kind} in {k}" for kind in (SMALL, OPEN) if (k := int(outcomes.str.startswith(kind).sum()))]
+    return f"{said}; {', '.join(parts)}."
 
 
 def rewards_of_run(folder: Path | None) -> pd.DataFrame | None:

@@ -23,8 +23,9 @@ from .protocol import RECOMMENDED, InputError, Protocol
 from .retrieval import MINILM, Embedder
 from .rewards import Reward
 from .rpo import contrast_matrix, prompt_weights
-from .tables import VERDICTS, as_range, as_text
+from .tables import as_text
 from .templates import base_context
+from .verdicts import VERDICTS, Reported
 from .winrate import POINTS
 
 ENCODED = {"prompts": "prompt", "prompts and responses": "prompt+response"}
@@ -85,25 +86,26 @@ def rpo_rows(
 ) -> tuple[pd.DataFrame, dict[str, Case]]:
     """The rows of the paper's tables on Anthropic-HH, and by name the experiments that they are here.
 
-    The first has columns table, method, setting, policy (the experiment's name) and paper (the win rates as printed, one a
-    base model). A row has no policy where nothing here trains its method (PPO), its encoder is none of `encoders`, or matrices
-    of its size do not fill a step's batch. `also`: further rows, as "RPO-Paired, τ = 1.5"; their table is 0. Equal experiments
-    have one name: the method, and what is unusual.
+    The first has columns table, method, setting, policy (the experiment's name), models and paper (the win rates as printed,
+    one a base model of `models`). A row has no policy where nothing here trains its method (PPO), its encoder is none of
+    `encoders`, or matrices of its size do not fill a step's batch. `also`: further rows, as "RPO-Paired, τ = 1.5"; their table
+    is 0. Equal experiments have one name: the method, and what is unusual.
     """
     if unknown := set(tables) - set(published_rpo()["table"]):
         raise InputError(f"RPO's paper has no win rates in table {min(unknown)}; take some of 1, 2, 3, 4, 6, 7 and 8")
     printed = published_rpo().query("data == 'Anthropic-HH' and table in @tables")
-    rows = [(*key, tuple(part)) for key, part in printed.groupby(["table", "method", "setting"], sort=False)["value"]]
-    rows += [(0, *text.partition(", ")[::2], ()) for text in also]
+    groups = printed.groupby(["table", "method", "setting"], sort=False)
+    rows = [(*key, tuple(part["model"]), tuple(part["value"])) for key, part in groups]
+    rows += [(0, *text.partition(", ")[::2], (), ()) for text in also]
     cases, names = {}, []
-    for _, method, setting, _ in rows:
+    for _, method, setting, *_ in rows:
         case = None if method == "PPO" else read_case(method, setting, usual)
         if case and case.encoder in encoders and case.recipe.fills:
             names.append(_name(method, setting, usual))
             cases.setdefault(names[-1], case)
         else:
             names.append("")
-    return pd.DataFrame(rows, columns=["table", "method", "setting", "paper"]).assign(policy=names), cases
+    return pd.DataFrame(rows, columns=["table", "method", "setting", "models", "paper"]).assign(policy=names), cases
 
 
 def _name(method: str, setting: str, usual: Case) -> str:
@@ -180,34 +182,34 @@ def beside_paper(rows: pd.DataFrame, table: int, wins: pd.DataFrame, rewards: pd
     return found if found["setting"].any() else found.drop(columns="setting")
 
 
-def best_of_paper(rows: pd.DataFrame) -> tuple[list[tuple[str, str]], list[str]]:
-    """In each table the policy with the paper's highest win rate against every other; and the paper's differences as text.
+def best_of_paper(rows: pd.DataFrame) -> dict[tuple[str, str], Reported]:
+    """In each table the policy with the paper's highest win rate against every other, with the paper's differences.
 
-    Tables 7 and 8 compare the methods within a setting. A pair that several tables hold is named once. By this rule nobody
-    chooses which comparisons are looked at.
+    Tables 7 and 8 compare the methods within a setting. A pair that several tables hold has the differences of the one with the
+    most base models. By this rule nobody chooses which comparisons are looked at.
     """
     known, found = rows[(rows["policy"] != "") & (rows["table"] > 0)], {}
     group = known["table"].astype(str) + known["setting"].where(known["table"].isin(WITHIN), "")
     for _, part in known.groupby(group, sort=False):
         top = part.loc[part["paper"].map(np.mean).idxmax()]
         for other in part.itertuples():
-            gains = [a - b for a, b in zip(top["paper"], other.paper, strict=True)]
-            if other.policy != top["policy"]:
-                found.setdefault((top["policy"], other.policy), as_range(gains, 2))
-    return list(found), list(found.values())
+            gains = {m: round(a - b, 2) for m, a, b in zip(other.models, top["paper"], other.paper, strict=True)}
+            pair = (top["policy"], other.policy)
+            if other.policy != top["policy"] and len(gains) > len(found.get(pair, Reported()).gains):
+                found[pair] = Reported(gains)
+    return found
 
 
-def paper_sentence(claims: pd.DataFrame, n_prompts: int, n_seeds: int) -> str:
-    """How many of the claims, as from `seeds.seed_claims`, are decided here, and which; and the figures of the first two."""
+def paper_sentence(claims: pd.DataFrame, n_prompts: int) -> str:
+    """The verdicts on the claims of `best_of_paper`: how many of each, the decided ones by name, and the figures of two."""
     said = []
-    for verdict, part in claims.groupby("verdict", sort=False):
-        names = "" if verdict == VERDICTS[0] else f" ({'; '.join(part['claim'])})"
-        said.append(f"{len(part)} {verdict}{names}")
+    for verdict in VERDICTS:
+        part = claims[claims["verdict"] == verdict]
+        names = f" ({'; '.join(part['claim'])})" if verdict in VERDICTS[:2] else ""
+        said += [f"{verdict} in {len(part)}{names}"] if len(part) else []
+    n_seeds = int(claims["seeds"].max())
     seeds = f"{n_seeds} training seed{'s' if n_seeds > 1 else ''}"
-    figures = [
-        f"{row['claim']} by {row['here [95 % interval]']} percentage points, in the paper {row['paper']}"
-        for row in claims.head(2).to_dict("records")
-    ]
+    figures = [f"{r.claim} by {r.here} percentage points, in the paper {r.paper}" for r in claims.head(2).itertuples()]
     counted = f"On {n_prompts} prompts and {seeds}, of {len(claims)} differences that the paper prints: {', '.join(said)}."
     return f"{counted} {'; '.join(figures)}."
 

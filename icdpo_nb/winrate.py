@@ -71,7 +71,7 @@ def judged(judge: Judge, table: pd.DataFrame) -> pd.DataFrame:
 
 def win_means(judged: pd.DataFrame, totals: str = "macro", seed: int = 0) -> pd.DataFrame:
     """Win rate with its interval for each method, as `tables.method_means`."""
-    return method_means(judged.dropna(subset="win"), "win", totals, seed)
+    return method_means(judged.dropna(subset="win"), "win", totals, seed, (0, 1))
 
 
 def win_shares(judged: pd.DataFrame, totals: str = "macro") -> pd.DataFrame:
@@ -120,9 +120,9 @@ def agreement_sentence(judged: pd.DataFrame, by_reward: pd.DataFrame, seed: int 
     if not decided.any():
         return "The judge called every pair level, so there is nothing to agree with."
     same = 1 - (judged["win"] - by_reward["win"])[decided].abs()
-    share = mean_ci([same.groupby(judged.loc[decided, "prompt_id"]).mean().to_numpy()], seed=seed)
+    share = mean_ci([same.groupby(judged.loc[decided, "prompt_id"]).mean().to_numpy()], seed=seed, bounds=(0, 1))
     rates = [t[known].groupby([*GROUPS, "method"])["win"].mean() for t in (judged, by_reward)]
-    rho = rank_correlation(*(r.to_numpy() for r in rates), seed).mean
-    order = f"; Spearman's ρ of the two win rates over the {len(rates[0])} bars is {rho:.2f}" if rho == rho else ""
-    interval = f"{share.mean:.0%} [{share.low:.0%}, {share.high:.0%}]"
+    rho = rank_correlation(*(r.to_numpy() for r in rates))
+    order = f"; Spearman's ρ of the two win rates over the {rho.n} bars is {rho}" if rho.mean == rho.mean else ""
+    interval = f"{share.mean:.0%} [{share.low:.0%}, {share.high:.0%}]" if share.low == share.low else f"{share.mean:.0%}"
     return f"Of the pairs that the judge decides, the reward model prefers the same text in {interval}{order}."

@@ -22,7 +22,6 @@ from icdpo_nb.consistency import (
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.retrieval import RandomRetriever
 from icdpo_nb.rewards import scored_by
-from icdpo_nb.tables import method_means
 
 
 def test_ranks_by_hand():
@@ -82,11 +81,13 @@ def test_every_scorer_is_measured():
     for name in ("ICDPO + Ŝ", "teacher LM", "reward model", "annotated neighbours"):
         assert mean.loc[name].tolist() == pytest.approx([1, 1, 1])
     assert mean.loc["ICL (π* alone)"].tolist() == pytest.approx([11 / 18, 11 / 18, 0])
-    said = consistency_sentence(method_means(found, value="mrr"), chance_mrr(3))
-    assert said == (
-        "MRR lies above chance (0.611), of 1 experiment: ICL (π* alone) in 0, ICDPO (S) in 0 (below it in 1), ICDPO + Ŝ in 1, "
-        "teacher LM in 1, reward model in 1, annotated neighbours in 1."
-    )
+
+
+def test_the_sentence_counts_what_lies_above_and_below_chance():
+    rows = [("m", kind, *row) for kind in ("random", "R") for row in (("S", 0.3, 0.5), ("Ŝ", 0.62, 0.9), ("π*", 0.5, 0.7))]
+    means = pd.DataFrame(rows, columns=["lm", "source", "method", "low", "high"])
+    said = consistency_sentence(means, chance_mrr(3))
+    assert said == "MRR lies above chance (0.611), of 2 experiments: S in 0 (below it in 2), Ŝ in 2, π* in 0."
 
 
 def test_labelled_pairs_are_scored_as_candidates_are(tiny_lm, pairs):

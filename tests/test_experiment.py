@@ -135,10 +135,10 @@ def test_the_reward_changes_no_response(pairs, tiny_lm):
 
 
 def test_rewards_of_the_sources(pairs):
-    data = {"raw": PreferenceSet("x", "local", "raw", tuple(pairs), (), (), {}, "0")}
+    data = {"raw": PreferenceSet("x", "local", "raw", tuple(pairs * 5), (), (), {}, "0")}
     table = source_rewards(data, ["helpful"], Length()).set_index("side")
-    assert table["n"].tolist() == [4, 4]
-    assert table.loc["rejected", ["mean", "low", "high"]].tolist() == [len("No idea.")] * 3
+    assert table["n"].tolist() == [20, 20]
+    assert table.loc["rejected", "mean"] == len("No idea.")
     assert table.loc["chosen", "low"] < np.mean([len(p.chosen) for p in pairs[:4]]) < table.loc["chosen", "high"]
     with pytest.raises(InputError, match="no demonstrations of raw for rare; leave out"):
         source_rewards(data, ["helpful", "rare"], Length())

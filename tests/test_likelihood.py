@@ -97,33 +97,39 @@ def table(values: dict[str, list[float]], column: str, source: str = ALONE) -> p
 
 
 @pytest.mark.parametrize(
-    ("rewards", "outcome"),
-    [([3.0, 4, 3, 4], "came true"), ([0.0, 1, 0, 0], "did not come true"), ([1.0, 3, 1, 3], "inconclusive"), (None, "not run")],
+    ("rewards", "outcome", "end"),
+    [
+        ([3.0, 4, 3, 4], "came true", "; it came true in 1, not in 0."),
+        ([0.0, 1, 0, 0], "did not come true", "; it came true in 0, not in 1 (m: b - a)."),
+        (
+            [1.0, 3.5, 1, 3],
+            "cannot tell; about 250 prompts would decide it",
+            "; it came true in 0, not in 0, cannot tell in 1.",
+        ),
+        ([2.05, 2.1, 2, 2.1], "too small to matter", "; it came true in 0, not in 0, too small to matter in 1."),
+        (None, "not run", "; there are no rewards to hold it against."),
+    ],
 )
-def test_forecast_by_hand(rewards, outcome):
-    """a is likelier by about one nat, so it is forecast to serve better; b's rewards are 2."""
+def test_forecast_by_hand(rewards, outcome, end):
+    """a is likelier by about one nat, so it is forecast to serve better; b's rewards are 2. Twenty prompts."""
     assert pairs_of(["a", "b", "c"]) == [("b", "a"), ("c", "a"), ("c", "b")]
-    gaps = method_gains(table({"a": [1.0, 1, 1, 1], "b": [2.0, 2.1, 1.9, 2]}, "nll"), pairs_of(["a", "b"]), value="nll")
+    gaps = method_gains(table({"a": [1.0, 1, 1, 1] * 5, "b": [2.0, 2.1, 1.9, 2] * 5}, "nll"), [("b", "a")], value="nll")
     kept = None
     if rewards:
-        sides = {"a": rewards, "b": [2.0] * 4}
-        kept = pd.concat([table({"ICDPO": v, "ICL": [9.0] * 4}, "reward", source) for source, v in sides.items()])
-    found = forecasts(gaps, kept, "macro", 0)
+        sides = {"a": rewards * 5, "b": [2.0] * 20}
+        kept = pd.concat([table({"ICDPO": v, "ICL": [9.0] * 20}, "reward", source) for source, v in sides.items()])
+    found = forecasts(gaps, kept, (0.05, 0.35), ["b=GPT-3.5", "a=LLaMA2-chat"])
     assert found["serves better, by forecast"].tolist() == ["a"]
     assert found["outcome"].tolist() == [outcome]
-    end = {
-        "came true": "; it came true in 1, not in 0, and the rewards leave 0 open.",
-        "did not come true": "; it came true in 0, not in 1 (m: b - a), and the rewards leave 0 open.",
-        "inconclusive": "; it came true in 0, not in 0, and the rewards leave 1 open.",
-        "not run": "; there are no rewards to hold it against.",
-    }[outcome]
-    said = "By the NLL of 4 responses each, the nearer source is forecast to serve better in 1 of 1 comparisons"
-    assert forecast_sentence(found, 4) == said + end
+    assert found["paper's reward gap"].tolist() == ["LLaMA -5.2, LLaMA2 -8.3, Mistral -15.7"]
+    said = "By the NLL of 20 responses each, the nearer source is forecast to serve better in 1 of 1 comparisons"
+    assert forecast_sentence(found, 20) == said + end
     assert np.isclose(float(found["NLL gap [95 % interval]"][0].split()[0]), 1.0)
 
 
 def test_no_forecast_where_the_losses_are_equal():
     gaps = method_gains(table({"a": [1.0, 2, 1, 2], "b": [2.0, 1, 2, 1]}, "nll"), [("b", "a")], value="nll")
-    found = forecasts(gaps, None, "macro", 0)
-    assert found["serves better, by forecast"].tolist() == ["neither"]
+    found = forecasts(gaps, None, (0.05, 0.35))
+    assert found["serves better, by forecast"].tolist() == ["neither: cannot tell"]
+    assert found["paper's reward gap"].tolist() == ["not reported"]
     assert "in 0 of 1 comparisons" in forecast_sentence(found, 4)

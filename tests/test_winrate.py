@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import binomtest
 from test_experiment import made
 from test_judges import Length
 
@@ -11,7 +11,8 @@ from icdpo_nb.data import Preference, PreferenceSet
 from icdpo_nb.figures import plot_win_rates
 from icdpo_nb.judges import Answer, RewardJudge
 from icdpo_nb.protocol import InputError
-from icdpo_nb.tables import claims, estimate
+from icdpo_nb.tables import estimate, totals_of
+from icdpo_nb.verdicts import AGREES, Reported, claims, in_words
 from icdpo_nb.winrate import (
     METHODS,
     agreement_sentence,
@@ -91,11 +92,17 @@ def test_the_interval_is_that_of_scipy():
     table = verdicts(ICDPO="wl" + "wwtlwwltwl" * 4)
     table = table[table["domain"] == "helpful"]
     points = table["win"].to_numpy()
-    found = estimate(win_means(table, seed=3))
-    theirs = bootstrap((points,), np.mean, method="percentile", n_resamples=9999, batch=999, rng=np.random.default_rng(3))
-    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval))
-    spread = 1.96 * points.std() / len(points) ** 0.5  # the normal approximation, which is near for 40 prompts
-    assert (found.low, found.high) == pytest.approx((points.mean() - spread, points.mean() + spread), abs=0.02)
+    found = estimate(win_means(table[points != 0.5]))
+    theirs = binomtest(int((points == 1).sum()), int((points != 0.5).sum())).proportion_ci()
+    assert (found.low, found.high) == pytest.approx(tuple(theirs))
+    ties = estimate(win_means(table))
+    spread = 1.96 * points.std() / len(points) ** 0.5  # the normal approximation
+    assert ties.low < points.mean() - spread < points.mean() + spread < ties.high, "ties count as half a win, on the safe side"
+
+
+def test_twenty_wins_of_twenty_are_not_certain():
+    found = estimate(win_means(verdicts(ICDPO="ww" + "w" * 20).query("domain == 'helpful'")))
+    assert (found.mean, found.high, round(found.low, 2)) == (1, 1, 0.83)
 
 
 def test_differences_are_paired_over_what_both_have():
@@ -104,10 +111,11 @@ def test_differences_are_paired_over_what_both_have():
     harmless, helpful = np.mean([1, 0]), np.mean([1, -0.5])  # of prompts 0 and 1; 2 and 3
     assert found.mean == pytest.approx((harmless + helpful) / 2)
     assert found.n == 4
-    sure = verdicts(**{"ICDPO": "ltltlt", "ICDPO + Ŝ": "wwwwww"})
-    pairs = [("ICDPO + Ŝ", "ICDPO")]
-    assert claims(win_gains(sure, pairs), pairs)["verdict"].tolist() == ["supported"]
-    assert claims(win_gains(sure, pairs), pairs)["paper (RM_test × 100)"].tolist() == ["+1.4 to +2.9"]
+    sure = verdicts(**{"ICDPO": "lt" * 20, "ICDPO + Ŝ": "ww" * 20}).query("domain == 'helpful'")
+    pair = ("ICDPO + Ŝ", "ICDPO")
+    table = totals_of(claims(win_gains(sure, [pair]), 0.05, in_words({pair: Reported(words="outperforms", sign=1)})))
+    assert table["verdict"].tolist() == [AGREES]
+    assert table["paper"].tolist() == ["outperforms"]
 
 
 class Stubborn:
@@ -160,7 +168,7 @@ def test_agreement_with_another_judge():
     mine, other = verdicts(ICDPO="wlwtu", ICL="wllww"), verdicts(ICDPO="wtlww", ICL="llwww")
     said = agreement_sentence(mine, other)
     share = np.mean([(1 + 0) / 2, (0.5 + 1) / 2, 0, 1, 1])  # by prompt; the judge's tie and its missing verdict are left out
-    assert said.startswith(f"Of the pairs that the judge decides, the reward model prefers the same text in {share:.0%} [")
+    assert said.startswith(f"Of the pairs that the judge decides, the reward model prefers the same text in {share:.0%}; ")
     assert "over the 2 bars is " in said
     assert "nothing to agree with" in agreement_sentence(verdicts(ICDPO="tt"), verdicts(ICDPO="ww"))
 
