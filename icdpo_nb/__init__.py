@@ -15,7 +15,7 @@ READING_ORDER = {
     "encoder": ["Embedder"],
     "retrieval": [
         "BM25Retriever", "RandomRetriever", "SBERTRetriever", "TwoStageRetriever", "by_domain", "leaked_prompts",
-        "leaks_sentence", "without_leaks",
+        "encoder_sentence", "leaks_sentence", "settle_leaks", "without_leaks",
     ],
     "templates": ["base_context", "contexts", "icl_context"],
     "attention": [],
@@ -53,7 +53,7 @@ READING_ORDER = {
         "as_range", "as_text", "claims", "claims_sentence", "estimate", "method_gains", "method_means", "per_prompt",
         "show_claims", "show_estimates", "totals_of",
     ],
-    "beside": ["beside_published", "roles_sentence"],
+    "beside": ["beside_published", "roles_sentence", "show_beside"],
     "seeds": ["prompt_means", "seed_claims", "seed_estimates", "seed_gains", "seeds_sentence"],
     "experiment": [
         "answers", "for_models", "method_rewards", "method_tables", "picks", "shown_once", "source_rewards",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from .baselines import WITHOUT_DEMONSTRATIONS
+from .notebook import show_table
 from .paper import MODELS, published, role_of
 from .tables import as_text
 
@@ -16,20 +17,31 @@ def beside_published(means: pd.DataFrame, roles: Sequence[str] = (), data: str =
 
     `means`: rows of `method_means` of one language model. `roles`: as in `role_of`. The paper's rewards of a cell are those of
     LLaMA, LLaMA2 and Mistral as printed (Tables 2 to 5), "–" where there are none: for a source without a role, a method that
-    is not reported with it, and a domain of another name. A method without demonstrations stands once, under the source "none".
-    Columns demonstrations, paper's source, method, and for each domain "… here" and "…, paper". The scales differ.
+    is not reported with it, a domain of another name; beside an only domain that the paper has not stands its total. A method
+    without demonstrations stands once, under the source "none". Columns demonstrations, paper's source, method, and for each
+    domain "… here" and "…, paper". The scales differ.
     """
     alone = means["method"].isin(WITHOUT_DEMONSTRATIONS)
     once = pd.concat([means[alone].drop_duplicates(["method", "domain"]).assign(source="none"), means[~alone]])
     ours = once.assign(text=as_text(once, digits)).set_index(["source", "method", "domain"])["text"]
+    domains = list(once["domain"].unique())
+    printed = set(published().query("data == @data and table != 1")["domain"])
+    theirs = {d: "total" if len(domains) == 1 and d not in printed else d for d in domains}
     rows = []
     for source, method in dict.fromkeys(zip(once["source"], once["method"], strict=True)):
         role, named = _role(source, method, roles)
         row = {"demonstrations": source, "paper's source": named, "method": method}
-        for domain in once["domain"].unique():
-            row |= {f"{domain} here": ours[source, method, domain], f"{domain}, paper": _printed(data, role, method, domain)}
+        for d in domains:
+            row |= {f"{d} here": ours[source, method, d], f"{theirs[d]}, paper": _printed(data, role, method, theirs[d])}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def show_beside(means: pd.DataFrame, caption: str, roles: Sequence[str] = (), data: str = "HH-RLHF") -> None:
+    """The table of `beside_published`; the caption says how many prompts there are, and what the paper's numbers are."""
+    counts = ", ".join(f"{d} n = {n}" for d, n in means.groupby("domain", sort=False)["n"].first().items())
+    paper = f"The paper's on {data}: {' / '.join(MODELS)}, RM_test × 100, with the source of the same role; the scales differ"
+    show_table(beside_published(means, roles, data), f"{caption} Mean [95 % interval]; prompts: {counts}. {paper}.")
 
 
 def roles_sentence(sources: Sequence[str], roles: Sequence[str] = ()) -> str:

@@ -176,6 +176,19 @@ def leaks_sentence(data: Mapping[str, PreferenceSet], test: Sequence[Preference]
     return f"{said} These demonstrations are {'kept' if leaks == 'keep' else 'left out'} (leaks: {leaks})."
 
 
+def settle_leaks(
+    data: Mapping[str, PreferenceSet], test: Sequence[Preference], leaks: str
+) -> tuple[dict[str, PreferenceSet], str]:
+    """The sets of every source as `without_leaks` leaves them, and `leaks_sentence` on them as they were loaded."""
+    return {source: without_leaks(d, test, leaks) for source, d in data.items()}, leaks_sentence(data, test, leaks)
+
+
+def encoder_sentence(embed: Embedder, prompts: Sequence[Preference], data: Mapping[str, PreferenceSet]) -> str:
+    """Which encoder reads the prompts and demonstrations' prompts, and how many of them are too long for it."""
+    texts = [p.prompt for p in (*prompts, *(p for d in data.values() for p in d.support))]
+    return " ".join(filter(None, (f"Sentence encoder: {embed.name}.", embed.cut_note(texts))))
+
+
 def _gist(p: Preference) -> str:
     return " ".join(words(p.prompt))
 

@@ -160,6 +160,15 @@ def test_our_means_stand_beside_those_of_the_same_role():
     assert nobody["paper's source"]["mine", "ICDPO"] == nobody["total, paper"]["mine", "ICDPO"] == "–"
 
 
+def test_an_only_domain_stands_beside_the_total():
+    """SyntheticGPT has totals only (Table 5); ICDPO + Ŝ with raw demonstrations."""
+    means = means_of(**{"ICDPO + Ŝ": 1.0}).query("domain == 'small talk' and source == 'raw'")
+    (row,) = beside_published(means, data="SyntheticGPT").to_dict("records")
+    assert (row["small talk here"], row["total, paper"]) == ("1.00 [0.00, 2.00]", "29.37 / 83.34 / 78.34")
+    one = means_of(ICDPO=1.0).query("domain == 'harmless' and source == 'raw'")
+    assert beside_published(one)["harmless, paper"].tolist() == ["25.02 / 39.81 / 26.60"], "a domain that the paper has"
+
+
 def test_roles_sentence():
     assert roles_sentence(["teacher-a", "mine"]) == (
         "Beside the paper's numbers stand teacher-a as LLaMA2-chat, mine as none of its sources."
