@@ -47,8 +47,8 @@ def show_beside(means: pd.DataFrame, caption: str, roles: Sequence[str] = (), da
 def roles_sentence(sources: Sequence[str], roles: Sequence[str] = ()) -> str:
     """Which of the paper's sources each of ours is held against. Raises `InputError` for bad `roles`."""
     stands = {source: role_of(source, roles) for source in sources}
-    named = [f"{source} as {role}" if role else f"{source} as none of its sources" for source, role in stands.items()]
-    return f"Beside the paper's numbers stand {', '.join(named)}."
+    named = [f"{source} with {role or 'none of its sources'}" for source, role in stands.items()]
+    return f"Compared with the paper: {', '.join(named)}."
 
 
 def _role(source: str, method: str, roles: Sequence[str]) -> tuple[str | None, str]:

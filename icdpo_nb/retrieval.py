@@ -170,7 +170,7 @@ def leaks_sentence(data: Mapping[str, PreferenceSet], test: Sequence[Preference]
     """
     found = {source: leaked_prompts(d.support, test) for source, d in data.items()}
     each = [f"{source} {len(ids)}{f' ({_few(ids)})' if ids else ''}" for source, ids in found.items()]
-    said = f"Test prompts, of {len(test)}, that also stand among the demonstrations: {', '.join(each)}."
+    said = f"Test prompts that also stand among the demonstrations, of {len(test)}: {', '.join(each)}."
     if not any(found.values()):
         return said
     return f"{said} These demonstrations are {'kept' if leaks == 'keep' else 'left out'} (leaks: {leaks})."

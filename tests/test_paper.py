@@ -170,9 +170,8 @@ def test_an_only_domain_stands_beside_the_total():
 
 
 def test_roles_sentence():
-    assert roles_sentence(["teacher-a", "mine"]) == (
-        "Beside the paper's numbers stand teacher-a as LLaMA2-chat, mine as none of its sources."
-    )
+    said = roles_sentence(["teacher-a", "mine"])
+    assert said == "Compared with the paper: teacher-a with LLaMA2-chat, mine with none of its sources."
     with pytest.raises(InputError, match="write source=role"):
         roles_sentence(["raw"], ["raw:GPT-3.5"])
 

@@ -19,8 +19,10 @@ from icdpo_nb.retrieval import (
     SBERTRetriever,
     TwoStageRetriever,
     by_domain,
+    encoder_sentence,
     leaked_prompts,
     leaks_sentence,
+    settle_leaks,
     without_leaks,
     words,
 )  # fmt: skip
@@ -192,6 +194,16 @@ def test_long_texts_are_warned_of_once_with_their_number():
     )
 
 
+def test_the_report_says_which_encoder_and_how_many_texts_it_cuts(minilm, pairs):
+    long = Preference("long", "all", f"Human: {filler(300)}", "x", "y")
+    data = {s: PreferenceSet("set", "local", s, (*pairs, long), (), (long,), {}, "") for s in ("raw", "teacher-a")}
+    assert encoder_sentence(minilm, pairs[:2], {}) == "Sentence encoder: all-MiniLM-L6-v2."
+    assert encoder_sentence(minilm, [long], data) == (
+        "Sentence encoder: all-MiniLM-L6-v2. "
+        f"1 of {len(pairs) + 1} texts is longer than the encoder's 256 tokens; its beginning is left out."
+    )
+
+
 def test_vectors_that_were_kept_before_the_cut_are_not_served(tmp_path, minilm, pairs):
     """The identity of every find and score that rests on vectors says how long texts are cut."""
     assert minilm.fingerprint == f"{MINILM_SHA256} cut at the left"
@@ -277,6 +289,9 @@ def test_leaks_are_kept_or_left_out_and_counted(pairs):
     assert clean.test == loaded.test
     assert "dropped: 2 empty chosen, 1 demonstrations of test prompts" in clean.describe()
     assert without_leaks(loaded, test[1:]) is loaded, "nothing to leave out"
+    settled, said = settle_leaks({"raw": loaded}, test, "drop")
+    assert settled == {"raw": clean}
+    assert "raw 1 (t1). These demonstrations are left out" in said, "counted before they are"
     with pytest.raises(InputError, match="leaks is 'dorp', but must be keep or drop"):
         without_leaks(loaded, test, "dorp")
     with pytest.raises(InputError, match="every demonstration of set has the prompt of a test prompt"):
@@ -287,10 +302,10 @@ def test_leaks_are_counted_for_every_source(pairs):
     loaded, test = leaky(pairs)
     data = {"raw": loaded, "clean": without_leaks(loaded, test)}
     assert leaks_sentence(data, test) == (
-        "Test prompts, of 2, that also stand among the demonstrations: raw 1 (t1), clean 0. "
+        "Test prompts that also stand among the demonstrations, of 2: raw 1 (t1), clean 0. "
         "These demonstrations are kept (leaks: keep)."
     )
     assert leaks_sentence(data, test, "drop").endswith("These demonstrations are left out (leaks: drop).")
     assert leaks_sentence({"clean": data["clean"]}, test) == (
-        "Test prompts, of 2, that also stand among the demonstrations: clean 0."
+        "Test prompts that also stand among the demonstrations, of 2: clean 0."
     )
