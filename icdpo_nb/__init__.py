@@ -12,8 +12,10 @@ READING_ORDER = {
     "shapes": [],
     "data": ["Preference", "PreferenceSet", "domains_of", "first", "in_domains", "load_preferences", "spread"],
     "linear": [],
+    "encoder": ["Embedder"],
     "retrieval": [
-        "BM25Retriever", "Embedder", "RandomRetriever", "SBERTRetriever", "TwoStageRetriever", "by_domain", "leaked_prompts",
+        "BM25Retriever", "RandomRetriever", "SBERTRetriever", "TwoStageRetriever", "by_domain", "leaked_prompts",
+        "encoder_sentence", "leaks_sentence", "settle_leaks", "without_leaks",
     ],
     "templates": ["base_context", "contexts", "icl_context"],
     "attention": [],
@@ -53,6 +55,7 @@ READING_ORDER = {
     "verdicts": [
         "Reported", "by_model", "claims", "claims_sentence", "family_sentence", "icdpo_paper", "in_words", "show_claims",
     ],
+    "beside": ["beside_published", "roles_sentence", "show_beside"],
     "seeds": ["prompt_means", "seed_estimates", "seed_gains", "seeds_sentence"],
     "experiment": [
         "answers", "for_models", "method_rewards", "method_tables", "picks", "shown_once", "source_rewards",

@@ -8,9 +8,10 @@ import pandas as pd
 from .algorithm import select
 from .baselines import one_at_random, one_sample
 from .data import Preference, PreferenceSet, domains_of
+from .encoder import Embedder
 from .experiment import Tables
 from .protocol import Protocol
-from .retrieval import Embedder, Tokenize, by_domain
+from .retrieval import Tokenize, by_domain
 
 RETRIEVERS = ("random", "BM25", "SBERT", "R")
 

@@ -47,6 +47,11 @@ class PreferenceSet:
         """The domains of the test prompts, in alphabetical order."""
         return domains_of(self.test)
 
+    def but(self, support: tuple[Preference, ...], dropped: dict[str, int]) -> "PreferenceSet":
+        """The same set with another support split, and the digest of what is then kept."""
+        digest = _digest({"support": support, "dev": self.dev, "test": self.test})
+        return replace(self, support=support, dropped=dropped, sha256=digest)
+
     def describe(self) -> str:
         """One line: name, revision, hash, sizes and what was dropped."""
         return (
@@ -99,9 +104,12 @@ def load_preferences(
         parts[split].append(replace(row.pair, chosen=row.demonstration) if split == "support" else row.pair)
         if split == "test" and row.answer:
             answers[row.pair.prompt_id] = row.answer
-    digest = hashlib.sha256(json.dumps({s: [vars(p) for p in ps] for s, ps in parts.items()}).encode()).hexdigest()
     kept = {s: tuple(p) for s, p in parts.items()}
-    return PreferenceSet(name, version, demonstrations, **kept, dropped=dict(dropped), sha256=digest, answers=answers)
+    return PreferenceSet(name, version, demonstrations, **kept, dropped=dict(dropped), sha256=_digest(kept), answers=answers)
+
+
+def _digest(parts: dict[str, Sequence[Preference]]) -> str:
+    return hashlib.sha256(json.dumps({s: [vars(p) for p in ps] for s, ps in parts.items()}).encode()).hexdigest()
 
 
 def first(prompts: Sequence[Preference], n: int) -> list[Preference]:

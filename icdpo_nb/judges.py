@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 
+from .encoder import Embedder
 from .kept import stored
 from .protocol import InputError
-from .retrieval import Embedder
 from .rewards import Reward, load_reward
 from .safety import scrubbed, visible
 from .store import Store, digest

@@ -214,13 +214,21 @@ def role_of(source: str, roles: Sequence[str] = ()) -> str | None:
     return known.get(source)
 
 
-def published_rewards(data: str = "HH-RLHF", table: int | None = None) -> pd.DataFrame:
-    """Total reward of every method on these data as printed (Table 2 or 5, or another): columns source, method, the models."""
+def published_rewards(data: str = "HH-RLHF", table: int | None = None, domain: str | None = "total") -> pd.DataFrame:
+    """Rewards of every method on these data as printed (Table 2 or 5, or another): columns source, method, the base models.
+
+    `domain`: harmless, helpful or total; None for all columns of the table, "LLaMA harmless" and so on. Raises
+    `NotReportedError` where the table has no such domain.
+    """
     table = table or MAIN.get(data)
-    rows = _of(data).query("table == @table and domain == 'total'")
-    printed = rows[["source", "method"]].drop_duplicates()
-    values = rows.pivot(index=["source", "method"], columns="model", values="value")[list(MODELS)].reset_index()
-    return printed.merge(values)
+    rows = _of(data).query("table == @table")
+    rows = rows if domain is None else rows[rows["domain"] == domain]
+    if rows.empty:
+        raise NotReportedError(f"the paper's Table {table} has no {domain} rewards on {data}")
+    columns = [(m, d) for m in MODELS for d in DOMAINS if d in set(rows["domain"])]
+    wide = rows.pivot(index=["source", "method"], columns=["model", "domain"], values="value")[columns]
+    wide.columns = [model if rows["domain"].nunique() == 1 else f"{model} {d}" for model, d in columns]
+    return rows[["source", "method"]].drop_duplicates().merge(wide.reset_index())
 
 
 def published_sources(data: str = "HH-RLHF") -> pd.DataFrame:

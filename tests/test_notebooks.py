@@ -382,7 +382,8 @@ def test_without_a_teacher(given, tmp_path, monkeypatch):
 
 
 def test_presets_fit_their_notebook():
-    """Every preset names parameters that 01_method has, with values of their types; one serves 06_fine_tuning too."""
+    """Every preset names parameters that its notebook has, with values of their types; one serves 06_fine_tuning too."""
     for path in (NOTEBOOKS / "presets").glob("*.yaml"):
-        assert preset_parameters(path.stem, "01_method")
+        notebook = re.search(r"For (\d\d_\w+)", path.read_text(encoding="utf-8"))[1]
+        assert preset_parameters(path.stem, notebook)
     assert preset_parameters("instructions", "06_fine_tuning")["paper_data"] == "SyntheticGPT"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from icdpo_nb.beside import beside_published, roles_sentence
 from icdpo_nb.paper import (
     MODELS,
     NotReportedError,
@@ -109,8 +110,70 @@ def test_tables_as_printed():
     assert main["method"].tolist()[5:8] == ["SFT", "RM-Aug", "RM-BoN"]
     assert len(main) == 11
     assert len(published_rewards("HH-RLHF")) == 15
+    whole = published_rewards("HH-RLHF", 3, None)
+    assert list(whole)[:5] == ["source", "method", "LLaMA harmless", "LLaMA helpful", "LLaMA total"]
+    assert whole.iloc[-1].tolist()[2:] == [50.85, -33.44, 8.7, 88.62, 2.16, 45.38, 72.72, 15.32, 45.51], "Table 3's last row"
+    assert whole.shape == (10, 11)
+    assert published_rewards("HH-RLHF", 2, "helpful").iloc[0].tolist() == ["raw", "Base", -77.53, -67.67, -33.22]
+    assert list(published_rewards("HH-RLHF", 4, None)) == ["source", "method", *MODELS], "Table 4 has totals only"
+    with pytest.raises(NotReportedError, match="Table 5 has no helpful rewards on SyntheticGPT"):
+        published_rewards("SyntheticGPT", domain="helpful")
     assert published_sources("HH-RLHF").iloc[0].tolist() == ["raw", 24.23, -47.62, -11.7]
     assert published_sources("SyntheticGPT").iloc[1].tolist() == ["LLaMA2-chat", 120.31]
+
+
+# ------------------------------------ beside ours
+
+
+def means_of(**rewards: float) -> pd.DataFrame:
+    """As `method_means` gives them: raw, teacher-b and mine; the same means for each."""
+    rows = [
+        {"lm": "m", "source": source, "method": method, "domain": domain, "mean": v, "low": v - 1, "high": v + 1, "n": 9}
+        for source in ("raw", "teacher-b", "mine")
+        for method, v in rewards.items()
+        for domain in ("harmless", "small talk", "total")
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_our_means_stand_beside_those_of_the_same_role():
+    """By hand from Tables 2 and 3: the domain column, the source's own block, and nothing where the paper has nothing."""
+    means = means_of(**{"Base": 1.0, "RM-BoN": 2.0, "ICL": 3.0, "ICDPO": 4.0})
+    table = beside_published(means, ["mine=LLaMA2-chat"])
+    assert list(table) == [
+        "demonstrations", "paper's source", "method", "harmless here", "harmless, paper", "small talk here",
+        "small talk, paper", "total here", "total, paper",
+    ]  # fmt: skip
+    by = table.set_index(["demonstrations", "method"])
+    assert len(by) == 2 + 3 * 2, "what needs no demonstrations stands once"
+    assert by["harmless here"]["raw", "ICDPO"] == "4.00 [3.00, 5.00]"
+    assert by["harmless, paper"]["raw", "ICDPO"] == "25.02 / 39.81 / 26.60"
+    assert by["harmless, paper"]["teacher-b", "ICL"] == "52.73 / 88.00 / 75.46"
+    assert by["total, paper"]["teacher-b", "ICDPO"] == "20.31 / 53.94 / 53.16"
+    assert by["total, paper"]["mine", "ICDPO"] == "25.56 / 62.27 / 68.81"
+    assert by["total, paper"]["none", "Base"] == "-36.54 / -30.72 / -11.82"
+    assert by["total, paper"]["none", "RM-BoN"] == "-31.04 / -22.82 / 0.52"
+    assert by["paper's source"]["none", "RM-BoN"] == "LLaMA2-chat, as the teacher"
+    assert by["harmless, paper"]["raw", "ICL"] == "–", "Table 3 has no raw demonstrations"
+    assert set(by["small talk, paper"]) == {"–"}
+    nobody = beside_published(means).set_index(["demonstrations", "method"])
+    assert nobody["paper's source"]["mine", "ICDPO"] == nobody["total, paper"]["mine", "ICDPO"] == "–"
+
+
+def test_an_only_domain_stands_beside_the_total():
+    """SyntheticGPT has totals only (Table 5); ICDPO + Ŝ with raw demonstrations."""
+    means = means_of(**{"ICDPO + Ŝ": 1.0}).query("domain == 'small talk' and source == 'raw'")
+    (row,) = beside_published(means, data="SyntheticGPT").to_dict("records")
+    assert (row["small talk here"], row["total, paper"]) == ("1.00 [0.00, 2.00]", "29.37 / 83.34 / 78.34")
+    one = means_of(ICDPO=1.0).query("domain == 'harmless' and source == 'raw'")
+    assert beside_published(one)["harmless, paper"].tolist() == ["25.02 / 39.81 / 26.60"], "a domain that the paper has"
+
+
+def test_roles_sentence():
+    said = roles_sentence(["teacher-a", "mine"])
+    assert said == "Compared with the paper: teacher-a with LLaMA2-chat, mine with none of its sources."
+    with pytest.raises(InputError, match="write source=role"):
+        roles_sentence(["raw"], ["raw:GPT-3.5"])
 
 
 # ------------------------------------ every number, by its printed label

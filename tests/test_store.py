@@ -321,7 +321,7 @@ def test_embeddings_are_kept(tmp_path, monkeypatch):
 
     def encoder() -> StoredEmbedder:
         bare = object.__new__(Embedder)
-        vars(bare).update(name="letters", fingerprint="letters", _known={}, _lock=threading.Lock())
+        vars(bare).update(name="letters", fingerprint="letters", _known={}, _lock=threading.Lock(), limit=99)
         return StoredEmbedder(bare, Store(tmp_path))
 
     monkeypatch.setattr(Embedder, "vectors", vectors)
