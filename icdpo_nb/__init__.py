@@ -20,6 +20,7 @@ READING_ORDER = {
     "memory": [],
     "packing": [],
     "decoding": [],
+    "proof": [],
     "engine": [],
     "oasst": [],
     "checkpoints": [],
