@@ -27,7 +27,7 @@ READING_ORDER = {
     "lm": ["CausalLM", "Response", "load_lm"],
     "store": ["Store"],
     "kept": ["stored"],
-    "scoring": ["SCORES", "score"],
+    "scoring": ["SCORES", "is_empty", "score"],
     "algorithm": ["add_scores", "candidates_table", "icdpo", "select"],
     "rewards": [
         "EmbeddingReward", "NeighbourReward", "RewardModel", "SandboxReward", "TeacherReward", "correct_order", "load_reward",
@@ -53,7 +53,7 @@ READING_ORDER = {
     ],
     "seeds": ["prompt_means", "seed_claims", "seed_estimates", "seed_gains", "seeds_sentence"],
     "experiment": [
-        "answers", "for_models", "method_rewards", "method_tables", "picks", "shown_once", "source_rewards",
+        "answers", "empties", "for_models", "method_rewards", "method_tables", "picks", "shown_once", "source_rewards",
         "work_done", "work_sentence",
     ],
     "ablation": ["RETRIEVERS", "demonstration_similarity", "gain_and_similarity", "retrieval_picks", "window_similarity"],

@@ -35,6 +35,13 @@ def test_only_the_last_turn_counts():
     np.testing.assert_allclose(reward.score([long], ["yes"]), reward.score(["Human: and?"], ["yes"]))
 
 
+def test_a_teacher_has_no_score_for_an_empty_text(tiny_lm):
+    """Nor where its protocol adds an EOS to it."""
+    for eos in ("never", "always"):
+        found = TeacherReward(tiny_lm, RECOMMENDED.but(eos_scored=eos)).score(["Human: Hi"] * 3, ["", "yes", " "])
+        assert np.isneginf(found).tolist() == [True, False, True]
+
+
 def test_empty_input_and_too_few_pairs():
     assert EmbeddingReward(make(3), TinyEmbedder()).score([], []).shape == (0,)
     with pytest.raises(InputError, match="at least 2 preference pairs"):
