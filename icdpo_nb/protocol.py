@@ -35,9 +35,9 @@ class Protocol:
     stop: Literal["line_start", "anywhere"] = "line_start"
     # what is scored
     scored_tokens: Literal["sampled", "retokenized"] = "sampled"
-    # Candidates of one prompt end by EOS, by length, or at a stop string, which is never scored. With "if_sampled" the first kind
-    # alone carries a term for its end; with "always" the others are charged for an end that they did not have. "never" treats
-    # all alike, and sampled texts like given ones, which have no end. Eqs. 8-9 score y and name no EOS.
+    # Candidates of one prompt end by EOS, by length, or at a stop string, which is never scored. With "if_sampled" those that
+    # ended by EOS alone carry a term for their end; with "always" the others are charged for an end that they did not have.
+    # "never" treats all alike, and sampled texts like given ones, which have no end. Eqs. 8-9 score y and name no EOS.
     eos_scored: Literal["never", "if_sampled", "always"] = "never"
     reduction: Literal["sum", "mean"] = "sum"  # mean = the n-th root of section 4.1
     # contexts

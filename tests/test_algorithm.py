@@ -89,11 +89,8 @@ BLANK_CUT, ANSWER = ("", (7, 7), "length"), ("No.", (7, 8), "eos")
 def test_an_empty_response_is_never_chosen_while_there_is_another(pairs, nothing, name):
     """However it ended: S is -1, 4 and 1 in the worked example, Ŝ 6, 1 and 2, but b, a and a are empty."""
     protocol, x = PROTOCOLS[name], pairs[4].prompt
-    for score, said in (
-        ("S", [ANSWER, nothing, nothing]),
-        ("S_hat", [nothing, nothing, ANSWER]),
-        ("ICL", [nothing] * 2 + [ANSWER]),
-    ):
+    last = [nothing, nothing, ANSWER]
+    for score, said in (("S", last[::-1]), ("S_hat", last), ("ICL", last)):
         lm = Silent(x, pairs[:2], said)
         lm.names = {text: context for context, text in contexts(pairs[:2], x, protocol).items()}
         chosen = icdpo(x, Fixed(pairs), lm, score, protocol)

@@ -5,7 +5,7 @@ import pytest
 from test_retrieval import TinyEmbedder
 
 from icdpo_nb.data import Preference
-from icdpo_nb.protocol import InputError
+from icdpo_nb.protocol import RECOMMENDED, InputError
 from icdpo_nb.rewards import EmbeddingReward, NeighbourReward, RewardModel, TeacherReward, correct_order
 
 
