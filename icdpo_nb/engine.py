@@ -41,7 +41,7 @@ class Engine:
         self.device, self.dtype = model.device, model.dtype
         config = model.config.get_text_config()
         self.n_parameters = model.num_parameters()
-        self.n_layers, self.max_length = config.num_hidden_layers, getattr(config, "max_position_embeddings", None)
+        self.n_layers, self.max_length = config.num_hidden_layers, longest(config)
         self.softcap = getattr(config, "final_logit_softcapping", None)
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
@@ -226,6 +226,18 @@ class Engine:
             raise
         finally:
             self.batch_tokens, self.cache_tokens = budgets
+
+
+def longest(config) -> int | None:
+    """The most tokens of a sequence, or None for no limit.
+
+    Some rotary frequencies (longrope, dynamic) change as soon as a sequence of the batch is longer than the model's first
+    training allowed. Then its shorter neighbours would change too, so such models are used up to that length only.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [part for part in (rope, *rope.values()) if isinstance(part, dict)]  # one for all layers, or one for each kind
+    changing = [k.get("original_max_position_embeddings") for k in kinds if k.get("rope_type") in ("longrope", "dynamic")]
+    return min(filter(None, [getattr(config, "max_position_embeddings", None), *changing]), default=None)
 
 
 @dataclass

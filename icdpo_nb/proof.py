@@ -39,7 +39,7 @@ class Proof:
         self.responses = [draw(n) for n in RESPONSES]
         self.rows = [(c, y) for c in self.contexts for y in self.responses]
         self.ids = right_pad([[*c, *y] for c, y in self.rows], 0, engine.device)  # nothing sees the padding, which comes last
-        with self._as_it_is():
+        with self._in_one_sentence("their own attention fails"), self._as_it_is():
             self.own = self._values(self.model(input_ids=self.ids, use_cache=False).logits)
 
     def check(self, prefix_of: Callable) -> None:
@@ -47,16 +47,10 @@ class Proof:
 
         Raises `InputError` that names what differs.
         """
-        with self._narrow_windows():
-            try:
-                prefix = prefix_of(self.engine, self.prefix)
-                self._check_widths(prefix.cache.layers)
-                found = {"after a context": self._decoded(prefix), "of responses side by side": self._scored(prefix)}
-            except Exception as error:  # what the engine does not know may fail in any way
-                if isinstance(error, InputError) or is_out_of_memory(error):
-                    raise
-                why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-                raise self._unsupported(f"they fail with responses side by side ({why})") from None
+        with self._in_one_sentence("they fail with responses side by side"), self._narrow_windows():
+            prefix = prefix_of(self.engine, self.prefix)
+            self._check_widths(prefix.cache.layers)
+            found = {"after a context": self._decoded(prefix), "of responses side by side": self._scored(prefix)}
         for where, values in found.items():
             own = np.concatenate([v[: len(x)] for v, x in zip(self.own, values, strict=True)])
             finite = np.isfinite(own)
@@ -130,6 +124,17 @@ class Proof:
         return InputError(
             f"models of the class {type(self.model).__name__} are not supported: {what}; take one of the Llama kind"
         )
+
+    @contextmanager
+    def _in_one_sentence(self, what: str) -> Iterator[None]:
+        """An `InputError` of whatever fails within: an architecture that the engine does not know may fail in any way."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, InputError) or is_out_of_memory(error):
+                raise
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            raise self._unsupported(f"{what} ({why})") from None
 
     def _check_widths(self, layers) -> None:
         for layer in layers:

@@ -113,6 +113,9 @@ def test_what_fails_is_one_sentence_and_a_full_memory_is_itself(tiny, monkeypatc
     monkeypatch.setattr(attention.SlotCache, "put", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
     with pytest.raises(torch.OutOfMemoryError):
         lm.engine.begin()
+    monkeypatch.setattr(type(lm.engine.model), "forward", lambda *a, **k: {}["eager"])
+    with pytest.raises(InputError, match=r"their own attention fails \('eager'\); take"):
+        lm.engine.begin()
 
 
 def test_proved_once_and_only_if_something_is_computed(tiny, tmp_path, monkeypatch):
