@@ -53,7 +53,36 @@ def test_what_is_right_passes(tiny, kind, dtype):
     assert lm.engine.windows == windows
     held = [getattr(part, "sliding_window", None) for part in (config, *lm.engine.model.modules())]
     assert {w for w in held if w} == {w for w in windows.values() if w}
+    assert sum("attention" in type(m).__name__.lower() for m in lm.engine.model.modules()) == lm.engine.n_layers == 2
     assert lm.engine.work == Counter()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_would_be_wrong_is_refused_in_half_precision_too(tiny, dtype):
+    with pytest.raises(InputError, match=r"it takes s_aux as well"):
+        tiny("gpt_oss", dtype=dtype).engine.begin()
+
+
+def test_every_kind_of_layer_takes_part_and_no_more(tiny, monkeypatch):
+    """Of a Llama's two layers the first, of Gemma 2's the sliding and the full one; and one with a setting of its own."""
+    taken, plain = [], engine.Engine.forward
+
+    def counted(self, *args):
+        taken.append(self.n_layers)
+        return plain(self, *args)
+
+    monkeypatch.setattr(engine.Engine, "forward", counted)
+
+    def layers_of(lm) -> set[int]:
+        taken.clear()
+        lm.engine._take()  # `begin` goes on to measure memory, with all layers
+        return set(taken)
+
+    assert layers_of(tiny("llama")) == {1}
+    assert layers_of(tiny("gemma2")) == {2}
+    odd = tiny("qwen2")
+    odd.engine.model.model.layers[1].self_attn.scaling *= 2
+    assert layers_of(odd) == {2}
 
 
 class Wrong:
