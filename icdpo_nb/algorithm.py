@@ -17,7 +17,7 @@ from .kept import StoredLM, StoredRetriever
 from .lm import CausalLM, Response
 from .protocol import RECOMMENDED, InputError, Protocol
 from .retrieval import Retriever
-from .scoring import SCORES, score
+from .scoring import SCORES, is_empty, score
 from .templates import base_context, contexts
 
 CONTEXTS = ("base", "icl", "icl_rejected")
@@ -35,7 +35,7 @@ class Selection:
 
     @property
     def best(self) -> Response:
-        """The response with the largest score; the first of equals, as in Algorithm 1."""
+        """The response with the largest score; the first of equals, as in Algorithm 1, and so where all are empty."""
         return self.responses[int(np.argmax(self.scores))]
 
 
@@ -51,7 +51,7 @@ def icdpo(
     responses = lm.sample([context["icl"]], protocol.n_candidates, protocol, seed)[0]  # y_1 … y_n, line 2
     logp = {c: np.array([lp.sum() for lp in lm.logprobs([context[c]], [responses])[0]]) for c in CONTEXTS}  # lines 6-7
     n_tokens = np.array([len(y.token_ids) for y in responses])
-    scores = score(name, logp, n_tokens, protocol.reduction)  # line 8
+    scores = score(name, logp, n_tokens, protocol.reduction, empty=is_empty(y.text for y in responses))  # line 8
     return Selection(prompt, demos, responses, logp, scores)  # .best = argmax, lines 9-15
 
 
@@ -69,8 +69,8 @@ def candidates_table(
     Base; there are then no demonstrations and no expert). Log-probabilities under the context a response was sampled from are
     those of sampling; `rescore=True` computes them anew, and the two agree.
 
-    Columns: prompt_id, domain, prompt, demo_ids (most similar first), candidate_id, response, n_tokens, finish ("stop", "eos",
-    "length"), logp_base, logp_icl, logp_icl_rejected (nats), and S, S_hat, ICL.
+    Columns: prompt_id, domain, prompt, demo_ids (most similar first), candidate_id, response, n_tokens (those that are scored),
+    finish ("stop", "eos", "length"), logp_base, logp_icl, logp_icl_rejected (nats), and S, S_hat, ICL.
     """
     if retrievers:
         if isinstance(lm, StoredLM):
@@ -126,12 +126,16 @@ def _score_contexts(
 
 def add_scores(table: pd.DataFrame, protocol: Protocol = RECOMMENDED) -> pd.DataFrame:
     """The table with its columns S, S_hat and ICL computed from the log-probabilities."""
-    logp = {c: table[f"logp_{c}"].to_numpy(float) for c in CONTEXTS}
-    return table.assign(**{name: score(name, logp, table["n_tokens"], protocol.reduction) for name in SCORES})
+    logp, empty = {c: table[f"logp_{c}"].to_numpy(float) for c in CONTEXTS}, is_empty(table["response"])
+    return table.assign(**{name: score(name, logp, table["n_tokens"], protocol.reduction, empty=empty) for name in SCORES})
 
 
 def select(table: pd.DataFrame, name: str = "S") -> pd.DataFrame:
-    """The chosen candidate of each prompt: the row with the largest score, the first of equals; in the prompts' order."""
+    """The chosen candidate of each prompt: the row with the largest score, the first of equals; in the prompts' order.
+
+    An empty response scores -inf, so it is chosen only where all of a prompt's candidates are empty: then the first of them is
+    the answer, and has its reward like any other.
+    """
     if table[name].isna().any():
         raise InputError(f"the table has no {name} for some candidates; was it sampled without demonstrations?")
     order = table.sort_values(name, ascending=False, kind="stable")

@@ -20,6 +20,7 @@ from .lm import UNBEGUN, CausalLM, Response
 from .protocol import RECOMMENDED, InputError, Protocol, seed_of
 from .retrieval import Retriever
 from .rewards import Reward
+from .scoring import is_empty
 from .templates import base_context, icl_context
 
 BLOCK_TOKENS = 16  # M of RM-Aug; neither the paper nor its code says which it used
@@ -60,7 +61,7 @@ def rm_bon(
     seed: int = 0,
 ) -> Selection:
     """RM-BoN (section 3.2): of n responses sampled from the prompt alone, the teacher's best; `retriever` is not asked."""
-    return _chosen(prompt, None, lm, protocol, seed, lambda texts: teacher.score([prompt] * len(texts), texts))
+    return _chosen(prompt, None, lm, protocol, seed, lambda texts: guidance(teacher, [prompt] * len(texts), texts))
 
 
 def rm_aug(
@@ -93,6 +94,11 @@ def _chosen(
     logp = {name: np.array([lp.sum() for lp in lm.logprobs([context], [responses])[0]])}
     scores = scorer([y.text for y in responses]) if scorer else np.zeros(len(responses))
     return Selection(prompt, demos, responses, logp, scores)
+
+
+def guidance(teacher: Reward, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    """What a teacher makes of each response, shape (n,); an empty one has -inf, whatever the teacher gives it."""
+    return np.where(is_empty(responses), -np.inf, teacher.score(prompts, responses))
 
 
 # ---------------------------------------------------------------- RM-Aug
@@ -128,7 +134,7 @@ def blockwise(
         block = as_sampled.but(max_new_tokens=min(block_tokens, protocol.max_new_tokens - n_tokens))
         found = lm.sample([texts[i] for i in going], k, block, seed, progress, [best[i] for i in going])
         asked = [prompts[i] for i in going for _ in range(k)]
-        values = teacher.score(asked, [y.text for ys in found for y in ys]).reshape(len(going), k)
+        values = guidance(teacher, asked, [y.text for ys in found for y in ys]).reshape(len(going), k)
         for i, ys, value in zip(going, found, values, strict=True):
             best[i], scores[i] = ys[int(np.argmax(value))], value.max()
         n_tokens += block.max_new_tokens

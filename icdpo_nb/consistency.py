@@ -14,7 +14,7 @@ from .lm import CausalLM
 from .metrics import Estimate, mean_ci
 from .protocol import Protocol
 from .retrieval import Retriever
-from .scoring import SCORES, score
+from .scoring import SCORES, is_empty, score
 from .templates import contexts
 
 SCORERS = {  # column of the candidates table -> its name in reports
@@ -92,7 +92,8 @@ def pair_scores(
     logp = {c: np.array([[v.sum() for v in row] for row in lm.logprobs([t[c] for t in texts], pairs)]) for c in CONTEXTS}
     sides = []
     for j, side in enumerate(("chosen", "rejected")):
-        values = {s: score(s, {c: v[:, j] for c, v in logp.items()}, n_tokens[:, j], protocol.reduction) for s in SCORES}
+        given, empty = {c: v[:, j] for c, v in logp.items()}, is_empty(getattr(p, side) for p in prompts)
+        values = {s: score(s, given, n_tokens[:, j], protocol.reduction, empty=empty) for s in SCORES}
         ids = {"prompt_id": [p.prompt_id for p in prompts], "domain": [p.domain for p in prompts], "side": side}
         sides.append(pd.DataFrame(ids | values))
     return pd.concat(sides, ignore_index=True)

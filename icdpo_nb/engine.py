@@ -22,6 +22,7 @@ from .decoding import Pool, Row, Sampled, nucleus_sample
 from .linear import pack_linears
 from .memory import budget_bytes, is_out_of_memory, peak_bytes, peak_so_far
 from .packing import Packed, families, pack, right_pad, split, token_batches
+from .proof import Proof
 from .protocol import InputError
 
 PROBE = 256  # tokens of the pass whose memory is measured
@@ -40,7 +41,7 @@ class Engine:
         self.device, self.dtype = model.device, model.dtype
         config = model.config.get_text_config()
         self.n_parameters = model.num_parameters()
-        self.n_layers, self.max_length = config.num_hidden_layers, getattr(config, "max_position_embeddings", None)
+        self.n_layers, self.max_length = config.num_hidden_layers, longest(config)
         self.softcap = getattr(config, "final_logit_softcapping", None)
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
@@ -115,7 +116,7 @@ class Engine:
                 while members:
                     batch = [members[k] for k in token_batches([lengths[i] for i in members], self.batch_tokens)[0]]
                     with _watch_memory() as room:
-                        values = self._score([contexts[i] for i in batch], [packed[i] for i in batch], prefix)
+                        values = self.score([contexts[i] for i in batch], [packed[i] for i in batch], prefix)
                     if not room.enough:
                         self._shrink(len(batch), len(batch) * max(lengths[i] for i in batch))
                         continue
@@ -126,7 +127,7 @@ class Engine:
         self._record("scoring", start)
         return out
 
-    def _score(self, contexts: Sequence[Sequence[int]], packed: Sequence[Packed], prefix: "Prefix") -> np.ndarray:
+    def score(self, contexts: Sequence[Sequence[int]], packed: Sequence[Packed], prefix: "Prefix") -> np.ndarray:
         """Log-probabilities of all targets of one batch, one row after the other."""
         rest = [c[len(prefix.ids) : -1] for c in contexts]  # the last token of a context stands before each response
         self.work["scored"] += sum(map(len, rest)) + sum(len(p.ids) for p in packed)
@@ -202,29 +203,41 @@ class Engine:
 
     def begin(self) -> None:
         """Take the model apart and measure the budgets, once; a run that finds all its results in the store needs neither."""
+        work, self.work = self.work, Counter()  # the tokens of this are no work of a run's
         if self.body is None:
             self._take()
         if self.batch_tokens is None:
             self.batch_tokens = self.cache_tokens = 1
             (in_cache, in_pass), budget = self.token_bytes(), budget_bytes(self.device)
             self.batch_tokens, self.cache_tokens = (max(1, int(x)) for x in (budget / 4 / in_pass, budget * 3 / 4 / in_cache))
-            self.work.clear()
+        self.work = work
 
     @torch.inference_mode()
     def _take(self) -> None:
-        """Take the model apart into body and head, its layers packed; some tokens' logits must still be the model's own.
-
-        Some architectures scale their logits in ways of their own, after the head.
-        """
-        ids, model = torch.arange(3, device=self.device)[None], self.model
-        theirs = model(input_ids=ids).logits.float()
-        pack_linears(model)
-        self.body, self.head = model.base_model, model.get_output_embeddings()
-        ours = self.logits(self.body(input_ids=ids).last_hidden_state)
-        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3, equal_nan=True):
+        """Take the model apart into body and head, its layers packed; it must then give what its own attention gave."""
+        proof, budgets = Proof(self), (self.batch_tokens, self.cache_tokens)
+        pack_linears(self.model)
+        self.body, self.head = self.model.base_model, self.model.get_output_embeddings()
+        self.batch_tokens = self.cache_tokens = PROBE
+        try:
+            proof.check(Prefix)
+        except BaseException:
             self.body = None
-            kind = type(model).__name__
-            raise InputError(f"models of the kind {kind} change their logits after the output layer; that is not supported")
+            raise
+        finally:
+            self.batch_tokens, self.cache_tokens = budgets
+
+
+def longest(config) -> int | None:
+    """The most tokens of a sequence, or None for no limit.
+
+    Some rotary frequencies (longrope, dynamic) change as soon as a sequence of the batch is longer than the model's first
+    training allowed. Then its shorter neighbours would change too, so such models are used up to that length only.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [part for part in (rope, *rope.values()) if isinstance(part, dict)]  # one for all layers, or one for each kind
+    changing = [k.get("original_max_position_embeddings") for k in kinds if k.get("rope_type") in ("longrope", "dynamic")]
+    return min(filter(None, [getattr(config, "max_position_embeddings", None), *changing]), default=None)
 
 
 @dataclass

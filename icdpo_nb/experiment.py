@@ -7,12 +7,14 @@ from typing import TypeVar
 import pandas as pd
 
 from .algorithm import candidates_table, select
-from .baselines import BLOCK_TOKENS, WITHOUT_DEMONSTRATIONS, one_at_random, one_sample, rm_aug_table
+from .baselines import BLOCK_TOKENS, WITHOUT_DEMONSTRATIONS, guidance, one_at_random, one_sample, rm_aug_table
 from .data import Preference, PreferenceSet, domains_of
 from .lm import CausalLM
+from .metrics import mean_ci
 from .protocol import InputError, Protocol
 from .retrieval import Embedder, by_domain
-from .rewards import Reward, scored_by
+from .rewards import Reward
+from .scoring import is_empty
 from .tables import method_means, per_prompt
 
 T = TypeVar("T")
@@ -68,8 +70,10 @@ def method_tables(
     def candidates(name: str) -> Tables:
         lm = models[name]
         alone = candidates_table(prompts, None, lm, protocol, seed)
-        made: Tables = {(name, "none", "none"): scored_by(alone, {"teacher": teacher} if teacher else {})}
+        made: Tables = {(name, "none", "none"): alone}
         if teacher:
+            scores = guidance(teacher, list(alone["prompt"]), list(alone["response"]))
+            made[name, "none", "none"] = alone.assign(teacher=scores)
             made[name, "none", "RM-Aug"] = rm_aug_table(prompts, lm, teacher, protocol, seed, block_tokens)
         for source, preferences in data.items():
             for kind in kinds:
@@ -91,11 +95,35 @@ def _measured(tables: Tables) -> pd.DataFrame:
             "demonstrations": source if kind == "none" else f"{source}, {kind}",
             "responses": len(t),
             "mean tokens": t["n_tokens"].mean(),
-            "empty": f"{(t['n_tokens'] == 0).mean():.0%}",
+            "empty": f"{is_empty(t['response']).mean():.0%}",
             "cut by length": f"{(t['finish'] == 'length').mean():.0%}",
         }
         for (lm, source, kind), t in tables.items()
     ]
+    return pd.DataFrame(rows)
+
+
+def empties(tables: Tables, totals: str = "macro", seed: int = 0) -> pd.DataFrame:
+    """What leaving out empty responses gives by itself, for every table sampled with demonstrations.
+
+    ICL is the mean over all of a prompt's candidates, while S and Ŝ never choose an empty one. So a part of ICDPO - ICL is the
+    mean over the candidates that say something less the mean over all, 0 where none is empty, or all are. Columns lm, source,
+    retriever, share empty, ICL over all, ICL over non-empty, difference [95 % interval], n (prompts).
+    """
+    rows = []
+    for (lm, source, retriever), table in tables.items():
+        if source == "none":
+            continue
+        empty, by = is_empty(table["response"]), [table["domain"], table["prompt_id"]]
+        everyone = table["reward"].groupby(by, sort=False).mean()
+        speaking = table["reward"].mask(empty).groupby(by, sort=False).mean().fillna(everyone)
+        over = {"all": everyone, "non-empty": speaking, "gap": speaking - everyone}
+        means = {name: mean_ci([part.to_numpy() for _, part in v.groupby("domain")], totals, seed) for name, v in over.items()}
+        rows.append({
+            "lm": lm, "source": source, "retriever": retriever, "share empty": empty.mean(),
+            "ICL over all": means["all"].mean, "ICL over non-empty": means["non-empty"].mean,
+            "difference [95 % interval]": str(means["gap"]), "n": means["gap"].n,
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 

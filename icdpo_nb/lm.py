@@ -102,11 +102,12 @@ class CausalLM:
         joint = self.tokenize(f": {text}")
         alone = protocol.scored_tokens == "retokenized" or joint[: len(colon)] != colon
         ids = self.tokenize(f" {text}") if alone else joint[len(colon) :]
-        return Response(text, self._with_eos(ids if text else [], False, protocol))
+        return Response(text, self._with_eos(ids if text else [], (), protocol))
 
-    def _with_eos(self, ids: Sequence[int], sampled: bool, protocol: Protocol) -> tuple[int, ...]:
-        wanted = protocol.eos_scored == "always" or (sampled and protocol.eos_scored == "if_sampled")
-        return (*ids, self.eos_ids[0]) if wanted and self.eos_ids else tuple(ids)
+    def _with_eos(self, ids: Sequence[int], sampled: Sequence[int], protocol: Protocol) -> tuple[int, ...]:
+        """Tokens with the EOS that is scored: the one that was `sampled`, if any, whichever of the model's it is."""
+        ends = {"never": (), "if_sampled": sampled, "always": sampled or self.eos_ids[:1]}[protocol.eos_scored]
+        return (*ids, *ends)
 
     # ------------------------------------------------------------ sampling and scoring
 
@@ -207,11 +208,15 @@ class CausalLM:
         return self.as_scored(whole, protocol)
 
     def as_scored(self, sampled: Response, protocol: Protocol) -> Response:
-        """A response that holds its tokens as they were sampled, EOS included, with those that the protocol scores instead."""
+        """A response that holds its tokens as they were sampled, EOS included, with those that the protocol scores instead.
+
+        A sampled EOS keeps its own id; `eos_scored="always"` gives a response that ended otherwise the tokenizer's.
+        """
+        ids, end = sampled.token_ids, -1 if sampled.finish == "eos" else len(sampled.token_ids)
         if protocol.scored_tokens == "retokenized":
-            return replace(self.encode_response(sampled.text, protocol), finish=sampled.finish)
-        ids, eos = sampled.token_ids, sampled.finish == "eos"
-        scored = self._with_eos(ids[:-1] if eos else ids, eos, protocol)
+            text = self.encode_response(sampled.text, protocol.but(eos_scored="never"))
+            return replace(text, token_ids=self._with_eos(text.token_ids, ids[end:], protocol), finish=sampled.finish)
+        scored = self._with_eos(ids[:end], ids[end:], protocol)
         as_sampled = sampled.logps is not None and ids[: len(scored)] == scored
         return replace(sampled, token_ids=scored, logps=sampled.logps[: len(scored)] if as_sampled else None)
 

@@ -35,7 +35,10 @@ class Protocol:
     stop: Literal["line_start", "anywhere"] = "line_start"
     # what is scored
     scored_tokens: Literal["sampled", "retokenized"] = "sampled"
-    eos_scored: Literal["if_sampled", "never", "always"] = "if_sampled"
+    # Candidates of one prompt end by EOS, by length, or at a stop string, which is never scored. With "if_sampled" those that
+    # ended by EOS alone carry a term for their end; with "always" the others are charged for an end that they did not have.
+    # "never" treats all alike, and sampled texts like given ones, which have no end. Eqs. 8-9 score y and name no EOS.
+    eos_scored: Literal["if_sampled", "never", "always"] = "never"
     reduction: Literal["sum", "mean"] = "sum"  # mean = the n-th root of section 4.1
     # contexts
     amateur: Literal["prompt", "template"] = "prompt"  # "prompt + Assistant:" or the ICL template without demonstrations
@@ -82,7 +85,7 @@ class Protocol:
 
 
 RECOMMENDED = Protocol()
-PAPER = Protocol(name="PAPER", eos_scored="never", support="mixed")
+PAPER = Protocol(name="PAPER", support="mixed")
 REFERENCE = Protocol(
     name="REFERENCE",
     top_k=50,  # the default of transformers' generate(), which the code does not override

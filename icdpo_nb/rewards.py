@@ -21,6 +21,7 @@ from .lm import CausalLM
 from .packing import right_pad, token_batches
 from .protocol import RECOMMENDED, InputError, Protocol
 from .retrieval import Embedder, SBERTRetriever
+from .scoring import is_empty
 from .store import digest
 from .templates import base_context
 
@@ -158,9 +159,9 @@ class TeacherReward:
         with self._turn:
             given = [[self.teacher.encode_response(responses[i], self.protocol) for i in rows] for rows in at.values()]
             found = self.teacher.logprobs(list(at), given)
-        means = np.full(len(responses), -np.inf)
+        means, empty = np.full(len(responses), -np.inf), is_empty(responses)
         for i, values in zip(chain(*at.values()), chain(*found), strict=True):
-            means[i] = values.mean(dtype=float) if len(values) else -np.inf
+            means[i] = -np.inf if empty[i] else values.mean(dtype=float)  # an EOS that the protocol adds is no response
         return means
 
 

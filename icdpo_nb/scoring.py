@@ -3,7 +3,7 @@
 They take any arrays, so the columns `logp_base`, `logp_icl`, `logp_icl_rejected` of a candidates table as well.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -16,14 +16,27 @@ SCORES = {
 }
 
 
-def score(name: str, logp: Mapping[str, np.ndarray], n_tokens: np.ndarray, reduction: str = "sum") -> np.ndarray:
+def is_empty(responses: Iterable[str]) -> np.ndarray:
+    """Which responses say nothing, shape (n,): their text is blank, however they ended and whatever tokens they are made of.
+
+    >>> is_empty(["Yes.", "", "  "])
+    array([False,  True,  True])
+    """
+    return np.array([not text.strip() for text in responses], bool)
+
+
+def score(
+    name: str, logp: Mapping[str, np.ndarray], n_tokens: np.ndarray, reduction: str = "sum", *, empty: np.ndarray
+) -> np.ndarray:
     """The score `name` of each response, nats (or nats per token with `reduction="mean"`, the n-th root of section 4.1).
 
-    `logp`: Σ log π over a response's tokens under each context, by context name, shape (n,); `n_tokens`: (n,).
-    A response without tokens scores -inf: nothing was said that could be preferred, and its empty sum of 0 could win.
+    `logp`: Σ log π over a response's tokens under each context, by context name, shape (n,); `n_tokens`: how many these
+    are, (n,); `empty`: which responses are empty, (n,), as from `is_empty`. These score -inf: nothing was said that could be
+    preferred, and the sum over no token, 0, or over an EOS alone could win.
 
-    >>> score("S", {"icl": np.array([-3.0, -5.0]), "base": np.array([-4.0, -9.0])}, np.array([2, 4]))
-    array([1., 4.])
+    >>> logp = {"icl": np.array([-3.0, -1.0]), "base": np.array([-4.0, -9.0])}
+    >>> score("S", logp, np.array([2, 1]), empty=is_empty(["No.", " "]))
+    array([  1., -inf])
     """
     if name not in SCORES:
         raise InputError(f"score is {name!r}, but must be one of {', '.join(SCORES)}")
@@ -33,4 +46,4 @@ def score(name: str, logp: Mapping[str, np.ndarray], n_tokens: np.ndarray, reduc
     n_tokens = np.asarray(n_tokens, float)
     value = np.asarray(logp[expert], float) - (np.asarray(logp[amateur], float) if amateur else 0.0)
     value = value / np.maximum(n_tokens, 1) if reduction == "mean" else value
-    return np.where(n_tokens > 0, value, -np.inf)
+    return np.where(empty, -np.inf, value)

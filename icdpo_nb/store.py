@@ -22,7 +22,7 @@ import psutil
 from .checkpoints import cache_folder
 from .protocol import InputError
 
-SCHEMA = 3  # raise it when a change to the code changes results or their form
+SCHEMA = 4  # raise it when a change to the code changes results or their form
 CHUNK = 256  # items that are computed, and then kept, at a time
 LEASE = 1800.0  # seconds after which the work of a process that cannot be asked counts as given up
 WAIT = 0.2  # seconds between two looks at what another process computes

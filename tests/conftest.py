@@ -61,6 +61,34 @@ def tiny_config(kind: str, vocab: int):
             num_attention_heads=4,
             max_position_embeddings=1024,
         ),
+        "phi3": lambda: t.Phi3Config(  # its rotary frequencies change beyond 64 tokens
+            **llama,
+            original_max_position_embeddings=64,
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "factor": 16.0,
+                "short_factor": [1.0] * 4,
+                "long_factor": [2.0, 3.0, 4.0, 5.0],
+            },
+        ),
+        # what the engine does not serve, and must refuse
+        "gpt_oss": lambda: t.GptOssConfig(**llama, head_dim=8, sliding_window=16, num_local_experts=4, num_experts_per_tok=2),
+        "deepseek_v2": lambda: t.DeepseekV2Config(
+            **llama | {"num_key_value_heads": 4},
+            q_lora_rank=None,
+            kv_lora_rank=16,
+            qk_nope_head_dim=8,
+            qk_rope_head_dim=8,
+            v_head_dim=8,
+            n_routed_experts=4,
+            n_shared_experts=1,
+            num_experts_per_tok=2,
+            moe_intermediate_size=16,
+            first_k_dense_replace=1,
+            topk_method="greedy",
+        ),
+        "granite": lambda: t.GraniteConfig(**llama, logits_scaling=3.0),
     }[kind]()
 
 

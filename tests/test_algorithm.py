@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from icdpo_nb.algorithm import CONTEXTS, add_scores, candidates_table, icdpo, select
+from icdpo_nb.algorithm import CONTEXTS, add_scores, candidates_table, icdpo, responses_table, select
 from icdpo_nb.lm import Response
 from icdpo_nb.protocol import PROTOCOLS, RECOMMENDED, InputError
 from icdpo_nb.retrieval import by_domain
@@ -69,6 +69,50 @@ def test_the_first_of_equals_is_chosen():
     assert select(table, "S")["response"].tolist() == ["b", "d"]
 
 
+class Silent(WorkedExample):
+    """A model that says nothing in several ways; where the worked example chooses, what it says is empty."""
+
+    def __init__(self, prompt, demos, said):
+        super().__init__(prompt, demos)
+        self.said = said
+
+    def sample(self, texts, n, protocol, seed, progress=None):
+        return [[Response(text, ids, finish) for text, ids, finish in self.said[:n]]]
+
+
+EOS_ALONE, BLANK_EOS, STOPPED = ("", (2,), "eos"), ("", (7, 2), "eos"), ("", (), "stop")
+BLANK_CUT, ANSWER = ("", (7, 7), "length"), ("No.", (7, 8), "eos")
+
+
+@pytest.mark.parametrize("nothing", [EOS_ALONE, BLANK_EOS, STOPPED, BLANK_CUT])
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_an_empty_response_is_never_chosen_while_there_is_another(pairs, nothing, name):
+    """However it ended: S is -1, 4 and 1 in the worked example, Ŝ 6, 1 and 2, but b, a and a are empty."""
+    protocol, x = PROTOCOLS[name], pairs[4].prompt
+    last = [nothing, nothing, ANSWER]
+    for score, said in (("S", last[::-1]), ("S_hat", last), ("ICL", last)):
+        lm = Silent(x, pairs[:2], said)
+        lm.names = {text: context for context, text in contexts(pairs[:2], x, protocol).items()}
+        chosen = icdpo(x, Fixed(pairs), lm, score, protocol)
+        table = candidates_table(pairs[4:5], {"harmless": Fixed(pairs)}, lm, protocol)
+        assert chosen.best.text == "No."
+        assert select(table, score)["response"].tolist() == ["No."]
+        assert table[score].tolist() == chosen.scores.tolist()
+        assert np.isneginf(chosen.scores).sum() == 2
+
+
+def test_where_all_are_empty_the_first_is_the_answer(pairs):
+    x, said = pairs[4].prompt, [BLANK_CUT, EOS_ALONE, STOPPED]
+    lm = Silent(x, pairs[:2], said)
+    chosen = icdpo(x, Fixed(pairs), lm)
+    table = candidates_table(pairs[4:5], {"harmless": Fixed(pairs)}, lm)
+    assert chosen.best is chosen.responses[0]
+    assert select(table)["candidate_id"].tolist() == [0]
+    given = [[Response(*y) for y in said]]
+    again = responses_table(pairs[4:5], [pairs[:2]], [contexts(pairs[:2], x)], given, lm)
+    assert np.isneginf(again[["S", "S_hat", "ICL"]]).all(axis=None)
+
+
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_table_equals_algorithm_1(pairs, tiny_lm, name):
     protocol = PROTOCOLS[name].but(max_new_tokens=10)
@@ -99,7 +143,7 @@ def check_against_brute_force(prompts, retrievers, lm, protocol):
         for y, (_, row) in zip(ys, rows.iterrows(), strict=True):
             logp = {c: brute_force(lm, text[c], y.token_ids) for c in CONTEXTS}
             assert row["response"] == y.text
-            if not y.token_ids:  # nothing was said: by definition never chosen
+            if not y.text:  # nothing was said: by definition never chosen
                 assert row["S"] == row["S_hat"] == -np.inf
                 continue
             assert row["S"] == pytest.approx(logp["icl"] - logp["base"], abs=1e-4)

@@ -1,5 +1,6 @@
 """The baselines: RM-BoN and RM-Aug by hand and against a plain re-implementation, and what they reduce to."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -73,6 +74,25 @@ def test_rm_bon_by_hand(pairs, monkeypatch, tiny_lm):
         assert teacher.asked == [(pairs[0].prompt, t) for t in said]
         assert found.demos == []
         assert base(pairs[0].prompt, None, tiny_lm).best.text == said[0]
+
+
+class Shortest(Vowels):
+    """A teacher that likes short texts, an empty one most."""
+
+    def score(self, prompts, responses):
+        return np.array([-float(len(y)) for y in responses])
+
+
+def test_an_empty_response_is_not_chosen_by_any_teacher(pairs, monkeypatch, tiny_lm):
+    """Nor by one that gives it a high score; in RM-BoN, in RM-Aug and in their table."""
+    given = [tiny_lm.encode_response(t, RECOMMENDED.but(eos_scored="always")) for t in ("long", "", "ab")]
+    given = [replace(y, finish="eos") for y in given]
+    monkeypatch.setattr(tiny_lm, "_sample", lambda contexts, n, *rest: [given[:n] for _ in contexts])
+    found = rm_bon(pairs[0].prompt, None, tiny_lm, Shortest())
+    assert found.best.text == "ab"
+    assert found.scores.tolist() == [-4, -np.inf, -2]
+    said, scores = blockwise([p.prompt for p in pairs[:2]], tiny_lm, Shortest())
+    assert ([y.text for y in said], scores.tolist()) == (["ab", "ab"], [-2, -2])
 
 
 def test_rm_bon_table_equals_rm_bon(pairs, tiny_lm):

@@ -149,6 +149,18 @@ def test_contexts_join_as_others_finish(models, monkeypatch):
     assert sum(width > 3 for _, width in sizes) > 2, "contexts were computed in several passes"
 
 
+def test_frequencies_that_change_with_the_longest_of_a_batch(tmp_path):
+    """A long neighbour must not change a short context's results: beyond the change nothing is computed."""
+    lm = load_lm(str(save_tiny_lm(tmp_path, "phi3")))
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager").eval()
+    short, fits, long = ("Human: " + "so " * n + "\n\nAssistant:" for n in (1, 12, 20))
+    y = lm.encode_response("yes")
+    for context, (values,) in zip((short, fits), lm.logprobs([short, fits], [[y], [y]]), strict=True):
+        np.testing.assert_allclose(values, one_by_one(plain, lm.encode_context(context), y.token_ids), atol=1e-4)
+    with pytest.raises(InputError, match="exceeds the 64 tokens"):
+        lm.logprobs([short, long], [[y], [y]])
+
+
 def test_batches_and_order_change_nothing(models):
     lm, _ = models
     protocol = RECOMMENDED.but(max_new_tokens=16)

@@ -11,6 +11,7 @@ from icdpo_nb.algorithm import candidates_table
 from icdpo_nb.data import PreferenceSet
 from icdpo_nb.experiment import (
     answers,
+    empties,
     for_models,
     method_rewards,
     method_tables,
@@ -20,7 +21,7 @@ from icdpo_nb.experiment import (
     work_done,
     work_sentence,
 )
-from icdpo_nb.lm import load_lm
+from icdpo_nb.lm import Response, load_lm
 from icdpo_nb.protocol import RECOMMENDED, InputError
 from icdpo_nb.retrieval import RandomRetriever
 from icdpo_nb.rewards import TeacherReward
@@ -115,6 +116,39 @@ def test_tables_with_a_teacher(pairs, tiny_lm):
     assert measured["responses"].tolist() == [6, 2, 6, 6]
     assert all(made[key].equals(plain[key]) for key in list(plain)[1:])
     assert made["tiny", "none", "none"].drop(columns="teacher").equals(plain["tiny", "none", "none"])
+
+
+def test_empty_responses_are_counted_by_their_text(pairs, tiny_lm, monkeypatch):
+    """Of six an EOS alone, and white space that was cut; the teacher chooses neither, though this one likes them."""
+    said = [("a", (9,), "stop"), ("", (2,), "eos"), ("", (9, 9), "length")]
+    monkeypatch.setattr(tiny_lm, "_sample", lambda contexts, n, *rest: [[Response(*y) for y in said[:n]] for _ in contexts])
+
+    class Short(Length):
+        def score(self, prompts, responses):
+            return -super().score(prompts, responses)
+
+    data = PreferenceSet("x", "local", "raw", tuple(pairs[:6]), (), tuple(pairs[6:]), {}, "0")
+    given = data.test, {"raw": data}, {"tiny": tiny_lm}, Length(), TinyEmbedder(), RECOMMENDED
+    made, measured = method_tables(*given, teacher=Short())
+    assert measured.set_index("demonstrations")["empty"].to_dict() == {
+        "none": "67%", "none, RM-Aug": "0%", "raw, random": "67%", "raw, R": "67%",
+    }  # fmt: skip
+    assert picks(made, "tiny", "raw")["RM-BoN"]["response"].tolist() == ["a", "a"]
+
+
+def test_what_leaving_out_empties_gives(tables):
+    """By hand: of prompt p's 3, 6, 9 the first is empty, so 7.5 instead of 6; q's 0, 3, 0 are all empty, so 1 either way."""
+    random = tables["lm", "a", "random"].assign(response=["", "p1", "p2", " ", "", "\n"])
+    found = empties({**tables, ("lm", "a", "random"): random})
+    assert list(found)[:6] == ["lm", "source", "retriever", "share empty", "ICL over all", "ICL over non-empty"]
+    assert found[["lm", "source", "retriever"]].values.tolist() == [["lm", "a", "random"], ["lm", "a", "R"]]
+    assert found["share empty"].tolist() == [4 / 6, 0]
+    assert found["ICL over all"].tolist() == [3.5, 35]
+    assert found["ICL over non-empty"].tolist() == [4.25, 35]
+    assert found["n"].tolist() == [2, 2]
+    assert found["difference [95 % interval]"].str.split(" ").str[0].tolist() == ["0.75", "0.00"]
+    split = {("lm", "a", "R"): random.assign(domain=["one"] * 3 + ["two"] * 3)}
+    assert empties(split)["ICL over non-empty"].tolist() == [4.25], "the mean of the domains"
 
 
 def test_the_reward_changes_no_response(pairs, tiny_lm):

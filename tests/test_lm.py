@@ -58,6 +58,25 @@ def test_eos_policy(tiny_lm, monkeypatch):
     assert cut.logps is None, "an added EOS was not sampled, so its log-probability is not known"
 
 
+@pytest.mark.parametrize("tokens", ["sampled", "retokenized"])
+def test_a_sampled_eos_keeps_its_own_id(tiny_lm, monkeypatch, tokens):
+    """Of a model with several; what ended otherwise gets the tokenizer's, if any."""
+    monkeypatch.setattr(tiny_lm, "eos_ids", [2, 7, 9])
+    text = tiny_lm.tokenize(" ok")
+    whole = Response("ok", (*text, 9), "eos", CONTEXT, np.float32([-1, -2, -3, -4]), tiny_lm.engine)
+    cut = replace(whole, token_ids=tuple(text), finish="length", logps=np.float32([-1, -2, -3]))
+    expected = {"never": [(), ()], "if_sampled": [(9,), ()], "always": [(9,), (2,)]}
+    for policy, ends in expected.items():
+        protocol = RECOMMENDED.but(eos_scored=policy, scored_tokens=tokens)
+        found = [tiny_lm.as_scored(y, protocol) for y in (whole, cut)]
+        assert [y.token_ids for y in found] == [(*text, *end) for end in ends]
+        assert [y.finish for y in found] == ["eos", "length"]
+        if tokens == "sampled":
+            assert found[0].logps.tolist() == [-1, -2, -3, -4][: len(found[0].token_ids)], "they are those of sampling"
+    again = tiny_lm.sample([CONTEXT], 1, RECOMMENDED.but(max_new_tokens=1, eos_scored="if_sampled"), begun=[cut])
+    assert again[0][0].token_ids[:3] == tuple(text)
+
+
 def test_one_model_does_not_answer_for_another(tiny_lm, tmp_path):
     """What one model sampled from a context, another scores anew under the same context."""
     save_tiny_lm(tmp_path / "other", says=("no",))

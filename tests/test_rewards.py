@@ -5,7 +5,7 @@ import pytest
 from test_retrieval import TinyEmbedder
 
 from icdpo_nb.data import Preference
-from icdpo_nb.protocol import InputError
+from icdpo_nb.protocol import RECOMMENDED, InputError
 from icdpo_nb.rewards import EmbeddingReward, NeighbourReward, RewardModel, TeacherReward, correct_order
 
 
@@ -33,6 +33,13 @@ def test_only_the_last_turn_counts():
     reward = EmbeddingReward(make(10), TinyEmbedder())
     long = "Human: zzz\n\nAssistant: zzz\n\nHuman: and?"
     np.testing.assert_allclose(reward.score([long], ["yes"]), reward.score(["Human: and?"], ["yes"]))
+
+
+def test_a_teacher_has_no_score_for_an_empty_text(tiny_lm):
+    """Nor where its protocol adds an EOS to it."""
+    for eos in ("never", "always"):
+        found = TeacherReward(tiny_lm, RECOMMENDED.but(eos_scored=eos)).score(["Human: Hi"] * 3, ["", "yes", " "])
+        assert np.isneginf(found).tolist() == [True, False, True]
 
 
 def test_empty_input_and_too_few_pairs():

@@ -7,36 +7,46 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icdpo_nb.protocol import InputError
-from icdpo_nb.scoring import SCORES, score
+from icdpo_nb.scoring import SCORES, is_empty, score
 
 LOGP = {"base": np.array([-10.0, -20.0]), "icl": np.array([-8.0, -12.0]), "icl_rejected": np.array([-7.0, -15.0])}
-N = np.array([4, 8])
+N, SAID = np.array([4, 8]), np.zeros(2, bool)
 
 
 def test_equations_8_and_11():
-    assert score("S", LOGP, N).tolist() == [2, 8]
-    assert score("S_hat", LOGP, N).tolist() == [-1, 3]
-    assert score("ICL", LOGP, N).tolist() == [-8, -12]
+    assert score("S", LOGP, N, empty=SAID).tolist() == [2, 8]
+    assert score("S_hat", LOGP, N, empty=SAID).tolist() == [-1, 3]
+    assert score("ICL", LOGP, N, empty=SAID).tolist() == [-8, -12]
 
 
 def test_mean_reduction_is_the_root_of_the_probability():
-    assert score("S", LOGP, N, "mean").tolist() == [0.5, 1]
+    assert score("S", LOGP, N, "mean", empty=SAID).tolist() == [0.5, 1]
 
 
-def test_an_empty_response_never_wins():
-    empty = {name: np.append(values, 0.0) for name, values in LOGP.items()}
+@pytest.mark.parametrize("n_tokens", [0, 1, 3])
+def test_an_empty_response_never_wins(n_tokens):
+    """Whether nothing of it is scored, an EOS alone, or white space and an EOS; for a sum and a mean."""
+    logp = {name: np.append(values, {"base": -30.0, "icl": -0.1, "icl_rejected": -30.0}[name]) for name, values in LOGP.items()}
     for name in SCORES:
-        assert np.argmax(score(name, empty, np.append(N, 0))) != 2
+        for reduction in ("sum", "mean"):
+            found = score(name, logp, np.append(N, n_tokens), reduction, empty=np.append(SAID, True))
+            assert found[2] == -np.inf
+            assert np.isfinite(found[:2]).all()
+
+
+def test_emptiness_is_of_the_text():
+    assert is_empty(["Yes.", "", " ", "\n\t", ".", " a "]).tolist() == [False, True, True, True, False, False]
+    assert is_empty([]).shape == (0,)
 
 
 def test_unknown_reduction():
     with pytest.raises(InputError, match="reduction is 'max', but must be sum or mean"):
-        score("S", {"icl": np.zeros(1), "base": np.zeros(1)}, np.ones(1), "max")
+        score("S", {"icl": np.zeros(1), "base": np.zeros(1)}, np.ones(1), "max", empty=np.zeros(1, bool))
 
 
 def test_unknown_score():
     with pytest.raises(InputError, match="score is 'S-hat', but must be one of S, S_hat, ICL"):
-        score("S-hat", LOGP, N)
+        score("S-hat", LOGP, N, empty=SAID)
 
 
 # ---------------------------------------------------------------- properties
@@ -47,7 +57,8 @@ CASES = st.tuples(ROWS, st.sampled_from(["sum", "mean"]))
 
 
 def scored(name: str, columns, n, reduction: str) -> np.ndarray:
-    return score(name, dict(zip(("base", "icl", "icl_rejected"), columns, strict=True)), n, reduction)
+    """Scores where a response without tokens is the empty one."""
+    return score(name, dict(zip(("base", "icl", "icl_rejected"), columns, strict=True)), n, reduction, empty=n == 0)
 
 
 @few(100)
