@@ -187,7 +187,7 @@ def work_done(models: Mapping[str, CausalLM]) -> pd.DataFrame:
 
 
 def work_sentence(work: pd.DataFrame) -> str:
-    """The totals of `work_done` in plain sentences: what the results cost when computed, what this run added, what is unknown."""
+    """The totals of `work_done` in sentences: what the results cost when computed, what this run added, what is not known."""
     total = work.sum(numeric_only=True)
     tokens, added, lacking = int(total["tokens"]), int(total["added tokens"]), int(total["without cost"])
     said = []

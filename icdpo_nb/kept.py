@@ -39,10 +39,8 @@ def work_of(engine: Engine) -> dict[str, float]:
 
 def machine(device: str) -> str:
     """Where something is computed: the processor's name and cores, or the GPU's name; and torch's version."""
-    if device.startswith("cuda"):
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{_processor()}, {os.cpu_count()} cores"
+    gpu = device.startswith("cuda")
+    name = torch.cuda.get_device_name(device) if gpu else f"{_processor()}, {os.cpu_count()} cores"
     return f"{name}, torch {version('torch')}"
 
 

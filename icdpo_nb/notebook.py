@@ -59,9 +59,13 @@ class Run:
         """The folder of another notebook's run in the same reports folder, if there is one; or that which is `named`.
 
         Run by hand, from JupyterLab say, a notebook looks in the project's reports. A relative `named` begins at the project.
+        Raises `InputError` if there is no run where one is named.
         """
         if named:
-            return project() / Path(named).expanduser()
+            folder = project() / Path(named).expanduser()
+            if not (folder / "run.json").exists():
+                raise InputError(f"{folder}: no run there; give the folder of a finished run, for example reports/{name}")
+            return folder
         folder = (self.folder.parents[1] if self.folder else project() / "reports") / name
         return folder if (folder / "run.json").exists() else None
 

@@ -102,10 +102,21 @@ def test_report_is_one_safe_offline_file(small):
     assert "<strong>bold" not in page
 
 
-def test_bad_input_in_a_notebook_writes_nothing(small, capsys):
-    assert main(["report", "05_small", "-p", "loud", "true", "-o", str(small)]) == 2
+def test_bad_input_in_a_notebook_is_kept_as_failed(small, capsys):
+    """The notebook as far as it came and the sentence; a later run that is done takes its place."""
+    options = ["report", "05_small", "-p", "loud", "true", "-o", str(small)]
+    assert main(options) == 2
     assert capsys.readouterr().err == "icdpo-nb: too loud; lower your voice\n"
-    assert list(small.iterdir()) == []
+    (failed,) = small.iterdir()
+    assert failed.name.endswith(".failed")
+    assert sorted(p.name for p in failed.iterdir()) == ["notebook.ipynb", "run.json"]
+    record = json.loads((failed / "run.json").read_text())
+    assert (record["status"], record["exception"]) == ("failed", "bad input: too loud; lower your voice")
+    assert "git " in (failed / "notebook.ipynb").read_text(), "what ran before it is there"
+    path = report.NOTEBOOKS / "05_small.ipynb"
+    path.write_text(path.read_text().replace("too loud; lower your voice", "still").replace("if loud", "if not loud"))
+    assert main(options) == 0
+    assert sorted(p.name for p in small.iterdir()) == [failed.name.removesuffix(".failed"), "index.html"]
 
 
 def test_a_broken_notebook_is_kept_apart(small, capsys):
@@ -235,8 +246,8 @@ def test_kernels_are_encrypted_and_no_token_is_kept(ending, monkeypatch):
     assert not (ending / "06_ending.failed").exists(), "it is done now"
     record = json.loads((folder / "run.json").read_text())
     assert set(record) == {
-        "run", "notebook", "title", "status", "exception", "parameters", "seed", "git", "versions", "provenance", "began",
-        "finished", "seconds", "headline", "uses", "work", "tokens",
+        "run", "notebook", "title", "status", "exception", "parameters", "seed", "git", "versions", "provenance", "origins",
+        "began", "finished", "seconds", "cells", "headline", "uses", "work", "tokens", "added tokens",
     }  # fmt: skip
 
 
@@ -320,7 +331,7 @@ def test_side_by_side_waits_for_what_is_read(tmp_path):
 
 def test_a_notebook_waits_for_those_that_it_reads(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs, after: asked.extend(after) or 0)
+    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs, after, watcher: asked.extend(after) or 0)
     named = ["03_demo_source_nll", "01_method", "00_start_here", "03_demo_source_nll.ipynb"]
     assert main(["report", *named, "-j", "2", "-o", str(tmp_path)]) == 0
     assert asked == [set(), set(), set(), {1}]
@@ -343,7 +354,7 @@ def test_side_by_side_ends_what_runs_when_it_is_interrupted(tmp_path, monkeypatc
 
 def test_each_of_several_reports_is_asked_for_with_the_same_options(ending, monkeypatch, capfd):
     asked = []
-    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs, after: asked.extend([jobs, *commands]) or 0)
+    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs, *rest: asked.extend([jobs, *commands]) or 0)
     given = ["-o", str(ending), "--timeout", "9", "--resume"]
     assert main(["report", "06_ending", "06_ending", "-j", "2", *given]) == 0
     assert asked[0] == 2

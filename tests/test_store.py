@@ -334,12 +334,12 @@ def test_a_result_is_counted_once_and_a_part_has_its_part(costed):
     assert said.startswith(f"{row['tokens']:,} tokens went through the model when the results were computed (")
 
 
-def test_results_without_a_cost_are_served_and_said(costed, tmp_path):
+def test_results_without_a_cost_are_served_and_said(costed):
     """A store as it was before costs were kept, one whose costs are damaged in part, and no store at all."""
     whole = cost_when_computed(costed.first)
     file = costed.first.store.path
-    (tmp_path / "store").mkdir()
-    for harm, lacking in (("UPDATE costs SET cost = '{}' WHERE key IN (SELECT key FROM costs LIMIT 5)", 5), ("DROP TABLE costs", 24)):
+    harms = {"UPDATE costs SET cost = '{}' WHERE key IN (SELECT key FROM costs LIMIT 5)": 5, "DROP TABLE costs": 24}
+    for harm, lacking in harms.items():
         sqlite3.connect(file, isolation_level=None).execute(harm)
         lm = costed(8)
         found = cost_when_computed(lm)
