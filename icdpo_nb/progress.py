@@ -139,10 +139,12 @@ class Display:
     def drop(self, run: str) -> None:
         """Take the line of a run away."""
         self.states = {name: state for name, state in self.states.items() if name != run}
+        self.live.refresh()  # what is printed next is drawn with the lines of the last refresh
 
     def clear(self) -> None:
         """Take all lines away."""
         self.states = {}
+        self.live.refresh()
 
     def _lines(self):
         from rich.table import Table
