@@ -49,7 +49,7 @@ READING_ORDER = {
         "plot_by_n", "plot_claims", "plot_contrasts", "plot_gain", "plot_losses", "plot_means", "plot_per_prompt",
         "plot_settings", "plot_token_gaps", "plot_win_rates",
     ],
-    "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
+    "notebook": ["project", "show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
         "TOTAL", "as_text", "estimate", "method_gains", "method_means", "per_prompt", "show_estimates", "totals_of",
     ],
@@ -81,7 +81,9 @@ READING_ORDER = {
         "RPO_TABLES", "Case", "beside_paper", "best_of_paper", "case_answers", "contrasts", "paper_sentence", "rpo_rows",
         "train_cases",
     ],
+    "progress": [],
     "kernel": [],
+    "origins": [],
     "report": ["run_notebook"],
     "compare": [],
     "cli": [],

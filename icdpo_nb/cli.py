@@ -9,13 +9,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import NoReturn
 
+from .compare import read_run, report_differences
 from .kernel import RunError
+from .notebook import provenance
 from .parameters import check_parameters
+from .progress import FILE, Display, Watcher, in_line, to_file
 from .protocol import InputError
-from .report import finished, notebook_names, open_notebook, preset_parameters, run_notebook, write_gallery
+from .report import (
+    finished,
+    notebook_names,
+    open_notebook,
+    preset_parameters,
+    reports_folder,
+    run_notebook,
+    write_gallery,
+)
 from .safety import scrubbed, visible
 
 
@@ -38,6 +50,14 @@ def _complain(sentence: str, code: int) -> int:
     return code
 
 
+class _Version(argparse.Action):
+    """Prints the versions that a report names, in one line: what to send with a question."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        print(provenance())
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
@@ -45,13 +65,14 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="icdpo-nb", description=__doc__)
+    parser.add_argument("--version", action=_Version, nargs=0, help="this version, and those of what results depend on")
     commands = parser.add_subparsers(required=True, metavar="command")
     report = commands.add_parser("report", help="run notebooks and render them as HTML")
     report.add_argument("notebook", nargs="+", help="for example 01_method; several run in this order")
     report.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="repeatable")
     report.add_argument("--preset", help="a file of notebooks/presets, for example smollm2; -p comes after it")
-    report.add_argument("-o", "--out", default="reports", help="folder of the reports (default: reports)")
-    report.add_argument("--resume", action="store_true", help="leave a report as it is if this code already made it")
+    report.add_argument("-o", "--out", help="folder of the reports (default: the project's reports)")
+    report.add_argument("--resume", action="store_true", help="leave a report as it is if it would come out the same")
     report.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="longest time of each notebook (default: none)")
     report.add_argument("-j", "--jobs", type=_count, default=1, help="notebooks at a time (default: 1)")
     report.set_defaults(command=_report)
@@ -81,16 +102,30 @@ def _count(text: str) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is recorded like Ctrl-C
+    args.out = args.out or str(reports_folder())
     todo = [(name, _given(name, args)) for name in args.notebook]  # all of them are checked before any runs
-    if args.jobs > 1 and len(todo) > 1:
-        code = side_by_side([_alone(name, args) for name in args.notebook], args.jobs, _after(args.notebook))
-        write_gallery(args.out)  # two that end at once may each have missed the other
-        return code
-    for name, given in todo:
-        folder = finished(name, given, args.out) if args.resume else None
-        folder = folder or run_notebook(name, given, args.out, progress=sys.stderr.isatty(), timeout=args.timeout)
-        print(folder / "report.html")
+    with Display() if sys.stderr.isatty() else nullcontext() as display:
+        if args.jobs > 1 and len(todo) > 1:
+            commands, watcher = [_alone(name, args) for name in args.notebook], Watcher(display) if display else None
+            code = side_by_side(commands, args.jobs, _after(args.notebook), watcher)
+            write_gallery(args.out)  # two that end at once may each have missed the other
+            return code
+        for name, given in todo:
+            print(_one_report(name, given, args, display), flush=True)
     return 0
+
+
+def _one_report(name: str, given: dict[str, object], args: argparse.Namespace, display: Display | None) -> str:
+    """Make a report, or leave it as it is; the line that says so."""
+    if args.resume and (folder := finished(name, given, args.out)):
+        return in_line(folder, read_run(folder), "as it was")
+    listener = display.show if display else to_file(os.environ[FILE]) if FILE in os.environ else None
+    try:
+        folder = run_notebook(name, given, args.out, listener, args.timeout)
+    finally:
+        if display:
+            display.clear()
+    return in_line(folder, read_run(folder))
 
 
 def _alone(name: str, args: argparse.Namespace) -> list[str]:
@@ -109,23 +144,28 @@ def _after(names: Sequence[str]) -> list[set[int]]:
     return [{j for j in range(i) if names[j] in reads[i]} for i in range(len(names))]
 
 
-def side_by_side(commands: Sequence[Sequence[str]], jobs: int, after: Sequence[set[int]] = ()) -> int:
+def side_by_side(
+    commands: Sequence[Sequence[str]], jobs: int, after: Sequence[set[int]] = (), watcher: Watcher | None = None
+) -> int:
     """Run commands, `jobs` at a time, each with its share of the processor's threads. Returns the largest exit code.
 
     A command begins when those whose numbers stand in its `after` have ended, well or not. If this process is interrupted, it
-    ends them all as it was ended.
+    ends them all as it was ended. A watcher starts them and shows how far they are.
     """
+    begin = watcher.start if watcher else _start
     share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), "TQDM_DISABLE": "1"}
     waiting, running, codes = list(range(len(commands))), {}, {}
     try:
         while waiting or running:
             ready = [i for i in waiting if not after or after[i] <= codes.keys()]
             for i in ready[: jobs - len(running)]:  # in a session of its own: Ctrl-C reaches this process, which passes it on
-                running[i] = subprocess.Popen(commands[i], env=share | os.environ, start_new_session=True)
+                running[i] = begin(i, commands[i], share | os.environ)
                 waiting.remove(i)
             ended = {i: code for i, process in running.items() if (code := process.poll()) is not None}
             codes |= ended
             running = {i: process for i, process in running.items() if i not in ended}
+            if watcher:
+                watcher.look(running, ended)
             time.sleep(0.05)
     finally:
         for process in running.values():
@@ -133,6 +173,10 @@ def side_by_side(commands: Sequence[Sequence[str]], jobs: int, after: Sequence[s
         for process in running.values():
             process.wait()
     return max(code if code >= 0 else 1 for code in codes.values())
+
+
+def _start(i: int, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen:
+    return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
 def _given(name: str, args: argparse.Namespace) -> dict[str, object]:
@@ -154,8 +198,6 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from .compare import report_differences
-
     print(report_differences(args.a, args.b))
     return 0
 

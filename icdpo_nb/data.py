@@ -16,6 +16,8 @@ from .protocol import InputError
 from .shapes import broken, label, named_split, response, sides
 from .sources import Rows, read_source
 
+LEAST = 3  # prompts that a set is split from: one for each of support, dev and test
+
 
 @dataclass(frozen=True)
 class Preference:
@@ -80,7 +82,8 @@ def load_preferences(
     on; dev and test prompts always keep their own `chosen`, and what a teacher says to test prompts becomes `answers`.
     `max_tokens`: longest prompt and response in tokens as counted by `count_tokens` (Appendix A: 320 and 128 for HH-RLHF, 128
     and 200 for SyntheticGPT).
-    A set without a test split is split by `seed`: a tenth of the prompts is test, a tenth dev, no prompt in two of them.
+    A set without a test split is split by `seed`: a tenth of the prompts is test, a tenth dev, no prompt in two of them; it
+    must have three prompts.
 
     Raises `InputError` for what cannot be found, read or understood.
     """
@@ -230,6 +233,12 @@ def _splits(rows: list[_Row], seed: int, source: str) -> list[str]:
     if given == {"support", "dev"}:  # TL;DR has train and validation only
         return ["test" if r.split == "dev" else "support" for r in rows]
     prompts = sorted({r.pair.prompt for r in rows}, key=lambda t: hashlib.sha256(f"{seed}\0{t}".encode()).digest())
+    if len(prompts) < LEAST:
+        few = f"{len(prompts)} different prompt{'s are' if len(prompts) > 1 else ' is'} too few"
+        raise InputError(
+            f"{source}: {few} to split into support, dev and test; give at least {LEAST}, or name each row's split in a column "
+            "`split`"
+        )
     tenth = max(1, round(len(prompts) / 10))
     place = {t: "test" if i < tenth else "dev" if i < 2 * tenth else "support" for i, t in enumerate(prompts)}
     return [place[r.pair.prompt] for r in rows]

@@ -6,7 +6,7 @@ papermill marks every cell "completed" after a dead kernel, a time-out or Ctrl-C
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,9 +45,16 @@ class TimeOutError(RunError):
 
 
 def execute(
-    node, target: Path, given: Mapping[str, object], environment: Mapping[str, str], timeout: float | None, progress: bool
+    node,
+    target: Path,
+    given: Mapping[str, object],
+    environment: Mapping[str, str],
+    timeout: float | None = None,
+    enter: Callable[[int], None] = lambda cell: None,
 ) -> None:
     """Run a notebook with parameters and keep it, as far as it came, at `target`. `timeout`: seconds for the whole notebook.
+
+    `enter(cell)` is called as each cell of `node` begins, by its number; the cell that papermill adds is none of them.
 
     Raises `InputError` if the notebook raises one, and `RunError` for anything else that ends it before its last cell.
     """
@@ -58,12 +65,12 @@ def execute(
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # the sentence raised here says it
     ends = time.monotonic() + (timeout or 0)
     left = (lambda cell: max(ends - time.monotonic(), 0.1)) if timeout else None
-    names = {"kernel_name": "python3", "language": "python"}
+    names = {"kernel_name": "python3", "language": "python", "progress_bar": False}
+    settings = Config(SETTINGS)
+    settings.NotebookClient.on_cell_start = _counted(enter)
     try:
         with _environment({**QUIET, **environment}):
-            papermill.execute_notebook(
-                node, str(target), dict(given), **names, progress_bar=progress, config=Config(SETTINGS), timeout_func=left
-            )
+            papermill.execute_notebook(node, str(target), dict(given), **names, config=settings, timeout_func=left)
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(error.evalue) from None
@@ -80,6 +87,19 @@ def execute(
         raise InputError(
             "the Jupyter kernel 'python3' is too old to encrypt its connections; pip install -U ipykernel"
         ) from None
+
+
+def _counted(enter: Callable[[int], None]) -> Callable:
+    """What nbclient calls as a cell begins; cells behind the one that holds the given parameters have a number too many."""
+    added = []
+
+    def begins(cell, cell_index: int) -> None:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            added.append(cell_index)
+        else:
+            enter(cell_index - len(added))
+
+    return begins
 
 
 def unfinished(path: Path) -> int:

@@ -105,15 +105,16 @@ def _unbounded(groups: Sequence[np.ndarray], weights: np.ndarray, moments: Seque
     error = np.sqrt(errors.sum(0))
     freedom = errors[:, 0].sum() ** 2 / sum(e[0] ** 2 / (len(g) - 1) for e, g in zip(errors, groups, strict=True))  # Welch
     shift = sum(w * m[0] for w, m in zip(weights, moments, strict=True))[1:]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.nan_to_num(shift / error[1:], nan=0.0, posinf=np.inf, neginf=-np.inf)  # a resample of equal values
+    varied = error[1:] > 1e-3 * error[0]  # a resample of equal values has no ratio
+    ratio = np.where(varied, shift / np.where(varied, error[1:], 1), 0)
     tails = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    low, high = np.quantile(ratio, tails, method="closest_observation")
-    wide = student.ppf(tails[1], freedom)
-    here = mean / error[0]
-    beyond = (1 + min((ratio >= here).sum(), (ratio <= here).sum())) / (len(ratio) + 1)
-    p = max(2 * student.sf(abs(here), freedom), min(1.0, 2 * beyond))
-    return Estimate(mean, mean - max(high, wide) * error[0], mean - min(low, -wide) * error[0], n, float(p))
+    wide, here = student.ppf(tails[1], freedom), mean / error[0]
+    low, high, p = -wide, wide, 2 * student.sf(abs(here), freedom)
+    if varied.mean() > 0.99:  # else too few values differ for the resamples to tell anything
+        low, high = np.minimum(np.quantile(ratio, tails, method="closest_observation") * [1, -1], -wide) * [1, -1]
+        beyond = (1 + min((ratio >= here).sum(), (ratio <= here).sum())) / (len(ratio) + 1)
+        p = max(p, min(1.0, 2 * beyond))
+    return Estimate(mean, mean - high * error[0], mean - low * error[0], n, float(p))
 
 
 def share_limits(k: float, n: int, level: float = LEVEL) -> tuple[float, float]:

@@ -55,9 +55,18 @@ class Run:
             with writing(self.folder):
                 (self.folder / "uses.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
-    def beside(self, name: str) -> Path | None:
-        """The folder of another notebook's run in the same reports folder, if there is one."""
-        folder = self.folder.parents[1] / name if self.folder else Path("reports") / name
+    def beside(self, name: str, named: str = "") -> Path | None:
+        """The folder of another notebook's run in the same reports folder, if there is one; or that which is `named`.
+
+        Run by hand, from JupyterLab say, a notebook looks in the project's reports. A relative `named` begins at the project.
+        Raises `InputError` if there is no run where one is named.
+        """
+        if named:
+            folder = project() / Path(named).expanduser()
+            if not (folder / "run.json").exists():
+                raise InputError(f"{folder}: no run there; give the folder of a finished run, for example reports/{name}")
+            return folder
+        folder = (self.folder.parents[1] if self.folder else project() / "reports") / name
         return folder if (folder / "run.json").exists() else None
 
     def finish(self, **headline: object) -> None:
@@ -69,6 +78,15 @@ class Run:
         display(
             HTML(f'<details class="code"><summary>headline numbers (JSON)</summary><pre>{escaped(text, TEXT)}</pre></details>')
         )
+
+
+def project() -> Path:
+    """The project's folder: the nearest to the current one, itself included, that holds notebooks/ and reports/.
+
+    The current folder where there is none, as for a package installed without its project.
+    """
+    here = Path.cwd()
+    return next((f for f in (here, *here.parents) if (f / "notebooks").is_dir() and (f / "reports").is_dir()), here)
 
 
 @contextmanager
@@ -169,7 +187,7 @@ def show_table(
 ) -> None:
     """A table with its caption; the index stands as the first column if it has a name. Marked rows stand out.
 
-    `measured`: it holds times or memory, the one thing in a report that differs when the same is run again.
+    `measured`: it holds times, memory or what was found in the store: what differs when the same is run again.
     """
     table = table.reset_index() if table.index.name else table
     numeric = [pd.api.types.is_numeric_dtype(table[c]) for c in table]
@@ -192,9 +210,9 @@ def show_answer(*sentences: str) -> None:
     display(HTML("".join(f'<p class="answer">{escaped(s)}</p>' for s in sentences)))
 
 
-def show_note(text: str) -> None:
-    """A computed remark in plain text."""
-    display(HTML(f"<p>{escaped(text)}</p>"))
+def show_note(text: str, measured: bool = False) -> None:
+    """A computed remark in plain text. `measured`: as in `show_table`."""
+    display(HTML(f"<p{' class=measured' if measured else ''}>{escaped(text)}</p>"))
 
 
 def _right(numeric: bool) -> str:

@@ -1,8 +1,9 @@
 """Reports: run a notebook through papermill with strict parameters, render it as one offline HTML file, list it in the gallery.
 
 A run leaves `reports/<run>/` with report.html, the executed notebook, its tables, headline.json and run.json.
-The folder appears whole or not at all, and takes the place of an older one only when the run is done. A run that broke, timed
-out or was interrupted leaves its notebook, as far as it came, and a run.json that says why, in `<run>.failed`.
+The folder appears whole or not at all, and takes the place of an older one only when the run is done. A run that broke, met bad
+input, timed out or was interrupted leaves its notebook, as far as it came, and a run.json that says why, in `<run>.failed`. Of
+a run that was killed a hidden folder stays, which the next run clears.
 """
 
 import hashlib
@@ -11,17 +12,22 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from .kernel import RunError, execute, unfinished
-from .notebook import RUN_DIR, git_revision, provenance, versions, writing
+from .notebook import RUN_DIR, git_revision, project, provenance, versions, writing
+from .origins import origins
 from .parameters import Parameter, check_parameters, declared_parameters, read_preset
+from .progress import Listener, Progress
 from .protocol import InputError
 from .safety import escaped, scrubbed, visible
+from .store import alive, owner
 
 PACKAGE = Path(__file__).parent
 NOTEBOOKS = PACKAGE.parent / "notebooks"
+OWNER = ".icdpo-run"  # in the hidden folder of a run: the process that makes it
 TAGS = ["p", "div", "span", "br", "pre", "details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td"]
 
 
@@ -62,48 +68,71 @@ def preset_parameters(preset: str, notebook: str) -> dict[str, object]:
 def run_notebook(
     name: str,
     parameters: Mapping[str, object],
-    out: Path | str = "reports",
-    progress: bool = False,
+    out: Path | str | None = None,
+    listener: Listener | None = None,
     timeout: float | None = None,
 ) -> Path:
-    """Run a notebook and render it. Returns the run's folder below `out`. `timeout`: seconds that the notebook may take.
+    """Run a notebook and render it. Returns the run's folder below `out`, which is the project's `reports` if none is given.
 
-    Texts among `parameters` are read as the declared types. Raises `InputError` for bad input, before or while running (nothing
-    is written then), and `RunError` if the notebook does not come to its end.
+    Texts among `parameters` are read as the declared types. `listener` is told how far the run is, see `progress`. `timeout`:
+    seconds that the notebook may take. Raises `InputError` for bad input before running, when nothing is written, or while
+    running, and `RunError` if the notebook does not come to its end for another reason; what was run is then kept as failed.
     """
     node, declared = open_notebook(name)
     given = check_parameters(parameters, declared, name)
     values = {p.name: p.default for p in declared.values()} | given
-    out, run_id = Path(out), _run_id(name.removesuffix(".ipynb"), given, declared)
+    out = Path(out) if out else reports_folder()
+    run_id = _run_id(name.removesuffix(".ipynb"), given, declared)
     record = {"run": run_id, "notebook": name, "title": _title(node), "parameters": values, "seed": values.get("seed")}
+    record["origins"] = origins(node, values, out)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=f".{run_id}-") as hidden:
-            folder = Path(hidden) / run_id
+        with _hidden(out, run_id) as hidden:
+            folder = hidden / run_id
             folder.mkdir()
-            _run(node, given, record, folder, timeout, progress)
+            _run(node, given, record, folder, timeout, listener)
         write_gallery(out)
     return out / run_id
 
 
-def _run(node, given: dict, record: dict, folder: Path, timeout: float | None, progress: bool) -> None:
+def reports_folder() -> Path:
+    """The project's folder of reports, from the current folder."""
+    return Path(os.path.relpath(project() / "reports"))
+
+
+@contextmanager
+def _hidden(out: Path, run_id: str) -> Iterator[Path]:
+    """A hidden folder for a run, which names its process; those whose process was killed are cleared first."""
+    for mark in out.glob(f".*/{OWNER}"):
+        with suppress(OSError):  # another run clears it, too
+            if not alive(mark.read_text(encoding="utf-8")):
+                shutil.rmtree(mark.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=f".{run_id}-") as hidden:
+        _write(Path(hidden) / OWNER, owner())
+        yield Path(hidden)
+
+
+def _run(node, given: dict, record: dict, folder: Path, timeout: float | None, listener: Listener | None) -> None:
     """Run a notebook in a folder, and put that beside its parent: under its name if all is well, else as `<name>.failed`."""
     began, done, failed = time.time(), folder.parents[1] / folder.name, folder.parents[1] / f"{folder.name}.failed"
+    progress = Progress(folder.name, node.cells, _left(done / "run.json"), listener)
     try:
-        execute(node, folder / "notebook.ipynb", given, {RUN_DIR: str(folder.resolve())}, timeout, progress)
+        execute(node, folder / "notebook.ipynb", given, {RUN_DIR: str(folder.resolve())}, timeout, progress.enter)
+        progress.enter(len(node.cells))
+        record["cells"] = progress.seconds
         _complete(record, folder, began, "done")
         footer = f"{folder.name} · finished {record['finished']} after {record['seconds']:.0f} s · {record['provenance']}"
         _write(folder / "report.html", to_html(folder / "notebook.ipynb", record["title"], footer))
         _place(folder, done)
         shutil.rmtree(failed, ignore_errors=True)  # of an earlier attempt
-    except InputError:
-        raise
     except (Exception, KeyboardInterrupt) as error:
-        _complete(record | {"exception": _reason(error, folder)}, folder, began, "failed")
-        _place(folder, failed)
-        if isinstance(error, RunError | KeyboardInterrupt):
+        reason = _reason(error, folder)
+        with suppress(OSError) if isinstance(error, InputError) else nullcontext():  # it may say just that the disk is full
+            _complete(record | {"exception": reason}, folder, began, "failed")
+            _place(folder, failed)
+        if isinstance(error, InputError | RunError | KeyboardInterrupt):
             raise
-        raise RunError(_reason(error, folder)) from error
+        raise RunError(reason) from error
 
 
 def _complete(record: dict, folder: Path, began: float, status: str) -> None:
@@ -118,13 +147,14 @@ def _complete(record: dict, folder: Path, began: float, status: str) -> None:
         [json.loads(line) for line in work.read_text(encoding="utf-8").strip().split("\n")] if work.exists() else []
     )
     record["tokens"] = sum(row.get("tokens", 0) for row in record["work"])
+    record["added tokens"] = sum(row.get("added tokens", 0) for row in record["work"])
     _write(folder / "run.json", scrubbed(json.dumps(record, indent=1, ensure_ascii=False)) + "\n")
 
 
 def _scrub(folder: Path) -> None:
     """Take keys and tokens out of whatever the cells of a run printed or kept."""
     for path in folder.rglob("*"):
-        if path.suffix in (".json", ".jsonl", ".ipynb"):
+        if path.is_file() and path.suffix in (".json", ".jsonl", ".ipynb"):
             text = path.read_text(encoding="utf-8")
             if (clean := scrubbed(text)) != text:
                 _write(path, clean)
@@ -134,6 +164,8 @@ def _reason(error: BaseException, folder: Path) -> str:
     """Why a run ended, for its record."""
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted in cell {unfinished(folder / 'notebook.ipynb')}"
+    if isinstance(error, InputError):
+        return f"bad input: {error}"
     return f"{error.how}: {error}" if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
 
 
@@ -155,13 +187,18 @@ def _clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def finished(name: str, parameters: Mapping[str, object], out: Path | str = "reports") -> Path | None:
-    """The folder of a run of this notebook with these parameters that is done, of the present code; or None."""
-    _, declared = open_notebook(name)
+def finished(name: str, parameters: Mapping[str, object], out: Path | str | None = None) -> Path | None:
+    """The folder of a run that is done and would come out the same again; or None.
+
+    It had the same values of all parameters, defaults included, the same code, library versions and files: see `origins`.
+    """
+    node, declared = open_notebook(name)
     given = check_parameters(parameters, declared, name)
-    folder = Path(out) / _run_id(name.removesuffix(".ipynb"), given, declared)
+    values, out = {p.name: p.default for p in declared.values()} | given, Path(out) if out else reports_folder()
+    folder = out / _run_id(name.removesuffix(".ipynb"), given, declared)
     record = _left(folder / "run.json")
-    return folder if _is_done(record) and record.get("provenance") == provenance() else None
+    same = _is_done(record) and record.get("parameters") == values and record.get("origins") == origins(node, values, out)
+    return folder if same else None
 
 
 def _is_done(record: dict) -> bool:

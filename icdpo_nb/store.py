@@ -3,11 +3,13 @@
 Each result lies under the digest of everything that can change it: the stage's inputs (model, protocol, seed, code) and the
 item (a context, a context and its responses). So a changed parameter recomputes only what depends on it, and a resumed run
 goes on where it was. SQLite keeps it durable, whole or absent, and safe for several processes; every result carries its
-checksum, and what is damaged is never believed but computed anew.
+checksum, and what is damaged is never believed but computed anew. Beside a result stands what it cost to compute, so that a
+run which finds it can still say so.
 """
 
 import hashlib
 import json
+import math
 import os
 import socket
 import sqlite3
@@ -15,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol as Interface
 from typing import TypeVar
 
 import psutil
@@ -32,8 +35,21 @@ T = TypeVar("T")
 TABLES = """
 CREATE TABLE IF NOT EXISTS stages (space TEXT PRIMARY KEY, stage TEXT, inputs TEXT, created REAL);
 CREATE TABLE IF NOT EXISTS results (space TEXT, key TEXT, value TEXT, sha256 TEXT, PRIMARY KEY (space, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS costs (space TEXT, key TEXT, cost TEXT, sha256 TEXT, PRIMARY KEY (space, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS claims (space TEXT, key TEXT, owner TEXT, until REAL, PRIMARY KEY (space, key)) WITHOUT ROWID;
 """
+
+
+class Meter(Interface):
+    """Measures what results cost: `store.compute` calls it around each chunk, and tells it the cost of all that it gave."""
+
+    used: dict[tuple[str, str], dict | None]  # by stage and item; None where no cost was kept
+
+    def start(self) -> None:
+        """A chunk is about to be computed."""
+
+    def spent(self) -> dict:
+        """What that chunk cost. Numbers are shared out among its items, all else each of them keeps whole."""
 
 
 def digest(value: object) -> str:
@@ -93,15 +109,36 @@ class Store:
         warnings.warn(f"the store {self.path} was damaged ({error}); it now lies in {aside.name}", stacklevel=4)
 
     def compute(
-        self, stage: str, inputs: dict, items: Sequence[object], run: Callable[[list[int]], list], bar=None, chunk: int = 0
+        self,
+        stage: str,
+        inputs: dict,
+        items: Sequence[object],
+        run: Callable[[list[int]], list],
+        bar=None,
+        chunk: int = 0,
+        meter: Meter | None = None,
     ) -> list[object]:
         """The value of every item: found, or computed by `run(indices)`, which returns a JSON value for each.
 
         None is no value: it is returned, but not kept. `chunk`: how many are computed, and then kept, at a time, if not 256.
-        What another process is computing is waited for, not computed again.
+        What another process is computing is waited for, not computed again. With a meter, each result is kept with its cost:
+        the share of its chunk's that its item has of the chunk's text.
         """
         space, keys = digest([SCHEMA, stage, inputs]), [digest(item) for item in items]
-        found = self._use(lambda: self._find(space, stage, inputs, _first(keys), run, bar, chunk or CHUNK))
+        first = _first(keys)
+
+        def work(indices: list[int]) -> tuple[list, list[dict | None]]:
+            if meter is None:
+                return run(indices), [None] * len(indices)
+            meter.start()
+            values = run(indices)
+            return values, _shares(meter.spent(), [len(_text(items[i])) for i in indices])
+
+        found = self._use(lambda: self._find(space, stage, inputs, first, work, bar, chunk or CHUNK))
+        if meter is not None:
+            new = [key for key in first if (space, key) not in meter.used]
+            costs = self._use(lambda: self._read(space, new, "costs", "cost"))
+            meter.used |= {(space, key): costs.get(key) for key in new}
         return [found[key] for key in keys]
 
     def missing(self, stage: str, inputs: dict, items: Sequence[object]) -> list[int]:
@@ -110,7 +147,7 @@ class Store:
         found = self._use(lambda: self._read(space, list(first)))
         return [i for key, i in first.items() if key not in found]
 
-    def _find(self, space: str, stage: str, inputs: dict, first: dict[str, int], run, bar, chunk: int) -> dict[str, object]:
+    def _find(self, space: str, stage: str, inputs: dict, first: dict[str, int], work, bar, chunk: int) -> dict[str, object]:
         """The values of the keys of `first`, which gives each the number of its item."""
         self.db.execute("INSERT OR IGNORE INTO stages VALUES (?, ?, ?, ?)", (space, stage, _text(inputs), time.time()))
         found: dict[str, object] = {}
@@ -121,19 +158,21 @@ class Store:
                 bar.update(len(new))
             mine = self._claim(space, [key for key in missing if key not in new][:chunk])
             if mine:
-                found |= dict.fromkeys(self._run(space, mine, [first[key] for key in mine], run))
+                found |= dict.fromkeys(self._run(space, mine, [first[key] for key in mine], work))
             elif not new:
                 time.sleep(WAIT)
         return found
 
-    def _run(self, space: str, keys: list[str], indices: list[int], run: Callable[[list[int]], list]) -> list[str]:
+    def _run(self, space: str, keys: list[str], indices: list[int], work: Callable) -> list[str]:
         """Compute claimed items and keep them, all or none; the claim ends in either case. Returns the keys without a value."""
         try:
-            values = dict(zip(keys, run(indices), strict=True))
-            texts = {k: _text(value) for k, value in values.items() if value is not None}
-            rows = [(space, k, t, _checksum(t)) for k, t in texts.items()]
+            values, costs = work(indices)
+            texts = {k: _text(value) for k, value in zip(keys, values, strict=True) if value is not None}
+            spent = {k: _text(cost) for k, cost in zip(keys, costs, strict=True) if k in texts and cost is not None}
             self.db.execute("BEGIN IMMEDIATE")
-            self.db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", rows)
+            for table, kept in (("results", texts), ("costs", spent)):
+                rows = [(space, k, t, _checksum(t)) for k, t in kept.items()]
+                self.db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", rows)
             self.db.execute("COMMIT")
             return [k for k in keys if k not in texts]
         except sqlite3.Error:
@@ -143,28 +182,28 @@ class Store:
         finally:
             self.db.executemany("DELETE FROM claims WHERE space = ? AND key = ?", [(space, k) for k in keys])
 
-    def _read(self, space: str, keys: Sequence[str]) -> dict[str, object]:
-        """The values that are there and whole."""
+    def _read(self, space: str, keys: Sequence[str], table: str = "results", column: str = "value") -> dict[str, object]:
+        """The values, or the costs, that are there and whole."""
         found = {}
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             marks = ",".join("?" * len(part))
             rows = self.db.execute(
-                f"SELECT key, value, sha256 FROM results WHERE space = ? AND key IN ({marks})", (space, *part)
+                f"SELECT key, {column}, sha256 FROM {table} WHERE space = ? AND key IN ({marks})", (space, *part)
             )
             found |= {k: json.loads(text) for k, text, check in rows if _whole(text, check)}
         return found
 
     def _claim(self, space: str, keys: Sequence[str]) -> list[str]:
         """Those of the keys that nobody computes or has computed by now; they are ours."""
-        owner, now = _owner(), time.time()
+        me, now = owner(), time.time()
         self.db.execute("BEGIN IMMEDIATE")
         taken = self.db.execute("SELECT key, owner, until FROM claims WHERE space = ?", (space,)).fetchall()
-        busy = {key for key, other, until in taken if other != owner and _alive(other, until)}
+        busy = {key for key, other, until in taken if other != me and alive(other, until)}
         mine = [key for key in keys if key not in busy]
         done = self._read(space, mine)  # by a process whose claim ended after we had looked
         mine = [key for key in mine if key not in done]
-        rows = [(space, key, owner, now + LEASE) for key in mine]
+        rows = [(space, key, me, now + LEASE) for key in mine]
         self.db.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", rows)
         self.db.execute("COMMIT")
         return mine
@@ -198,7 +237,7 @@ class Store:
 
     def _clean(self) -> int:
         (n,) = self.db.execute("SELECT COUNT(*) FROM results").fetchone()
-        for table in ("results", "stages", "claims"):
+        for table in ("results", "costs", "stages", "claims"):
             self.db.execute(f"DELETE FROM {table}")
         self.db.execute("VACUUM")
         return n
@@ -212,6 +251,12 @@ class Store:
 
 def _text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _shares(cost: dict, sizes: Sequence[int]) -> list[dict]:
+    """A chunk's cost shared out in proportion to the sizes of its items; what is no number each of them has whole."""
+    parts = [size / sum(sizes) for size in sizes]
+    return [{k: v * part if isinstance(v, int | float) else v for k, v in cost.items()} for part in parts]
 
 
 def _first(keys: Sequence[str]) -> dict[str, int]:
@@ -234,15 +279,15 @@ def _value(text: object) -> object:
         return {}
 
 
-def _owner() -> str:
+def owner() -> str:
     """This process, in words that another can check: host, number, and when it began."""
     return json.dumps([socket.gethostname(), os.getpid(), psutil.Process().create_time()])
 
 
-def _alive(owner: str, until: float) -> bool:
-    """Whether a claim still stands: its process lives, or, on another host, its lease has not run out."""
+def alive(process: str, until: float = math.inf) -> bool:
+    """Whether a process, as `owner` names it, lives; of one on another host, whether the time `until` has not come yet."""
     try:
-        host, pid, began = json.loads(owner)
+        host, pid, began = json.loads(process)
         if host != socket.gethostname():
             return time.time() < float(until)
         return abs(psutil.Process(pid).create_time() - began) < 1

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import shutil
 import tracemalloc
 
 import nbformat
@@ -60,6 +61,7 @@ def parquet(frame: pd.DataFrame) -> bytes:
 
 
 LINE = json.dumps(GOOD).encode()
+THREE = [json.dumps({**GOOD, "prompt": f"a{i}"}).encode() for i in range(3)]  # the fewest rows that a set is split from
 FILES = [  # name, content, what must be said after the file's name
     ("a.jsonl", b"", "no usable preference pair"),
     ("a.jsonl", b"\n \n\n", "no usable preference pair"),
@@ -111,6 +113,9 @@ FILES = [  # name, content, what must be said after the file's name
 ROWS = [  # rows of a JSON Lines file, what must be said after the file's name
     ([{"prompt": "a", "chosen": "b"}], ", line 1: no column 'rejected'; the columns are prompt, chosen"),
     ([{}], ", line 1: no column 'chosen'; the columns are none"),
+    ([GOOD], ": 1 different prompt is too few to split into support, dev and test; give at least 3, or name each row's split"),
+    ([GOOD, {**GOOD, "chosen": "d"}], ": 1 different prompt is too few to split"),
+    ([GOOD, {**GOOD, "prompt": "d"}], ": 2 different prompts are too few to split into support, dev and test; give at least 3"),
     ([{**GOOD, "chosen": 3}], ", line 1: column 'chosen' holds int, but must hold text or a list of chat messages"),
     ([{**GOOD, "prompt": None}], ", line 1: column 'prompt' holds NoneType"),
     ([{**GOOD, "rejected": {"text": "c"}}], ", line 1: column 'rejected' holds dict"),
@@ -301,13 +306,17 @@ def test_malformed_input_is_one_sentence(door, given, says, tmp_path):
 @pytest.mark.parametrize(
     ("door", "given", "is_taken"),
     [
-        (file, ("a.jsonl", b"\xef\xbb\xbf" + LINE + b"\r\n\r\n"), lambda data: len(data.test) == 1),
-        (file, ("a.json", b"\xef\xbb\xbf[" + LINE + b"]"), lambda data: len(data.test) == 1),
-        (file, ("a.csv", "\ufeffprompt,chosen,rejected\r\na,\"b\nb\",c".encode()), lambda data: data.test[0].chosen == "b\nb"),
-        (file, ("a.jsonl.gz", gzip.compress(LINE)), lambda data: len(data.test) == 1),
-        (rows, [{**GOOD, "id": 0}], lambda data: data.test[0].prompt_id == "0"),
-        (rows, [{**GOOD, "split": None, "domain": None, "id": None}], lambda data: data.test[0].domain == "all"),
-        (rows, [GOOD, *comparison(info=dict.fromkeys(("subreddit", "title", "post")))], lambda data: len(data.dropped) == 1),
+        (file, ("a.jsonl", b"\xef\xbb\xbf" + b"\r\n\r\n".join(THREE)), lambda data: len(data.test) == 1),
+        (file, ("a.json", b"\xef\xbb\xbf[" + b",".join(THREE) + b"]"), lambda data: len(data.test) == 1),
+        (file, ("a.csv", "\ufeffprompt,chosen,rejected\r\n1,\"b\nb\",c\r\n2,\"b\nb\",c\r\n3,\"b\nb\",c".encode()),
+         lambda data: data.test[0].chosen == "b\nb"),
+        (file, ("a.jsonl.gz", gzip.compress(b"\n".join(THREE))), lambda data: len(data.test) == 1),
+        (rows, [{**GOOD, "prompt": f"a{i}", "id": i} for i in range(3)], lambda data: data.test[0].prompt_id in "012"),
+        (rows, [{**GOOD, "prompt": f"a{i}", "split": None, "domain": None, "id": None} for i in range(3)],
+         lambda data: data.test[0].domain == "all"),
+        (rows, [{**GOOD, "split": "train"}, {**GOOD, "split": "test"}], lambda data: len(data.support) == len(data.test) == 1),
+        (rows, [GOOD, {**GOOD, "prompt": "d"}, {**GOOD, "prompt": "e"},
+                *comparison(info=dict.fromkeys(("subreddit", "title", "post")))], lambda data: len(data.dropped) == 1),
         (preset, "temperature: 1e-1\n", lambda found: found == {"temperature": 0.1}),
         (preset, "store: no\nlms: smollm2\n", lambda found: found == {"store": False, "lms": ["smollm2"]}),
         (preset, "", lambda found: found == {}),
@@ -394,7 +403,7 @@ def desk(tmp_path_factory):
 
 @pytest.mark.parametrize(("words", "says"), COMMANDS)
 def test_bad_input_on_the_command_line(desk, monkeypatch, capsys, words, says):
-    """Exit code 2, one line on stderr, nothing on stdout, and every file as it was."""
+    """Exit code 2, one line on stderr, nothing on stdout, and every file as it was; what had begun is kept as failed."""
     monkeypatch.setattr(report, "NOTEBOOKS", desk / "notebooks")
     monkeypatch.setenv("ICDPO_STORE", str(desk / "store"))
     monkeypatch.chdir(desk)
@@ -406,4 +415,8 @@ def test_bad_input_on_the_command_line(desk, monkeypatch, capsys, words, says):
     assert said.err.count("\n") == 1
     assert "Traceback" not in said.err
     assert said.out == ""
+    failed = list((desk / "out").glob("*.failed"))
+    assert [(path / "notebook.ipynb").exists() for path in failed] == ([True] if "{folder}/out -p" in words else [])
+    for path in failed:
+        shutil.rmtree(path)
     assert {path: path.is_file() and path.read_bytes() for path in desk.rglob("*")} == before

@@ -90,7 +90,8 @@ def test_chat_messages(tmp_path):
     say = lambda t: [{"role": "assistant", "content": t}]  # noqa: E731
     explicit = {"prompt": ask[1:], "chosen": say("Hello!"), "rejected": say("What?")}
     implicit = {"chosen": ask[1:] + say("Hello!"), "rejected": ask[1:] + say("What?")}
-    pd.DataFrame([explicit] * 2).to_parquet(tmp_path / "chat.parquet")
+    chats = [{**explicit, "prompt": [{"role": "user", "content": text}]} for text in ("Hi", "Hi", "Hey", "Ho")]
+    pd.DataFrame(chats).to_parquet(tmp_path / "chat.parquet")
     assert load_preferences(tmp_path / "chat.parquet").dropped == {"duplicate rows": 1}
     for row in (explicit, implicit):
         data = load_preferences(write(tmp_path / "a.jsonl", [row] + ROWS))
@@ -340,7 +341,7 @@ PAIR = st.tuples(CLEAN, CLEAN, CLEAN).filter(lambda t: t[1] != t[2] and not t[0]
 
 @few(100)
 @given(
-    pairs=st.lists(PAIR, min_size=1, max_size=5, unique_by=lambda t: t[0]), shape=st.sampled_from(["text", "messages", "whole"])
+    pairs=st.lists(PAIR, min_size=3, max_size=6, unique_by=lambda t: t[0]), shape=st.sampled_from(["text", "messages", "whole"])
 )
 def test_valid_rows_come_back_as_they_are(tmp_path_factory, pairs, shape):
     """In whatever shape: texts, chat messages with a prompt of their own, or whole dialogues of messages."""

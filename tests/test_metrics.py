@@ -77,6 +77,13 @@ def test_no_interval_where_none_would_cover():
     assert not np.isnan(mean_ci([rng.normal(size=20), np.zeros(20)]).low), "one domain varies"
 
 
+def test_a_single_other_value_is_no_catastrophe():
+    """Most resamples of 99 zeros and a 2 hold zeros alone, and have no ratio: Student's t stands."""
+    x = np.append(np.zeros(99), 2.0)
+    np.testing.assert_allclose(limits(mean_ci([x]))[1:], stats.t.interval(0.95, 99, 0.02, stats.sem(x)), rtol=1e-6)
+    assert mean_ci([x, np.zeros(50)]).high < 0.06
+
+
 def test_each_group_and_all_of_them():
     """What each group has alone, and the total, which has no interval where one group has none."""
     rng = np.random.default_rng(0)

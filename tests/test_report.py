@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
@@ -14,10 +16,12 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from icdpo_nb import report
+from icdpo_nb import origins, report
 from icdpo_nb.cli import main, side_by_side
+from icdpo_nb.notebook import Run, project
 from icdpo_nb.parameters import check_parameters, declared_parameters
 from icdpo_nb.protocol import InputError
+from icdpo_nb.store import owner
 
 CELL = """n: int = 3  # how many
 rate: float = 0.5  # a share
@@ -102,10 +106,21 @@ def test_report_is_one_safe_offline_file(small):
     assert "<strong>bold" not in page
 
 
-def test_bad_input_in_a_notebook_writes_nothing(small, capsys):
-    assert main(["report", "05_small", "-p", "loud", "true", "-o", str(small)]) == 2
+def test_bad_input_in_a_notebook_is_kept_as_failed(small, capsys):
+    """The notebook as far as it came and the sentence; a later run that is done takes its place."""
+    options = ["report", "05_small", "-p", "loud", "true", "-o", str(small)]
+    assert main(options) == 2
     assert capsys.readouterr().err == "icdpo-nb: too loud; lower your voice\n"
-    assert list(small.iterdir()) == []
+    (failed,) = small.iterdir()
+    assert failed.name.endswith(".failed")
+    assert sorted(p.name for p in failed.iterdir()) == ["notebook.ipynb", "run.json"]
+    record = json.loads((failed / "run.json").read_text())
+    assert (record["status"], record["exception"]) == ("failed", "bad input: too loud; lower your voice")
+    assert "git " in (failed / "notebook.ipynb").read_text(), "what ran before it is there"
+    path = report.NOTEBOOKS / "05_small.ipynb"
+    path.write_text(path.read_text().replace("too loud; lower your voice", "still").replace("if loud", "if not loud"))
+    assert main(options) == 0
+    assert sorted(p.name for p in small.iterdir()) == [failed.name.removesuffix(".failed"), "index.html"]
 
 
 def test_a_broken_notebook_is_kept_apart(small, capsys):
@@ -131,6 +146,65 @@ def test_resume_leaves_what_is_done(small, capsys):
     assert page.stat().st_mtime_ns == first
     assert main(options) == 0
     assert page.stat().st_mtime_ns > first
+
+
+def test_resume_compares_parameters_code_and_data(small, tmp_path, monkeypatch):
+    """A report is made again as soon as anything that it was made from is another; by name alone, a dirty tree is like any."""
+    code, data = tmp_path / "package", tmp_path / "rows.jsonl"
+    code.mkdir()
+    (code / "a.py").write_text("1")
+    data.write_text("{}")
+    monkeypatch.setattr(origins, "PACKAGE", code)
+    given = {"name": str(data)}
+    folder = report.run_notebook("05_small", given, small)
+    notebook = report.NOTEBOOKS / "05_small.ipynb"
+
+    def remade() -> bool:
+        return report.finished("05_small", given, small) != folder
+
+    assert not remade()
+    changes = [(code / "a.py", "2"), (code / "new.py", ""), (data, "{ }")]
+    for pair in (("# A small", "# One small"), ("n: int = 3", "n: int = 4")):  # its prose, and the default of a parameter
+        changes.append((notebook, notebook.read_text().replace(*pair)))
+    for path, text in changes:
+        before = path.read_text() if path.exists() else None
+        path.write_text(text)
+        assert remade(), f"{path.name} is another"
+        path.unlink() if before is None else path.write_text(before)
+        assert not remade()
+    with monkeypatch.context() as patch:
+        patch.setattr(origins, "versions", lambda: {"torch": "3"})
+        assert remade()
+    (code / "__pycache__").mkdir()
+    (code / "__pycache__" / "a.pyc").write_text("")
+    assert not remade()
+    data.unlink()
+    assert remade()
+
+
+def test_origins_are_files_that_are_named_and_reports_that_are_read(small, tmp_path):
+    """Tables of a report without what it cost; a part of a model's name, from the project; a folder from the current one."""
+    node = nbformat.read(report.NOTEBOOKS / "05_small.ipynb", as_version=4)
+    node.metadata["icdpo_nb"] = {"reads": ["01_method"]}
+    values = {"lms": ["x+model", "raw"], "n": 3}
+    for folder in (small / "01_method", tmp_path / "model", tmp_path / "elsewhere"):
+        folder.mkdir(parents=True)
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path / "elsewhere")
+        for file in (
+            "reports/01_method/means.jsonl",
+            "reports/01_method/work.jsonl",
+            "model/weights",
+            "elsewhere/raw",
+            "other",
+        ):
+            (tmp_path / file).write_text(file)
+            found.append(origins.origins(node, values, small)["files"])
+    assert found[1] == found[0]
+    assert found[0].keys() == {"report 01_method", "model"}
+    assert found[2] == {**found[1], "model": found[2]["model"]} != found[1]
+    assert found[3] == found[4] == {**found[2], "raw": found[3]["raw"]}
 
 
 ENDING = """import json, os, pathlib, signal, time
@@ -223,6 +297,57 @@ sys.exit(cli.main(["report", "06_ending", "-o", {str(ending)!r}]))"""
     assert not kernel.is_running()
 
 
+def test_what_a_killed_run_left_is_cleared(ending, monkeypatch):
+    """By the next run; a folder of a run that still goes on stays, and so does one that is none of ours."""
+    monkeypatch.setenv("HOW", "slow")
+    code = f"""import pathlib
+from icdpo_nb import report
+report.NOTEBOOKS = pathlib.Path({str(report.NOTEBOOKS)!r})
+report.run_notebook("06_ending", {{}}, {str(ending)!r})"""
+    with subprocess.Popen([sys.executable, "-c", code]) as command:
+        while not (begun := [p for p in ending.glob(".*/*/pid.json") if p.read_text()]):
+            assert command.poll() is None
+            time.sleep(0.05)
+        kernel = psutil.Process(int(begun[0].read_text()))
+        command.kill()
+    with suppress(psutil.NoSuchProcess):  # it ends by itself, soon
+        kernel.kill()
+    killed = begun[0].parents[1]
+    assert killed.is_dir()
+    for name, process in {".live-1": owner(), ".reused-1": json.dumps([*json.loads(owner())[:2], 0.0])}.items():
+        (ending / name).mkdir()
+        (ending / name / report.OWNER).write_text(process)
+    (ending / ".git").mkdir()
+    monkeypatch.setenv("HOW", "well")
+    report.run_notebook("06_ending", {}, ending)
+    assert sorted(p.name for p in ending.iterdir()) == [".git", ".live-1", "06_ending", "index.html"]
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert not end.value.code
+    assert capsys.readouterr().out.startswith(f"icdpo-nb {version('icdpo-nb')} (git ")
+
+
+def test_reports_lie_in_the_project_wherever_one_stands_in_it(small, tmp_path, monkeypatch, capsys):
+    """As a notebook, run by hand, looks for them there; outside of any project that is the current folder."""
+    below = tmp_path / "notebooks" / "drafts"
+    below.mkdir()
+    small.mkdir()
+    monkeypatch.chdir(below)
+    assert project() == tmp_path
+    assert main(["report", "05_small"]) == 0
+    assert capsys.readouterr().out.startswith("../../reports/05_small/report.html  ")
+    assert Run({}, None).beside("05_small") == small / "05_small"
+    assert Run({}, None).beside("01_method") is None
+    assert Run({}, None).beside("01_method", "reports/05_small") == small / "05_small"
+    with pytest.raises(InputError, match="no run there; give the folder of a finished run, for example reports/01_method"):
+        Run({}, None).beside("01_method", "05_small")
+    small.rename(tmp_path / "other")
+    assert project() == below
+
+
 def test_kernels_are_encrypted_and_no_token_is_kept(ending, monkeypatch):
     monkeypatch.setenv("HOW", "well")
     (ending / "06_ending.failed").mkdir()
@@ -235,8 +360,8 @@ def test_kernels_are_encrypted_and_no_token_is_kept(ending, monkeypatch):
     assert not (ending / "06_ending.failed").exists(), "it is done now"
     record = json.loads((folder / "run.json").read_text())
     assert set(record) == {
-        "run", "notebook", "title", "status", "exception", "parameters", "seed", "git", "versions", "provenance", "began",
-        "finished", "seconds", "headline", "uses", "work", "tokens",
+        "run", "notebook", "title", "status", "exception", "parameters", "seed", "git", "versions", "provenance", "origins",
+        "began", "finished", "seconds", "cells", "headline", "uses", "work", "tokens", "added tokens",
     }  # fmt: skip
 
 
@@ -320,7 +445,7 @@ def test_side_by_side_waits_for_what_is_read(tmp_path):
 
 def test_a_notebook_waits_for_those_that_it_reads(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs, after: asked.extend(after) or 0)
+    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs, after, watcher: asked.extend(after) or 0)
     named = ["03_demo_source_nll", "01_method", "00_start_here", "03_demo_source_nll.ipynb"]
     assert main(["report", *named, "-j", "2", "-o", str(tmp_path)]) == 0
     assert asked == [set(), set(), set(), {1}]
@@ -343,7 +468,7 @@ def test_side_by_side_ends_what_runs_when_it_is_interrupted(tmp_path, monkeypatc
 
 def test_each_of_several_reports_is_asked_for_with_the_same_options(ending, monkeypatch, capfd):
     asked = []
-    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs, after: asked.extend([jobs, *commands]) or 0)
+    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs, *rest: asked.extend([jobs, *commands]) or 0)
     given = ["-o", str(ending), "--timeout", "9", "--resume"]
     assert main(["report", "06_ending", "06_ending", "-j", "2", *given]) == 0
     assert asked[0] == 2

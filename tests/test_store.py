@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from icdpo_nb.algorithm import candidates_table
 from icdpo_nb.cli import main
 from icdpo_nb.data import Preference
-from icdpo_nb.kept import StoredEmbedder, StoredLM
+from icdpo_nb.experiment import work_done, work_sentence
+from icdpo_nb.kept import SECONDS, TOKENS, StoredEmbedder, StoredLM, cost_when_computed, work_of
 from icdpo_nb.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED, InputError
 from icdpo_nb.retrieval import Embedder, RandomRetriever
@@ -284,6 +285,75 @@ def test_a_stored_model_answers_as_the_model(tiny_lm, pairs, tmp_path):
     assert candidates_table(pairs[4:5], retrievers, lm, protocol.but(temperature=0.5)) is not None
     assert tiny_lm.engine.work["prefill"], "another temperature samples anew"
     assert lm.name == tiny_lm.name
+
+
+@pytest.fixture(scope="module")
+def costed(tmp_path_factory):
+    """`costed()` is a tiny model just loaded, with the same store behind it; it has sampled and scored once already."""
+    folder = save_tiny_lm(tmp_path_factory.mktemp("model"))
+    store = tmp_path_factory.mktemp("costs")
+    pairs = [Preference(str(i), "all", f"Human: Tell me {i * 'very '}much.", f"{i} it is.", "No.") for i in range(8)]
+
+    def opened(n: int = 0) -> StoredLM:
+        lm = StoredLM(load_lm(str(folder)), Store(store))
+        if n:
+            candidates_table(pairs[:n], {"all": RandomRetriever(pairs)}, lm, RECOMMENDED.but(max_new_tokens=6))
+        return lm
+
+    opened.first = opened(8)
+    return opened
+
+
+def test_a_run_that_finds_everything_knows_what_it_cost(costed):
+    first, again = costed.first, costed(8)
+    spent, now = cost_when_computed(first), work_of(first.engine)
+    assert {k: spent[k] for k in TOKENS} == {k: now[k] for k in TOKENS}, "nothing was found: all of it was computed now"
+    assert spent["published"] > spent["prefill"] + spent["decode"] + spent["scored"] > 0
+    assert [spent[k] for k in SECONDS] == pytest.approx([now[k] for k in SECONDS])
+    assert sum(work_of(again.engine).values()) == 0, "it computed nothing"
+    found = cost_when_computed(again)
+    assert {k: found[k] for k in TOKENS} == {k: spent[k] for k in TOKENS}
+    assert [found[k] for k in (*SECONDS, "peak")] == pytest.approx([spent[k] for k in (*SECONDS, "peak")])
+    assert found["machines"] == spent["machines"]
+    assert f"torch {torch.__version__.partition('+')[0]}" in found["machines"][0]
+    assert (found["results"], found["without cost"]) == (3 * 8, 0), "samples and two contexts for each prompt, scored"
+
+
+def test_a_result_is_counted_once_and_a_part_has_its_part(costed):
+    lm, whole = costed(3), cost_when_computed(costed.first)
+    part = cost_when_computed(lm)
+    assert 0 < part["published"] < whole["published"] * 3 / 8, "the first prompts are the shortest"
+    candidates_table([Preference("0", "all", "Human: Tell me much.", "", "")], None, lm, RECOMMENDED.but(max_new_tokens=6))
+    added = work_of(lm.engine)
+    total = cost_when_computed(lm)
+    assert total["published"] == part["published"] + added["published"] > part["published"]
+    row = work_done({"tiny": lm}).iloc[0]
+    assert row["tokens"] - row["added tokens"] == sum(part[k] for k in TOKENS[:3])
+    said = work_sentence(work_done({"tiny": lm}))
+    assert f"This run added {row['added tokens']:,} of these tokens" in said
+    assert said.startswith(f"{row['tokens']:,} tokens went through the model when the results were computed (")
+
+
+def test_results_without_a_cost_are_served_and_said(costed):
+    """A store as it was before costs were kept, one whose costs are damaged in part, and no store at all."""
+    whole = cost_when_computed(costed.first)
+    file = costed.first.store.path
+    harms = {"UPDATE costs SET cost = '{}' WHERE key IN (SELECT key FROM costs LIMIT 5)": 5, "DROP TABLE costs": 24}
+    for harm, lacking in harms.items():
+        sqlite3.connect(file, isolation_level=None).execute(harm)
+        lm = costed(8)
+        found = cost_when_computed(lm)
+        assert (found["results"], found["without cost"]) == (24, lacking)
+        assert not lm.engine.work["prefill"], "they are served"
+        assert found["published"] < whole["published"]
+        said = work_sentence(work_done({"tiny": lm}))
+        assert f"For {lacking} of 24 results the cost was not recorded." in said
+        assert "This run computed nothing: everything was found in the store." in said
+    assert not found["published"]
+    Store(file.parent).clean()
+    lm = costed(8)
+    assert work_sentence(work_done({"tiny": lm})).endswith("All of it was computed in this run.")
+    assert cost_when_computed(lm)["published"] == whole["published"]
 
 
 def test_fingerprint_is_that_of_the_files(tmp_path):
