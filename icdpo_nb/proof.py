@@ -60,7 +60,9 @@ class Proof:
                 continue
             gap = np.sqrt(np.mean((np.concatenate(values) - own)[finite] ** 2))
             if not gap <= TOLERANCE[self.engine.dtype] * own[finite].std():
-                raise self._unsupported(f"{self._cause()}, and log-probabilities {where} are off by {gap:.2g} nats")
+                with self._in_one_sentence("their attention is of another kind"):
+                    cause = self._cause()
+                raise self._unsupported(f"{cause}, and log-probabilities {where} are off by {gap:.2g} nats")
 
     # ------------------------------------------------------------ what the engine gives
 
