@@ -25,11 +25,12 @@ def beside_published(means: pd.DataFrame, roles: Sequence[str] = (), data: str =
     once = pd.concat([means[alone].drop_duplicates(["method", "domain"]).assign(source="none"), means[~alone]])
     ours = once.assign(text=as_text(once, digits)).set_index(["source", "method", "domain"])["text"]
     domains = list(once["domain"].unique())
+    roleless = not any(role_of(source, roles) for source in means["source"].unique())  # other data: nothing stands beside
     printed = set(published().query("data == @data and table != 1")["domain"])
     theirs = {d: "total" if len(domains) == 1 and d not in printed else d for d in domains}
     rows = []
     for source, method in dict.fromkeys(zip(once["source"], once["method"], strict=True)):
-        role, named = _role(source, method, roles)
+        role, named = (None, "–") if roleless else _role(source, method, roles)
         row = {"demonstrations": source, "paper's source": named, "method": method}
         for d in domains:
             row |= {f"{d} here": ours[source, method, d], f"{theirs[d]}, paper": _printed(data, role, method, theirs[d])}

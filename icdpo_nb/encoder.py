@@ -30,7 +30,7 @@ class Embedder:
     last turn of a dialogue always counts (section 2.4); the first such texts are warned of, with their number.
     """
 
-    _told = False  # whether somebody has heard of texts that are too long
+    told = False  # whether the reader has heard of texts that are too long, or will in another way
 
     def __init__(self, name: str = "auto"):
         if name == "auto":
@@ -79,7 +79,7 @@ class Embedder:
         n = sum(len(ids) > self.limit for ids in tokens)
         if not n:
             return ""
-        self._told = True
+        self.told = True
         verb, whose = ("is", "its beginning is") if n == 1 else ("are", "their beginnings are")
         return f"{n:,} of {len(each):,} texts {verb} longer than the encoder's {self.limit} tokens; {whose} left out."
 
@@ -100,7 +100,7 @@ class Embedder:
         return np.stack([self._known[t] for t in texts])
 
     def _warn(self, texts: Sequence[str]) -> None:
-        if not self._told and (note := self.cut_note(texts)):
+        if not self.told and (note := self.cut_note(texts)):
             warnings.warn(note, stacklevel=3)
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:

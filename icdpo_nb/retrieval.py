@@ -184,7 +184,11 @@ def settle_leaks(
 
 
 def encoder_sentence(embed: Embedder, prompts: Sequence[Preference], data: Mapping[str, PreferenceSet]) -> str:
-    """Which encoder reads the prompts and demonstrations' prompts, and how many of them are too long for it."""
+    """Which encoder reads the prompts and demonstrations' prompts, and how many of them are too long for it.
+
+    A report says it so; no warning follows.
+    """
+    embed.told = True
     texts = [p.prompt for p in (*prompts, *(p for d in data.values() for p in d.support))]
     return " ".join(filter(None, (f"Sentence encoder: {embed.name}.", embed.cut_note(texts))))
 

@@ -169,6 +169,13 @@ def test_an_only_domain_stands_beside_the_total():
     assert beside_published(one)["harmless, paper"].tolist() == ["25.02 / 39.81 / 26.60"], "a domain that the paper has"
 
 
+def test_nothing_stands_beside_other_data():
+    """Where no source has a role, the paper's Base and RM-BoN are of another task, too."""
+    means = means_of(**{"Base": 1.0, "RM-BoN": 2.0, "ICDPO": 3.0}).query("source == 'raw'")
+    table = beside_published(means, ["raw=none"])
+    assert set(table.filter(like="paper").to_numpy().ravel()) == {"–"}
+
+
 def test_roles_sentence():
     said = roles_sentence(["teacher-a", "mine"])
     assert said == "Compared with the paper: teacher-a with LLaMA2-chat, mine with none of its sources."

@@ -197,11 +197,15 @@ def test_long_texts_are_warned_of_once_with_their_number():
 def test_the_report_says_which_encoder_and_how_many_texts_it_cuts(minilm, pairs):
     long = Preference("long", "all", f"Human: {filler(300)}", "x", "y")
     data = {s: PreferenceSet("set", "local", s, (*pairs, long), (), (long,), {}, "") for s in ("raw", "teacher-a")}
+    minilm.told = False
     assert encoder_sentence(minilm, pairs[:2], {}) == "Sentence encoder: all-MiniLM-L6-v2."
     assert encoder_sentence(minilm, [long], data) == (
         "Sentence encoder: all-MiniLM-L6-v2. "
         f"1 of {len(pairs) + 1} texts is longer than the encoder's 256 tokens; its beginning is left out."
     )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        minilm([long.prompt])
 
 
 def test_vectors_that_were_kept_before_the_cut_are_not_served(tmp_path, minilm, pairs):
