@@ -66,9 +66,13 @@ READING_ORDER = {
     "winrate": [
         "agreement_sentence", "comparisons", "judged", "order_sentence", "preview", "win_gains", "win_means", "win_shares",
     ],
-    "rpo": ["contrast_matrix", "diagonal_weights", "prompt_weights", "rpo_loss", "uniform_weights"],
+    "rpo": [
+        "contrast_matrix", "diagonal_weights", "gradient_cosine", "gradient_of", "ipo_loss", "prompt_weights", "rpo_loss",
+        "uniform_weights",
+    ],
+    "recipes": ["RECIPES", "SAMPLING", "Recipe", "paper_recipe", "recipe_settings"],
     "rpo_trainer": ["RPOTrainer"],
-    "finetune": ["Plan", "Recipe", "fine_tune", "fine_tune_all", "loss_curves", "training", "training_cost"],
+    "finetune": ["Plan", "adapter_at", "drawn", "fine_tune", "fine_tune_all", "loss_curves", "training", "training_cost"],
     "policies": ["first_candidates", "policy_table", "policy_tables", "reward_by_n", "tuned_picks"],
     "rpo_tables": [
         "RPO_TABLES", "Case", "beside_paper", "best_of_paper", "case_answers", "contrasts", "paper_sentence", "rpo_rows",

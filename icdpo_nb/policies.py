@@ -9,7 +9,7 @@ from .algorithm import add_scores, responses_table, select
 from .baselines import one_at_random
 from .data import Preference
 from .experiment import Tables, picks, work_done
-from .finetune import METHODS
+from .recipes import METHODS
 from .kept import stored
 from .lm import CausalLM, load_lm
 from .protocol import RECOMMENDED, Protocol

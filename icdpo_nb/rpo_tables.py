@@ -14,7 +14,8 @@ import pandas as pd
 
 from .data import Preference
 from .experiment import work_done
-from .finetune import TAUS, Plan, Recipe, fine_tune_all
+from .finetune import Plan, fine_tune_all
+from .recipes import TAUS, Recipe
 from .judges import RewardJudge, judge_pairs
 from .kept import stored
 from .lm import CausalLM, load_lm

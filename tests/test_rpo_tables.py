@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from conftest import FEW_PAIRS, SMALL_RECIPE, Lengths, training_in
 
-from icdpo_nb.finetune import Recipe, training
+from icdpo_nb.finetune import training
 from icdpo_nb.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED, InputError
+from icdpo_nb.recipes import Recipe
 from icdpo_nb.rpo_tables import (
     RPO_TABLES,
     Case,
