@@ -42,8 +42,8 @@ READING_ORDER = {
     "parameters": [],
     "safety": [],
     "figures": [
-        "plot_by_n", "plot_claims", "plot_contrasts", "plot_gain", "plot_losses", "plot_means", "plot_per_prompt",
-        "plot_settings", "plot_token_gaps", "plot_win_rates",
+        "plot_along", "plot_by_n", "plot_claims", "plot_contrasts", "plot_gain", "plot_losses", "plot_means", "plot_per_prompt",
+        "plot_settings", "plot_token_gaps", "plot_weight_effects", "plot_win_rates",
     ],
     "notebook": ["show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
@@ -73,10 +73,16 @@ READING_ORDER = {
     "recipes": ["RECIPES", "SAMPLING", "Recipe", "paper_recipe", "recipe_settings"],
     "rpo_trainer": ["RPOTrainer"],
     "finetune": ["Plan", "adapter_at", "drawn", "fine_tune", "fine_tune_all", "loss_curves", "training", "training_cost"],
-    "policies": ["first_candidates", "policy_table", "policy_tables", "reward_by_n", "tuned_picks"],
+    "policies": [
+        "along_means", "along_training", "first_candidates", "mean_of_seeds", "policy_table", "policy_tables", "reward_by_n",
+        "train_policies", "tuned_picks", "tuned_rewards",
+    ],
     "rpo_tables": [
-        "RPO_TABLES", "Case", "beside_paper", "best_of_paper", "case_answers", "contrasts", "paper_sentence", "rpo_rows",
-        "train_cases",
+        "RPO_TABLES", "Case", "beside_paper", "best_of_paper", "case_answers", "paper_sentence", "rpo_rows", "train_cases",
+    ],
+    "weighting": [
+        "INERT", "contrasts", "effect_sentence", "identical_share", "inert_table", "score_sizes", "weight_effect",
+        "weight_effects",
     ],
     "kernel": [],
     "report": ["run_notebook"],
