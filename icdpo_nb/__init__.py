@@ -74,8 +74,8 @@ READING_ORDER = {
     "rpo_trainer": ["RPOTrainer"],
     "finetune": ["Plan", "adapter_at", "drawn", "fine_tune", "fine_tune_all", "loss_curves", "training", "training_cost"],
     "policies": [
-        "along_means", "along_training", "first_candidates", "mean_of_seeds", "policy_table", "policy_tables", "reward_by_n",
-        "train_policies", "tuned_picks", "tuned_rewards",
+        "along_means", "along_sentence", "along_training", "first_candidates", "mean_of_seeds", "policy_table", "policy_tables",
+        "reward_by_n", "train_policies", "tuned_picks", "tuned_rewards",
     ],
     "rpo_tables": [
         "RPO_TABLES", "Case", "beside_paper", "best_of_paper", "case_answers", "paper_sentence", "rpo_rows", "train_cases",

@@ -293,7 +293,7 @@ def plot_contrasts(weights: np.ndarray, scores: np.ndarray, prompts: Sequence[st
 def plot_along(means: pd.DataFrame, gains: pd.DataFrame) -> np.ndarray:
     """Along trainings: above, mean reward of a policy with S and without; below, what S adds, paired; with 95 % intervals.
 
-    `means` and `gains` as from `policies.along_means`: a panel column for each of their sources. Returns the Axes, shape (2, plans).
+    `means` and `gains` as from `policies.along_means`: a panel column for each source. Returns the Axes, shape (2, sources).
     """
     plans = list(means["source"].unique())
     size = (3.6 * len(plans) + 1, 4.6)
@@ -322,10 +322,10 @@ def _band(ax: plt.Axes, line: pd.DataFrame, color: str, style: str, name: str = 
 
 
 def plot_weight_effects(tables: Mapping[str, pd.DataFrame]) -> np.ndarray:
-    """Where RPO's weights can act: against the size of the scores, the other weightings' gradients and the answers they lead to.
+    """Where RPO's weights can act: against the size of the scores, other weightings' gradients and the answers they lead to.
 
-    `tables`: by the name of a set of experiments, as from `weighting.inert_table`; a point a policy. Left, the smallest cosine of
-    a weighting's gradient with that of uniform weights; right, the share of answers that are those of RPO-Paired.
+    `tables`: by the name of a set of experiments, as from `weighting.inert_table`; a point a policy. Left, the smallest cosine
+    of a weighting's gradient with that of uniform weights; right, the share of answers that are those of RPO-Paired.
     """
     _, axes = plt.subplots(1, 2, figsize=(8.6, 3.0), layout="constrained")
     for (name, table), color in zip(tables.items(), (PALETTE["ICDPO"], PALETTE["ICDPO + ŜR"]), strict=False):

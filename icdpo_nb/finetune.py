@@ -150,10 +150,14 @@ def _job(plan: Plan, protocol: Protocol) -> _Job:
     if not taught:
         raise InputError("fine-tuning needs at least one preference pair")
     if recipe.keep and not 1 <= min(recipe.keep) <= max(recipe.keep) <= recipe.steps(len(taught)):
-        raise InputError(f"keep is {list(recipe.keep)}, but one pass over {len(taught)} pairs has {recipe.steps(len(taught))} steps")
+        raise InputError(
+            f"keep is {list(recipe.keep)}, but one pass over {len(taught)} pairs has {recipe.steps(len(taught))} steps"
+        )
     if lm.tokenizer.eos_token is None:
         raise InputError(f"model {lm.name!r}: its tokenizer has no EOS token, so no response could be taught to end")
-    rows = [{"prompt": base_context(p.prompt, protocol), "chosen": f" {p.chosen}", "rejected": f" {p.rejected}"} for p in taught]
+    rows = [
+        {"prompt": base_context(p.prompt, protocol), "chosen": f" {p.chosen}", "rejected": f" {p.rejected}"} for p in taught
+    ]
     encoder = _encoder(recipe, embed)
     given = [SCHEMA, lm.fingerprint, recipe.used, rows, encoder and encoder.fingerprint]
     folder = cache_folder() / "adapters" / digest(given)[:16]

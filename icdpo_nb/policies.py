@@ -12,9 +12,10 @@ from .baselines import one_at_random
 from .checkpoints import split_adapters
 from .data import Preference
 from .experiment import Tables, picks, work_done
-from .finetune import Plan, adapter_at, fine_tune, fine_tune_all
+from .finetune import Plan, adapter_at, fine_tune_all
 from .kept import stored
 from .lm import CausalLM, load_lm
+from .metrics import Estimate
 from .protocol import RECOMMENDED, InputError, Protocol
 from .recipes import METHODS, Recipe
 from .retrieval import Embedder
@@ -40,8 +41,8 @@ class Trained(NamedTuple):
 def adapter_name(model: str) -> str:
     """What tells trained policies apart in a table: a name for `load_lm` with the adapters' folders but not the way to them.
 
-    A folder is named after all that can change its adapter, so equal names are equal weights. A model without adapters keeps its
-    name.
+    A folder is named after all that can change its adapter, so equal names are equal weights. A model without adapters keeps
+    its name.
     """
     base, folders = split_adapters(model)
     return "+".join([base, *(Path(folder).name for folder in folders)])
@@ -59,8 +60,8 @@ def train_policies(
 ) -> dict[tuple[str, str, int], Trained]:
     """Train every method on every source's pairs from every seed, or find it: by (source, method, seed).
 
-    `begin`: what the preference losses begin as and refer to: "sft", the SFT policy of the same source and seed, as in both papers,
-    or "base", the model itself. `recipes`: by method, with that of SFT where they begin from it; a seed takes the place of theirs.
+    `begin`: what the preference losses begin as and refer to: "sft", the SFT policy of the same source and seed, as in RPO's
+    paper, or "base", the model itself. `recipes`: by method, with SFT's where they begin from it; their seeds are replaced.
     """
     if begin not in BEGINS:
         raise InputError(f"begin is {begin!r}, but must be {' or '.join(BEGINS)}")
@@ -198,16 +199,17 @@ def along_training(
 ) -> pd.DataFrame:
     """Reward with and without S at points of one training, for each plan by its name.
 
-    `points`: how many steps of the pass are looked at, close together at its beginning, where a policy changes most; the last is
-    the end. The adapter after each of them is kept and found again. Columns lm, source (the plan's name), method ("policy" and
+    `points`: how many steps of the pass are looked at, close together at its beginning, where a policy changes most, and the
+    last. The adapter after each of them is kept and found again. Columns lm, source (the plan's name), method ("policy" and
     "policy + S"), step, domain, prompt_id, reward; the reference of S is what the plan begins as.
     """
-    parts = []
+    passes = {name: plan.recipe.steps(min(plan.recipe.n_pairs, len(plan.pairs))) for name, plan in plans.items()}
+    steps = {name: _points(n, points) for name, n in passes.items()}
+    kept = {name: plan._replace(recipe=replace(plan.recipe, keep=steps[name])) for name, plan in plans.items()}
+    folders, parts = fine_tune_all(kept, protocol), []
     for name, plan in plans.items():
-        steps = _points(plan.recipe.steps(min(plan.recipe.n_pairs, len(plan.pairs))), points)
-        folder = fine_tune(plan.lm, plan.pairs, replace(plan.recipe, keep=steps), protocol, plan.embed)
-        for step in steps:
-            policy = stored(load_lm(f"{plan.lm.name}+{adapter_at(folder, step)}"), keep)
+        for step in steps[name]:
+            policy = stored(load_lm(f"{plan.lm.name}+{adapter_at(folders[name], step)}"), keep)
             table = policy_table(prompts, policy, plan.lm, protocol, plan.recipe.seed)
             scored = table.assign(reward=reward.score(list(table["prompt"]), list(table["response"])))
             found = {"policy": one_at_random(scored), "policy + S": select(scored, "S")}
@@ -228,3 +230,16 @@ def along_means(along: pd.DataFrame, totals: str = "macro", seed: int = 0) -> tu
         gain = method_gains(part, [("policy + S", "policy")], totals=totals, seed=seed)
         gains.append(totals_of(gain).assign(step=step))
     return pd.concat(means, ignore_index=True), pd.concat(gains, ignore_index=True)
+
+
+def along_sentence(gains: pd.DataFrame) -> str:
+    """At which steps S adds, and at which it takes away, by the intervals of `along_means`: each of 95 % by itself."""
+    said = []
+    for plan, part in gains.groupby("source", sort=False):
+        sides = {"adds": part[part["low"] > 0], "takes away": part[part["high"] < 0]}
+        found = [f"{what} at step {', '.join(map(str, rows['step']))}" for what, rows in sides.items() if len(rows)]
+        best, looked = part.loc[part["mean"].idxmax()], ", ".join(map(str, part["step"]))
+        text = Estimate(*best[["mean", "low", "high", "n"]]).text()
+        at = " and ".join(found) or "neither adds nor takes away beyond its interval"
+        said.append(f"{plan}: S {at} (of {looked}); most at step {best['step']}, {text}")
+    return f"{'. '.join(said)}. Gains in reward with 95 % intervals over {gains['n'].iloc[0]} prompts; one training seed."

@@ -147,8 +147,9 @@ def case_answers(
     """What every policy answers from the prompt alone, and `work_done`.
 
     One answer a prompt at temperature 0, else `n_candidates`. Columns lm, source, method (the policy's name), seed, adapter
-    (`policies.adapter_name`: the same for policies that are the same weights), domain, prompt_id, candidate_id, prompt, response, reward, and win: 100 where the reward is higher than that of the data's chosen
-    response, 50 where they are level, 0 where it is lower. `keep`: whether what is sampled is found again.
+    (`policies.adapter_name`: the same for equal weights), domain, prompt_id, candidate_id, prompt, response, reward, and win:
+    100 where the reward is higher than that of the data's chosen response, 50 where they are level, 0 where it is lower.
+    `keep`: whether what is sampled is found again.
     """
     contexts, rows, work = [base_context(p.prompt, protocol) for p in prompts], [], []
     for model in dict.fromkeys(policies.values()):
@@ -158,13 +159,27 @@ def case_answers(
             temperature = cases[name].temperature
             how = protocol.but(temperature=temperature) if temperature else protocol.but(n_candidates=1, top_k=1)
             for p, ys in zip(prompts, lm.sample(contexts, how.n_candidates, how, seed), strict=True):
-                rows += [("", "", name, seed, known, p.domain, p.prompt_id, j, p.prompt, y.text, p.chosen) for j, y in enumerate(ys)]
+                rows += [
+                    ("", "", name, seed, known, p.domain, p.prompt_id, j, p.prompt, y.text, p.chosen) for j, y in enumerate(ys)
+                ]
         work.append(work_done({", seed ".join(map(str, keys[0])): lm}))
-    columns = ["lm", "source", "method", "seed", "adapter", "domain", "prompt_id", "candidate_id", "prompt", "response", "chosen"]
+    columns = [
+        "lm",
+        "source",
+        "method",
+        "seed",
+        "adapter",
+        "domain",
+        "prompt_id",
+        "candidate_id",
+        "prompt",
+        "response",
+        "chosen",
+    ]
     table = pd.DataFrame(rows, columns=columns)
     verdicts = judge_pairs(RewardJudge(reward), table["prompt"], table["response"], table["chosen"])["verdict"]
     scored = table.assign(reward=reward.score(table["prompt"], table["response"]), win=100 * verdicts.map(POINTS).to_numpy())
-    return scored.drop(columns="chosen"), pd.concat(work, ignore_index=True)
+    return scored.drop(columns="chosen"), pd.concat(work, ignore_index=True) if work else pd.DataFrame()
 
 
 def beside_paper(
@@ -195,7 +210,8 @@ def _printed(table: int) -> pd.DataFrame:
     several = len({data for data, _ in on}) > 1
     heads = {key: f"paper, {key[1]}{f', {key[0]}' if several else ''}, %" for key in on}
     text = printed.assign(
-        head=[heads[key] for key in zip(printed["data"], printed["model"], strict=True)], text=printed["value"].map("{:.2f}".format)
+        head=[heads[key] for key in zip(printed["data"], printed["model"], strict=True)],
+        text=printed["value"].map("{:.2f}".format),
     )
     return text.pivot(index=["method", "setting"], columns="head", values="text")[list(heads.values())]
 

@@ -1,8 +1,8 @@
-"""What RPO's weights do on a model: how large its scores are, whether weightings differ in their gradients, and in their answers.
+"""What RPO's weights do on a model: how large its scores are, and whether weightings differ in their gradients and answers.
 
-The weights of a row sum to 1 and stand inside log σ (arXiv:2402.10958, Eqs. 11, 12 and 14). While |β ω (r_i - r_j)| is small, log σ
-is a straight line there, in which such weights cancel: every weighting then has nearly the same gradient, and trains the same
-policy. So before a table of weightings is read, one looks at the size of the scores.
+The weights of a row sum to 1 and stand inside log σ (arXiv:2402.10958, Eqs. 11, 12 and 14). While |β ω (r_i - r_j)| is small,
+log σ is a straight line there, in which such weights cancel: every weighting then has nearly the same gradient, and trains the
+same policy. So before a table of weightings is read, one looks at the size of the scores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,12 @@ from .retrieval import Embedder
 from .rpo import contrast_matrix, diagonal_weights, gradient_cosine, prompt_weights, uniform_weights
 from .templates import base_context
 
-INERT = 0.95  # of a prompt's answers: from this share of identical ones on, a change of the training is said to have done nothing
-WEIGHTINGS = {f"τ = {tau}": ("embedding", tau) for tau in (0.25, 0.5, 0.75)} | {"diagonal": ("diagonal", 0.0)}  # against uniform
+INERT = (
+    0.95  # of a prompt's answers: from this share of identical ones on, a change of the training is said to have done nothing
+)
+WEIGHTINGS = {f"τ = {tau}": ("embedding", tau) for tau in (0.25, 0.5, 0.75)} | {
+    "diagonal": ("diagonal", 0.0)
+}  # against uniform
 
 
 def log_ratios(
@@ -71,9 +75,9 @@ def weight_effect(
 ) -> dict[str, float]:
     """At a policy of paired RPO: the size of its scores, and how far other weightings would have another gradient there.
 
-    "size": the median of |β ω (r_i - r_j)| over all contrasts, with the recipe's own weights, nats. "cosine, …": of the gradient by
-    the log-ratios under a weighting and under uniform weights (`rpo.gradient_cosine`). `pairs` make matrices as in training; the
-    cosines are means over them, and what does not fill a matrix is left out unless there is no other.
+    "size": the median of |β ω (r_i - r_j)| over all contrasts, with the recipe's own weights, nats. "cosine, …": of the
+    gradient by the log-ratios under a weighting and under uniform weights (`rpo.gradient_cosine`). `pairs` make matrices as in
+    training; the cosines are means over them, and what does not fill a matrix is left out unless there is no other.
     """
     m = min(recipe.matrix or recipe.batch, len(pairs))
     sizes, cosines = [], {name: [] for name in WEIGHTINGS}
@@ -120,8 +124,8 @@ def identical_share(answers: pd.DataFrame, against: str = "RPO-Paired") -> pd.Da
     """How many of a policy's answers are, word for word, another's to the same prompt from the same training seed.
 
     Columns policy, against, share, n. Where the share is `INERT` or more, the two settings trained the same policy, and no
-    number of prompts could tell them apart. `answers` as from `rpo_tables.case_answers`. Answers are compared where both policies
-    have one of that number: at temperature 0 there is one a prompt.
+    number of prompts could tell them apart. `answers` as from `rpo_tables.case_answers`. Answers are compared where both
+    policies have one of that number: at temperature 0 there is one a prompt.
     """
     keys = ["seed", "prompt_id", "candidate_id"]
     base = answers[answers["method"] == against][[*keys, "response"]]
@@ -143,13 +147,19 @@ def effect_sentence(table: pd.DataFrame, against: str = "RPO-Paired") -> str:
     """What `inert_table` says, in two sentences for the reader."""
     size, cosines = table["size"].median(), table.filter(like="cosine")
     shares = table.dropna(subset="identical answers").set_index("method")["identical answers"]
+    low, high = cosines.min(axis=None), cosines.max(axis=None)
     said = (
-        f"The median score |β ω (r_i − r_j)| of the policies is {size:.2g} nats, and the gradients of the other weightings have a "
-        f"cosine of {cosines.min(axis=None):.3f} to {cosines.max(axis=None):.3f} with that of uniform weights."
+        f"The median score |β ω (r_i − r_j)| of the policies is {size:.2g} nats, and the gradients of the other weightings have "
+        f"a cosine of {low:.3f} to {high:.3f} with that of uniform weights."
     )
+    if shares.empty:
+        return said
     same = [name for name, share in shares.items() if share >= INERT]
-    some = f", and {INERT:.0%} or more for {', '.join(same)}: these settings did nothing" if same else ""
-    return f"{said} Of {len(shares)} other settings, {shares.min():.0%} to {shares.max():.0%} of the answers are those of {against}{some}."
+    some = f"; {INERT:.0%} or more for {', '.join(same)}: these settings did nothing" if same else ""
+    return (
+        f"{said} Of the answers under {len(shares)} other settings {shares.min():.0%} to {shares.max():.0%} are word for word "
+        f"those of {against}{some}."
+    )
 
 
 def score_sizes(

@@ -135,7 +135,9 @@ def test_ipo_by_equation_5_and_as_trl_has_it(tuned_base, tuned, tmp_path):
         peft_config=plain.model.peft_config["default"],
     )  # fmt: skip
     theirs.train()
-    np.testing.assert_allclose([e["loss"] for e in theirs.state.log_history if "loss" in e], training(folder)["losses"], rtol=1e-3)
+    np.testing.assert_allclose(
+        [e["loss"] for e in theirs.state.log_history if "loss" in e], training(folder)["losses"], rtol=1e-3
+    )
 
 
 def test_the_papers_recipe(tuned_base, tmp_path):

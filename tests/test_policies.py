@@ -10,6 +10,7 @@ from icdpo_nb.policies import (
     _points,
     adapter_name,
     along_means,
+    along_sentence,
     along_training,
     first_candidates,
     mean_of_seeds,
@@ -124,9 +125,16 @@ def test_along_a_training(tuned_base, tmp_path):
     at = means.set_index(["step", "method"])["mean"]
     assert gains.set_index("step").loc[3, "mean"] == pytest.approx(at[3, "policy + S"] - at[3, "policy"])
     assert list(gains["n"]) == [3, 3]
+    told = gains.assign(mean=[0.5, -0.5], low=[0.1, -0.9], high=[0.9, -0.1])
+    assert along_sentence(told) == (
+        "from base: S adds at step 1 and takes away at step 3 (of 1, 3); most at step 1, 0.50 [0.10, 0.90]. "
+        "Gains in reward with 95 % intervals over 3 prompts; one training seed."
+    )
 
 
-@pytest.mark.parametrize(("steps", "n", "points"), [(50, 8, (1, 3, 7, 12, 20, 28, 38, 50)), (3, 8, (1, 2, 3)), (1, 5, (1,)), (9, 1, (9,))])
+@pytest.mark.parametrize(
+    ("steps", "n", "points"), [(50, 8, (1, 3, 7, 12, 20, 28, 38, 50)), (3, 8, (1, 2, 3)), (1, 5, (1,)), (9, 1, (9,))]
+)
 def test_points_of_a_training(steps, n, points):
     """Close together at the beginning, none twice, and the last step among them."""
     assert _points(steps, n) == points

@@ -80,20 +80,26 @@ def test_identical_answers_are_counted_within_prompt_and_seed():
 def test_policies_of_paired_rpo_beside_their_answers(tuned_base, tuned):
     """A row a policy, its seeds' means; the sentence names what did nothing."""
     lm, paired = load_lm(tuned_base), f"{tuned_base}+{tuned['RPO-Paired']}"
-    recipes = {"RPO-Paired": Recipe("RPO-Paired", **SMALL_RECIPE), "warm": Recipe("RPO-Paired", **SMALL_RECIPE), "DPO": Recipe("DPO")}
+    recipes = {
+        "RPO-Paired": Recipe("RPO-Paired", **SMALL_RECIPE),
+        "warm": Recipe("RPO-Paired", **SMALL_RECIPE),
+        "DPO": Recipe("DPO"),
+    }
     policies = {("RPO-Paired", 0): paired, ("warm", 0): paired, ("DPO", 0): f"{tuned_base}+{tuned['DPO']}"}
     effects = weight_effects(policies, recipes, {0: lm}, FEW_PAIRS, Lengths(), n=4, keep=False)
     assert list(effects["method"]) == ["RPO-Paired"], "another method has no such weights, and equal policies count once"
     assert list(effects["adapter"]) == [adapter_name(paired)]
     two = pd.concat([effects.assign(method=m, size=s) for m, s in (("RPO-Paired", 0.01), ("b", 0.02), ("b", 0.04), ("c", 0.5))])
-    shares = pd.DataFrame([("b", "RPO-Paired", 0.96, 9), ("c", "RPO-Paired", 0.4, 9)], columns=["policy", "against", "share", "n"])
+    shares = pd.DataFrame(
+        [("b", "RPO-Paired", 0.96, 9), ("c", "RPO-Paired", 0.4, 9)], columns=["policy", "against", "share", "n"]
+    )
     table = inert_table(two, shares).set_index("method")
     assert table.loc["b", "size"] == pytest.approx(0.03)
     assert np.isnan(table.loc["RPO-Paired", "identical answers"])
     sentence = effect_sentence(table.reset_index())
     assert "is 0.03 nats" in sentence
     assert "95% or more for b: these settings did nothing" in sentence
-    assert "40% to 96%" in sentence
+    assert "40% to 96% are word for word those of RPO-Paired; 95%" in sentence
 
 
 def test_the_scale_is_told_by_the_size_of_the_scores_on_dev_pairs(tuned_base, tmp_path):
