@@ -1,4 +1,4 @@
-"""Fine-tuned companions: SFT, DPO, IPO, KTO (TRL's trainers) and RPO (ours) with LoRA adapters.
+"""Fine-tuned companions: SFT, DPO, KTO (TRL's trainers), RPO and IPO (ours) with LoRA adapters.
 
 The policy learns π(y | x) from the base context alone, so nothing but the adapter sets it apart from its reference, the model
 that it begins as: a base model, or an SFT policy on top of one. What was trained lies in the cache under the digest of all that

@@ -149,8 +149,8 @@ def effect_sentence(table: pd.DataFrame, against: str = "RPO-Paired") -> str:
     shares = table.dropna(subset="identical answers").set_index("method")["identical answers"]
     low, high = cosines.min(axis=None), cosines.max(axis=None)
     said = (
-        f"The median score |β ω (r_i − r_j)| of the policies is {size:.2g} nats, and the gradients of the other weightings have "
-        f"a cosine of {low:.3f} to {high:.3f} with that of uniform weights."
+        f"The median score |β ω (r_i − r_j)| of the policies is {size:.2g} nats, and the gradients of other weightings have a "
+        f"cosine of {low:.3f} to {high:.3f} with that of uniform weights."
     )
     if shares.empty:
         return said

@@ -11,7 +11,7 @@ from icdpo_nb.finetune import training
 from icdpo_nb.lm import load_lm
 from icdpo_nb.paper import published_rpo
 from icdpo_nb.protocol import RECOMMENDED, InputError
-from icdpo_nb.recipes import Recipe
+from icdpo_nb.recipes import Recipe, paper_recipe
 from icdpo_nb.rpo_tables import (
     RPO_TABLES,
     Case,
@@ -27,6 +27,14 @@ from icdpo_nb.templates import base_context
 
 USUAL = Case(Recipe("RPO-Paired", batch=8))
 ALL = [1, 2, 3, 4, 6, 7, 8]
+
+
+def test_the_papers_recipe_has_the_papers_matrices():
+    """64 pairs on eight GPUs are matrices of 8: the batch of 8 in Table 3, of which 6 does not fill a step."""
+    rows, cases = rpo_rows([1, 3], Case(paper_recipe("RPO-Paired")))
+    assert list(rows.loc[rows["table"] == 3, "policy"]) == ["RPO-Paired, batch 2", "RPO-Paired, batch 4", "", "RPO-Paired"]
+    assert {case.recipe.optimizer for case in cases.values()} == {"rmsprop"}
+    assert cases["RPO-Paired"].recipe.matrix == 8
 
 
 @pytest.mark.parametrize(("method", "setting", "recipe", "other"), [

@@ -31,7 +31,7 @@ def scale(given: argparse.Namespace) -> pd.DataFrame:
     data, reference = begun(nb.load_lm(given.lm), "raw", 800)
     recipes = {
         f"β = {beta}, rate {rate}": nb.Recipe(
-            "RPO-Paired", n_pairs=given.n_pairs or 320, batch=8, beta=beta, learning_rate=rate
+            "RPO-Paired", n_pairs=given.n_pairs or 240, batch=8, beta=beta, learning_rate=rate
         )
         for beta, rate in SCALES
     }
