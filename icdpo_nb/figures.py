@@ -252,9 +252,11 @@ def plot_by_n(by_n: pd.DataFrame, level: pd.DataFrame) -> list[plt.Axes]:
 def plot_settings(rows: pd.DataFrame, wins: pd.DataFrame) -> list[plt.Axes]:
     """Win rate against the number that RPO's Tables 2, 3, 7 and 8 vary, a panel for each; dotted: as the paper prints it.
 
-    `rows` as from `rpo_tables.rpo_rows`, `wins` the totals of their policies.
+    `rows` as from `rpo_tables.rpo_rows`, `wins` the totals of their policies. Without any of these tables there is no panel.
     """
     part = rows[rows["table"].isin((2, 3, 7, 8)) & (rows["policy"] != "")]
+    if part.empty:
+        return []
     parsed = part["setting"].str.extract(r"(?P<varied>τ|β|batch|temperature)[ =]+(?P<number>[\d.]+)")
     part, ours = part.assign(**parsed.astype({"number": float})), wins.set_index("method")
     panels = _panels([f"Table {t}" for t in part["table"].unique()], 2.6, sharey=True, across=2)
