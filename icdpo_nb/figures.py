@@ -338,5 +338,7 @@ def plot_weight_effects(tables: Mapping[str, pd.DataFrame]) -> np.ndarray:
     axes[1].set(ylabel="identical answers, %", ylim=(-3, 103))
     for ax in axes:
         ax.set(xscale="log", xlabel="median |β ω (rᵢ − rⱼ)|, nats")
-    axes[0].legend(frameon=False, fontsize=9)
+        ax.xaxis.set_major_formatter("{x:g}")  # powers of ten would be set as a formula, which no text here is
+        ax.xaxis.set_minor_formatter("")
+    axes[0].legend(frameon=False, fontsize=9, loc="lower left")
     return axes
