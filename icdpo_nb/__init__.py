@@ -70,7 +70,7 @@ READING_ORDER = {
         "contrast_matrix", "diagonal_weights", "gradient_cosine", "gradient_of", "ipo_loss", "prompt_weights", "rpo_loss",
         "uniform_weights",
     ],
-    "recipes": ["RECIPES", "SAMPLING", "Recipe", "paper_recipe", "recipe_settings"],
+    "recipes": ["LEARNING_RATES", "RECIPES", "SAMPLING", "Recipe", "paper_recipe", "recipe_settings"],
     "rpo_trainer": ["RPOTrainer"],
     "finetune": ["Plan", "adapter_at", "drawn", "fine_tune", "fine_tune_all", "loss_curves", "training", "training_cost"],
     "policies": [

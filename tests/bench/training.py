@@ -15,7 +15,7 @@ import icdpo_nb as nb
 
 # (β, learning rate) in the order of their product, which is what the first steps add to a score
 SCALES = [(0.1, 1e-3), (1, 1e-3), (5, 3e-3), (10, 3e-3), (20, 3e-3), (50, 3e-3), (50, 1e-2)]
-RATES = (2.5e-4, 5e-4, 1e-3)
+RATES = (1e-4, 2.5e-4, 5e-4)
 LENGTHS = (320, 128)
 
 
@@ -46,7 +46,7 @@ def rates(given: argparse.Namespace) -> pd.DataFrame:
     """Mean dev reward of each method's answers, one at random, at each of `RATES`, with those learnt from teacher A."""
     lm, embed, judge = nb.load_lm(given.lm), nb.Embedder("all-MiniLM-L6-v2"), nb.load_reward("sandbox")
     data, reference = begun(lm, "teacher-a", 800)
-    cases = list(product([m for m in ("DPO", "IPO", "KTO", "RPO-Paired", "RPO-Unpaired") if m in (given.methods or m)], RATES))
+    cases = list(product(given.methods, given.rates))
     plans = {
         case: nb.Plan(reference, data.support, nb.Recipe(case[0], n_pairs=given.n_pairs or 400, learning_rate=case[1]), embed)
         for case in cases
@@ -70,7 +70,8 @@ def main() -> None:
     parser.add_argument("--n-pairs", type=int, default=0, help="0: as in the notebook")
     parser.add_argument("--n-dev", type=int, default=64, help="dev prompts")
     parser.add_argument("--size", type=float, default=0.9, help="of the scores, nats")
-    parser.add_argument("--methods", nargs="*", help="of rates; all if none are named")
+    parser.add_argument("--methods", nargs="*", default=[m for m in nb.LEARNING_RATES if m != "SFT"])
+    parser.add_argument("--rates", nargs="*", type=float, default=RATES)
     given = parser.parse_args()
     with pd.option_context("display.width", 200, "display.max_columns", 20):
         print({"scale": scale, "rates": rates}[given.what](given).to_string(index=False))
