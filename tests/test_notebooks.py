@@ -96,7 +96,6 @@ SMOKE = {  # parameters that make a notebook small
         "rank": 2,
         "n_most": 4,
         "along_pairs": 4,
-        "n_along": 1,
         "n_points": 2,
         "max_new_tokens": 8,
         "max_prompt_tokens": 0,
