@@ -46,8 +46,8 @@ READING_ORDER = {
     "parameters": [],
     "safety": [],
     "figures": [
-        "plot_by_n", "plot_claims", "plot_contrasts", "plot_gain", "plot_losses", "plot_means", "plot_per_prompt",
-        "plot_settings", "plot_token_gaps", "plot_win_rates",
+        "plot_along", "plot_by_n", "plot_claims", "plot_contrasts", "plot_gain", "plot_losses", "plot_means", "plot_per_prompt",
+        "plot_settings", "plot_token_gaps", "plot_weight_effects", "plot_win_rates",
     ],
     "notebook": ["project", "show_answer", "show_note", "show_table", "show_text", "start"],
     "tables": [
@@ -73,13 +73,23 @@ READING_ORDER = {
     "winrate": [
         "agreement_sentence", "comparisons", "judged", "order_sentence", "preview", "win_gains", "win_means", "win_shares",
     ],
-    "rpo": ["contrast_matrix", "diagonal_weights", "prompt_weights", "rpo_loss", "uniform_weights"],
+    "rpo": [
+        "contrast_matrix", "diagonal_weights", "gradient_cosine", "gradient_of", "ipo_loss", "prompt_weights", "rpo_loss",
+        "uniform_weights",
+    ],
+    "recipes": ["LEARNING_RATES", "RECIPES", "SAMPLING", "Recipe", "paper_recipe", "recipe_settings"],
     "rpo_trainer": ["RPOTrainer"],
-    "finetune": ["Plan", "Recipe", "fine_tune", "fine_tune_all", "loss_curves", "training", "training_cost"],
-    "policies": ["first_candidates", "policy_table", "policy_tables", "reward_by_n", "tuned_picks"],
+    "finetune": ["Plan", "adapter_at", "drawn", "fine_tune", "fine_tune_all", "loss_curves", "training", "training_cost"],
+    "policies": [
+        "along_means", "along_sentence", "along_training", "first_candidates", "mean_of_seeds", "policy_table", "policy_tables",
+        "reward_by_n", "train_policies", "tuned_picks", "tuned_rewards",
+    ],
     "rpo_tables": [
-        "RPO_TABLES", "Case", "beside_paper", "best_of_paper", "case_answers", "contrasts", "paper_sentence", "rpo_rows",
-        "train_cases",
+        "RPO_TABLES", "Case", "beside_paper", "best_of_paper", "case_answers", "paper_sentence", "rpo_rows", "train_cases",
+    ],
+    "weighting": [
+        "INERT", "contrasts", "effect_sentence", "identical_share", "inert_table", "score_sizes", "weight_effect",
+        "weight_effects",
     ],
     "progress": [],
     "kernel": [],

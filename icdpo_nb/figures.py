@@ -1,6 +1,6 @@
 """Figures: tidy tables in, Axes out. One colour a method; intervals, and the prompts behind them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -252,9 +252,11 @@ def plot_by_n(by_n: pd.DataFrame, level: pd.DataFrame) -> list[plt.Axes]:
 def plot_settings(rows: pd.DataFrame, wins: pd.DataFrame) -> list[plt.Axes]:
     """Win rate against the number that RPO's Tables 2, 3, 7 and 8 vary, a panel for each; dotted: as the paper prints it.
 
-    `rows` as from `rpo_tables.rpo_rows`, `wins` the totals of their policies.
+    `rows` as from `rpo_tables.rpo_rows`, `wins` the totals of their policies. Without any of these tables there is no panel.
     """
     part = rows[rows["table"].isin((2, 3, 7, 8)) & (rows["policy"] != "")]
+    if part.empty:
+        return []
     parsed = part["setting"].str.extract(r"(?P<varied>τ|β|batch|temperature)[ =]+(?P<number>[\d.]+)")
     part, ours = part.assign(**parsed.astype({"number": float})), wins.set_index("method")
     panels = _panels([f"Table {t}" for t in part["table"].unique()], 2.6, sharey=True, across=2)
@@ -287,4 +289,56 @@ def plot_contrasts(weights: np.ndarray, scores: np.ndarray, prompts: Sequence[st
     axes[0].set_yticks(np.arange(m) + 0.5, names, rotation=0, fontsize=9)
     axes[1].set_yticks(np.arange(m) + 0.5, range(1, m + 1), rotation=0)
     axes[0].set(ylabel="chosen response to")
+    return axes
+
+
+def plot_along(means: pd.DataFrame, gains: pd.DataFrame) -> np.ndarray:
+    """Along trainings: above, mean reward of a policy with S and without; below, what S adds, paired; with 95 % intervals.
+
+    `means` and `gains` as from `policies.along_means`: a panel column for each source. Returns the Axes, shape (2, sources).
+    """
+    plans = list(means["source"].unique())
+    size = (3.6 * len(plans) + 1, 4.6)
+    figure, grid = plt.subplots(2, len(plans), figsize=size, sharex="col", sharey="row", squeeze=False, layout="constrained")
+    kinds = {"policy": (PALETTE["Base"], "o--"), "policy + S": (PALETTE["ICDPO"], "o-")}
+    for column, plan in enumerate(plans):
+        above, below = grid[:, column]
+        for method, (color, line) in kinds.items():
+            _band(above, means[(means["source"] == plan) & (means["method"] == method)], color, line, method)
+        _band(below, gains[gains["source"] == plan], "black", "o-")
+        below.axhline(0, color="black", lw=0.8)
+        above.set_title(plain(plan), fontsize=10.5)
+        below.set(xlabel="step of the training")
+    grid[0, 0].set(ylabel="mean reward")
+    grid[1, 0].set(ylabel="gain by S")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return grid
+
+
+def _band(ax: plt.Axes, line: pd.DataFrame, color: str, style: str, name: str = "") -> None:
+    """Means at steps, with their intervals as a band."""
+    line = line.sort_values("step")
+    ax.fill_between(line["step"], line["low"], line["high"], color=color, alpha=0.18, lw=0)
+    ax.plot(line["step"], line["mean"], style, color=color, ms=4, lw=1.6, label=name)
+
+
+def plot_weight_effects(tables: Mapping[str, pd.DataFrame]) -> np.ndarray:
+    """Where RPO's weights can act: against the size of the scores, other weightings' gradients and the answers they lead to.
+
+    `tables`: by the name of a set of experiments, as from `weighting.inert_table`; a point a policy. Left, the smallest cosine
+    of a weighting's gradient with that of uniform weights; right, the share of answers that are those of RPO-Paired.
+    """
+    _, axes = plt.subplots(1, 2, figsize=(8.6, 3.0), layout="constrained")
+    for (name, table), color in zip(tables.items(), (PALETTE["ICDPO"], PALETTE["ICDPO + ŜR"]), strict=False):
+        lowest = table.filter(like="cosine").min(axis=1)
+        axes[0].plot(table["size"], lowest, "o", color=color, ms=6, alpha=0.7, label=plain(name))
+        axes[1].plot(table["size"], 100 * table["identical answers"], "o", color=color, ms=6, alpha=0.7)
+    axes[0].set(ylabel="smallest cosine of gradients")
+    axes[1].set(ylabel="identical answers, %", ylim=(-3, 103))
+    for ax in axes:
+        ax.set(xscale="log", xlabel="median |β ω (rᵢ − rⱼ)|, nats")
+        ax.xaxis.set_major_formatter("{x:g}")  # powers of ten would be set as a formula, which no text here is
+        ax.xaxis.set_minor_formatter("")
+    axes[0].legend(frameon=False, fontsize=9, loc="lower left")
     return axes

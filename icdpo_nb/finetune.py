@@ -1,4 +1,4 @@
-"""Fine-tuned companions: SFT, DPO, IPO, KTO (TRL's trainers) and RPO (ours) with LoRA adapters.
+"""Fine-tuned companions: SFT, DPO, KTO (TRL's trainers), RPO and IPO (ours) with LoRA adapters.
 
 The policy learns π(y | x) from the base context alone, so nothing but the adapter sets it apart from its reference, the model
 that it begins as: a base model, or an SFT policy on top of one. What was trained lies in the cache under the digest of all that
@@ -14,7 +14,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -25,87 +25,17 @@ from .checkpoints import cache_folder, fingerprint, load_adapted
 from .data import Preference
 from .lm import CausalLM
 from .protocol import RECOMMENDED, InputError, Protocol
+from .recipes import TAUS, Recipe
 from .retrieval import Embedder
-from .rpo import check_weighting
 from .store import digest
 from .templates import base_context
 
-SCHEMA = 1  # raise it when a change to the code changes what is trained
-LEARNING_RATES = {  # of a few, by dev prompts of the sandbox alone
-    "SFT": 1e-3, "DPO": 5e-4, "IPO": 5e-4, "KTO": 5e-4, "RPO-Paired": 5e-4, "RPO-Unpaired": 5e-4,
-}  # fmt: skip
-METHODS = tuple(LEARNING_RATES)
-TAUS = {"RPO-Paired": 0.5, "RPO-Unpaired": 0.75}  # the paper's (arXiv:2402.10958, Table 5)
+SCHEMA = 2  # raise it when a change to the code changes what is trained
 SIDES = ("chosen", "rejected")
-TRAINING = "training.json"
+TRAINING, WEIGHTS = "training.json", "adapter_model.safetensors"
 Key = TypeVar("Key")
 LIBRARIES = 2**30  # bytes of a process that trains, without the model
 CHECKPOINTS = 5  # of a training, so that an interrupted one loses a fifth at most
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a policy is fine-tuned; one pass over the pairs."""
-
-    method: str  # SFT (chosen responses alone), DPO, IPO, KTO, RPO-Paired or RPO-Unpaired (arXiv:2402.10958)
-    n_pairs: int = 800
-    beta: float = 0.1  # of the preference losses
-    learning_rate: float = 0.0  # 0: that of LEARNING_RATES
-    rank: int = 16  # of LoRA, on all linear layers
-    batch: int = 16  # pairs a step
-    seed: int = 0  # of the choice and order of the pairs, and of the adapter's first weights
-    tau: float = 0.0  # of RPO's embedding weights; 0: that of TAUS
-    weighting: str = "embedding"  # of RPO: embedding, uniform or diagonal
-    alpha: float = 0.8  # of RPO's diagonal weights: the share of a prompt's own pair
-    matrix: int = 0  # rows of RPO's contrast matrix, of which a step has batch / matrix; 0: as many as the batch
-    encoded: str = "prompt"  # what RPO's embedding weights compare: prompt, or prompt+response (its Table 6)
-
-    def __post_init__(self):
-        if self.method not in LEARNING_RATES:
-            raise InputError(f"method is {self.method!r}, but must be one of {', '.join(LEARNING_RATES)}")
-        for name in ("n_pairs", "rank", "batch"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
-        for name, default in (("beta", False), ("learning_rate", True), ("tau", True)):
-            value = getattr(self, name)
-            if not (value > 0 or (default and value == 0)) or not math.isfinite(value):
-                raise InputError(f"{name} is {value}, but must be a number above 0")
-        check_weighting(self.weighting)
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"alpha is {self.alpha}, but must lie between 0 and 1")
-        if self.matrix and not 1 <= self.matrix <= self.batch:
-            raise InputError(f"matrix is {self.matrix}, but must be 0 or lie between 1 and batch, {self.batch}")
-        if self.encoded not in ("prompt", "prompt+response"):
-            raise InputError(f"encoded is {self.encoded!r}, but must be prompt or prompt+response")
-
-    @property
-    def rate(self) -> float:
-        """The learning rate that is used."""
-        return self.learning_rate or LEARNING_RATES[self.method]
-
-    @property
-    def fills(self) -> bool:
-        """Whether its contrast matrices fill a batch; else the last is smaller, and its rows weigh more in the gradient."""
-        return not self.matrix or self.batch % self.matrix == 0
-
-    @property
-    def embeds(self) -> bool:
-        """Whether an encoder weighs its contrasts."""
-        return self.method in TAUS and self.weighting == "embedding"
-
-    @property
-    def used(self) -> dict:
-        """The settings that the method has a use for, with their defaults filled in."""
-        unused = {
-            "beta": self.method == "SFT",
-            "tau": not self.embeds,
-            "encoded": not self.embeds,
-            "alpha": self.weighting != "diagonal",
-        }
-        rpo = {"tau", "weighting", "alpha", "matrix", "encoded"}
-        filled = asdict(self) | {"learning_rate": self.rate, "tau": self.tau or TAUS.get(self.method, 0.0)}
-        filled["matrix"] = self.matrix or self.batch
-        return {k: v for k, v in filled.items() if not unused.get(k) and (k not in rpo or self.method in TAUS)}
 
 
 class Plan(NamedTuple):
@@ -143,7 +73,7 @@ def fine_tune_all(plans: Mapping[Key, Plan], protocol: Protocol = RECOMMENDED) -
     if missing := [package for package in ("trl", "peft") if find_spec(package) is None]:
         raise InputError(f"fine-tuning needs {' and '.join(missing)}; run: pip install -c constraints.txt -e '.[train]'")
     jobs = {key: _job(plan, protocol) for key, plan in plans.items()}
-    todo = list({job.folder: job for job in jobs.values() if not _is_whole(job.folder)}.values())
+    todo = list({job.folder: job for job in jobs.values() if not _is_whole(job)}.values())
     workers, threads = _at_a_time(todo)
     if workers == 1:
         for job in todo:
@@ -162,6 +92,16 @@ def fine_tune_all(plans: Mapping[Key, Plan], protocol: Protocol = RECOMMENDED) -
 def training(folder: Path) -> dict:
     """What `training.json` of an adapter says: method, recipe, losses, seconds, parameters and more."""
     return json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+
+
+def adapter_at(folder: Path, step: int) -> Path:
+    """The folder of the adapter as it was after a step that its recipe keeps."""
+    return folder / f"step-{step:05d}"
+
+
+def drawn(pairs: Sequence[Preference], recipe: Recipe) -> list[Preference]:
+    """The pairs that a recipe learns, in the order in which every method reads them."""
+    return random.Random(recipe.seed).sample(list(pairs), min(recipe.n_pairs, len(pairs)))
 
 
 def loss_curves(folders: Sequence[Path]) -> pd.DataFrame:
@@ -206,18 +146,24 @@ class _Job:
 
 def _job(plan: Plan, protocol: Protocol) -> _Job:
     lm, pairs, recipe, embed = plan
-    drawn = random.Random(recipe.seed).sample(list(pairs), min(recipe.n_pairs, len(pairs)))
-    if not drawn:
+    taught = drawn(pairs, recipe)
+    if not taught:
         raise InputError("fine-tuning needs at least one preference pair")
+    if recipe.keep and not 1 <= min(recipe.keep) <= max(recipe.keep) <= recipe.steps(len(taught)):
+        raise InputError(
+            f"keep is {list(recipe.keep)}, but one pass over {len(taught)} pairs has {recipe.steps(len(taught))} steps"
+        )
     if lm.tokenizer.eos_token is None:
         raise InputError(f"model {lm.name!r}: its tokenizer has no EOS token, so no response could be taught to end")
-    rows = [{"prompt": base_context(p.prompt, protocol), "chosen": f" {p.chosen}", "rejected": f" {p.rejected}"} for p in drawn]
+    rows = [
+        {"prompt": base_context(p.prompt, protocol), "chosen": f" {p.chosen}", "rejected": f" {p.rejected}"} for p in taught
+    ]
     encoder = _encoder(recipe, embed)
     given = [SCHEMA, lm.fingerprint, recipe.used, rows, encoder and encoder.fingerprint]
     folder = cache_folder() / "adapters" / digest(given)[:16]
     record = {"method": recipe.method, "recipe": recipe.used, "base": lm.name, "base_fingerprint": lm.fingerprint}
     model = (lm.name, lm.dtype, lm.device, lm.revision)
-    return _Job(model, lm.engine.n_parameters, rows, [p.prompt for p in drawn], recipe, encoder, folder, record)
+    return _Job(model, lm.engine.n_parameters, rows, [p.prompt for p in taught], recipe, encoder, folder, record)
 
 
 def _encoder(recipe: Recipe, embed: Embedder | None) -> Embedder | None:
@@ -262,17 +208,18 @@ def _fulfil(job: _Job, quiet: bool = False) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning)
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{job.folder}.lock"):
-        if not _is_whole(job.folder):
+        if not _is_whole(job):
             shutil.rmtree(job.folder, ignore_errors=True)
             _train(_with_embeddings(job), quiet)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether an adapter is there as it was left."""
+def _is_whole(job: _Job) -> bool:
+    """Whether an adapter is there as it was left, and those of the steps that are kept."""
     try:
-        return training(folder)["fingerprint"] == fingerprint(str(folder), "")
+        found = training(job.folder)["fingerprint"] == fingerprint(str(job.folder), "")
     except (OSError, ValueError, KeyError):
         return False
+    return found and all((adapter_at(job.folder, step) / WEIGHTS).exists() for step in job.recipe.keep)
 
 
 def _train(job: _Job, quiet: bool) -> None:
@@ -289,12 +236,15 @@ def _train(job: _Job, quiet: bool) -> None:
     trainer = _trainer(model, tokenizer, job.rows, recipe, partial, quiet)
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     trainer.add_callback(_watch(recipe.method, partial))
+    trainer.add_callback(_keep(recipe.keep, partial / "kept"))
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=_last_checkpoint(partial))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     done = partial / "done"
     shutil.rmtree(done, ignore_errors=True)
     trainer.model.save_pretrained(done)  # safetensors
+    for step in recipe.keep:
+        os.replace(adapter_at(partial / "kept", step), adapter_at(done, step))
     cost = {"seconds": round(time.perf_counter() - began, 1), "n_pairs": len(job.rows), "parameters": total}
     cost["trained"] = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     kept = {**job.record, **cost, "losses": losses, "fingerprint": fingerprint(str(done), ""), "peft": peft.__version__}
@@ -304,49 +254,84 @@ def _train(job: _Job, quiet: bool) -> None:
 
 
 def _trainer(model, tokenizer, rows: list[dict], recipe: Recipe, folder: Path, quiet: bool):
-    """TRL's trainer of a method. Its defaults are those of a GPU; on a processor bfloat16 and checkpointing are off."""
+    """The trainer of a method: TRL's, or for losses that TRL lacks our own."""
     import trl
     from datasets import Dataset
     from peft import LoraConfig
 
-    on_cpu, window = model.device.type == "cpu", getattr(model.config.get_text_config(), "max_position_embeddings", 1024)
-    a_step = recipe.batch * (2 if recipe.method == "KTO" else 1)  # KTO reads a pair as two responses
-    steps = math.ceil(len(rows) / recipe.batch)
-    config = {
-        "output_dir": str(folder), "per_device_train_batch_size": a_step, "num_train_epochs": 1, "seed": recipe.seed,
-        "learning_rate": recipe.rate, "lr_scheduler_type": "cosine", "warmup_steps": min(5, steps // 10),
-        "use_cpu": on_cpu, "bf16": not on_cpu, "gradient_checkpointing": not on_cpu, "report_to": [],
-        "logging_steps": 1, "logging_nan_inf_filter": False, "max_length": window,
-        "save_strategy": "steps", "save_steps": math.ceil(steps / CHECKPOINTS), "save_total_limit": 1,
-        "disable_tqdm": quiet or bool(os.environ.get("TQDM_DISABLE")),
-    }  # fmt: skip
+    config = _arguments(model, recipe, recipe.steps(len(rows)), folder, quiet)
     lora = LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     given = {"processing_class": tokenizer, "peft_config": lora}
-    if recipe.method in TAUS:
-        return _rpo_trainer(model, tokenizer, rows, recipe, config, lora)
+    if recipe.method in TAUS or (recipe.method == "IPO" and recipe.ipo == "sum"):
+        return _own_trainer(model, tokenizer, rows, recipe, config, lora)
     if recipe.method == "SFT":
         taught = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in rows]
         args = trl.SFTConfig(**config, completion_only_loss=True)
         return trl.SFTTrainer(model, args=args, train_dataset=Dataset.from_list(taught), **given)
     if recipe.method == "KTO":
-        each = [{"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"} for r in rows for side in SIDES]
         args = trl.KTOConfig(**config, beta=recipe.beta)
-        return trl.KTOTrainer(model, args=args, train_dataset=Dataset.from_list(each), **given)
+        return trl.KTOTrainer(model, args=args, train_dataset=Dataset.from_list(_each(rows, recipe.batch)), **given)
     args = trl.DPOConfig(**config, beta=recipe.beta, loss_type=[{"DPO": "sigmoid", "IPO": "ipo"}[recipe.method]])
     return trl.DPOTrainer(model, args=args, train_dataset=Dataset.from_list(rows), **given)
 
 
-def _rpo_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, config: dict, lora):
+def _arguments(model, recipe: Recipe, steps: int, folder: Path, quiet: bool) -> dict:
+    """What all trainers take. TRL's defaults are those of a GPU; on a processor bfloat16 and checkpointing are off."""
+    on_cpu, window = model.device.type == "cpu", getattr(model.config.get_text_config(), "max_position_embeddings", 1024)
+    a_step = recipe.batch * (2 if recipe.method == "KTO" else 1)  # KTO reads a pair as two responses
+    return {
+        "output_dir": str(folder), "per_device_train_batch_size": a_step, "num_train_epochs": 1, "seed": recipe.seed,
+        "train_sampling_strategy": "sequential",  # as drawn, so that every method learns the same pairs at the same step
+        "learning_rate": recipe.rate, "optim": {"adamw": "adamw_torch", "rmsprop": "rmsprop"}[recipe.optimizer],
+        "lr_scheduler_type": {"cosine": "cosine", "constant": "constant_with_warmup"}[recipe.schedule],
+        "warmup_steps": min(5, steps // 10) if recipe.warmup < 0 else recipe.warmup, "max_grad_norm": recipe.clip,
+        "use_cpu": on_cpu, "bf16": not on_cpu, "gradient_checkpointing": not on_cpu, "report_to": [],
+        "logging_steps": 1, "logging_nan_inf_filter": False, "max_length": window,
+        "save_strategy": "steps", "save_steps": math.ceil(steps / CHECKPOINTS), "save_total_limit": 1,
+        "disable_tqdm": quiet or bool(os.environ.get("TQDM_DISABLE")),
+    }  # fmt: skip
+
+
+def _each(rows: list[dict], batch: int) -> list[dict]:
+    """What KTO reads: of each batch of pairs first the chosen, then the rejected responses.
+
+    TRL pairs a row's prompt with the completion of the row before it in the batch, the first row's with the last completion,
+    and takes these for mismatched pairs, from which it estimates the KL term. In this order they are mismatched; were the two
+    responses of a prompt neighbours, half would not be. A batch of a single pair has only its own two responses to offer.
+    """
+    return [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for i in range(0, len(rows), batch)
+        for side in SIDES
+        for row in rows[i : i + batch]
+    ]
+
+
+def _own_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, config: dict, lora):
+    """RPO's trainer, or that of IPO without TRL's division by tokens."""
     from peft import get_peft_model
     from transformers import TrainingArguments
 
-    from .rpo_trainer import RPOTrainer, rpo_items
+    from .rpo_trainer import IPOTrainer, RPOTrainer, rpo_items
 
-    items = rpo_items(rows, tokenizer, config.pop("max_length"), recipe.method == "RPO-Paired", recipe.seed)
+    items = rpo_items(rows, tokenizer, config.pop("max_length"), recipe.method != "RPO-Unpaired", recipe.seed)
     names = ("beta", "tau", "weighting", "alpha", "matrix")
     how = {name: value for name, value in recipe.used.items() if name in names}
     args = TrainingArguments(**config, remove_unused_columns=False)
-    return RPOTrainer(get_peft_model(model, lora), args=args, train_dataset=items, **how)
+    trainer = IPOTrainer if recipe.method == "IPO" else RPOTrainer
+    return trainer(get_peft_model(model, lora), args=args, train_dataset=items, **how)
+
+
+def _keep(steps: Sequence[int], folder: Path):
+    """A callback that keeps the adapter as it is after each of the steps."""
+    from transformers import TrainerCallback
+
+    class Keep(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step in steps:
+                model.save_pretrained(adapter_at(folder, state.global_step))
+
+    return Keep()
 
 
 def _watch(method: str, folder: Path):

@@ -131,7 +131,7 @@ class EmbeddingReward:
         self.weights = LogisticRegression(C=1.0, fit_intercept=False).fit(*both).coef_[0]
 
     def _features(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        turns = (p.rpartition("Human: ")[2] for p in prompts)  # the last turn alone: encoders cut long texts at the end
+        turns = (p.rpartition("Human: ")[2] for p in prompts)  # alone, so that the encoder's limit leaves room for the response
         return self.embed([f"Human: {x}\n\nAssistant: {y}" for x, y in zip(turns, responses, strict=True)])
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:

@@ -112,6 +112,44 @@ def rpo_loss(
     return -(_weights(weights, scores) * logsigmoid(scores)).sum(1).mean()
 
 
+def ipo_loss(chosen_logratios: Vectors, rejected_logratios: Vectors, beta: float = 0.1) -> torch.Tensor:
+    """The loss of IPO, a scalar in nats squared: the mean over pairs of (r_i - r_i' - 1 / 2β)² (arXiv:2402.10958, Eq. 5).
+
+    Log-ratios are sums over tokens, so a response is to gain 1 / 2β nats on the other: 5 at β = 0.1. TRL's `ipo` divides them
+    by the number of tokens, and the same β asks for as much a token. Raises `InputError` as `contrast_matrix` does.
+    """
+    gaps = contrast_matrix(chosen_logratios, rejected_logratios, beta=beta).diagonal() / beta
+    if len(chosen_logratios) != len(rejected_logratios):
+        raise InputError(
+            f"IPO needs pairs, but there are {len(chosen_logratios)} chosen and {len(rejected_logratios)} rejected"
+        )
+    return (gaps - 1 / (2 * beta)).square().mean()
+
+
+def gradient_of(
+    chosen_logratios: Vectors, rejected_logratios: Vectors, weights: Vectors, beta: float = 0.1, weigh: str = "score"
+) -> torch.Tensor:
+    """The gradient of `rpo_loss` by the log-ratios, chosen before rejected, shape (M + N,); arguments and errors as there."""
+    sides = [
+        _logratios(side, values).detach().requires_grad_()
+        for side, values in (("chosen", chosen_logratios), ("rejected", rejected_logratios))
+    ]
+    return torch.cat(torch.autograd.grad(rpo_loss(*sides, weights, beta, weigh), sides))
+
+
+def gradient_cosine(
+    chosen_logratios: Vectors, rejected_logratios: Vectors, weights: Vectors, others: Vectors, beta: float = 0.1
+) -> float:
+    """The cosine of the gradients that two weightings give at the same log-ratios: at 1 they teach the same.
+
+    Inside log σ the weights of a row, which sum to 1, cancel while |w_ij · β · (r_i - r_j)| is small: σ is then 1/2, and the
+    gradient of a chosen response is -β/2 · Σ_j w_ij / (M N) = -β / (2 M N), whatever the weights; that of a rejected one is
+    β / (2 M N) times the sum of its column, which is about 1 too, and just 1 where the weights are symmetric.
+    """
+    ours, theirs = (gradient_of(chosen_logratios, rejected_logratios, w, beta) for w in (weights, others))
+    return float(torch.nn.functional.cosine_similarity(ours, theirs, dim=0))
+
+
 def _count(name: str, value: int) -> int:
     if not isinstance(value, Integral) or value < 1:
         raise InputError(f"{name} is {value!r}, but must be a number of responses, at least 1")

@@ -14,15 +14,16 @@ import pandas as pd
 
 from .data import Preference
 from .experiment import work_done
-from .finetune import TAUS, Plan, Recipe, fine_tune_all
+from .finetune import Plan, fine_tune_all
 from .judges import RewardJudge, judge_pairs
 from .kept import stored
 from .lm import CausalLM, load_lm
 from .paper import published_rpo
+from .policies import adapter_name
 from .protocol import RECOMMENDED, InputError, Protocol
+from .recipes import Recipe
 from .retrieval import MINILM, Embedder
 from .rewards import Reward
-from .rpo import contrast_matrix, prompt_weights
 from .tables import as_text
 from .templates import base_context
 from .verdicts import VERDICTS, Reported
@@ -147,39 +148,74 @@ def case_answers(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What every policy answers from the prompt alone, and `work_done`.
 
-    One answer a prompt at temperature 0, else `n_candidates`. Columns lm, source, method (the policy's name), seed, domain,
-    prompt_id, candidate_id, prompt, response, reward, and win: 100 where the reward is higher than that of the data's chosen
-    response, 50 where they are level, 0 where it is lower. `keep`: whether what is sampled is found again.
+    One answer a prompt at temperature 0, else `n_candidates`. Columns lm, source, method (the policy's name), seed, adapter
+    (`policies.adapter_name`: the same for equal weights), domain, prompt_id, candidate_id, prompt, response, reward, and win:
+    100 where the reward is higher than that of the data's chosen response, 50 where they are level, 0 where it is lower.
+    `keep`: whether what is sampled is found again.
     """
     contexts, rows, work = [base_context(p.prompt, protocol) for p in prompts], [], []
     for model in dict.fromkeys(policies.values()):
         lm, keys = stored(load_lm(model), keep), [key for key in policies if policies[key] == model]
+        known = adapter_name(model)
         for name, seed in keys:
             temperature = cases[name].temperature
             how = protocol.but(temperature=temperature) if temperature else protocol.but(n_candidates=1, top_k=1)
             for p, ys in zip(prompts, lm.sample(contexts, how.n_candidates, how, seed), strict=True):
-                rows += [("", "", name, seed, p.domain, p.prompt_id, j, p.prompt, y.text, p.chosen) for j, y in enumerate(ys)]
+                rows += [
+                    ("", "", name, seed, known, p.domain, p.prompt_id, j, p.prompt, y.text, p.chosen) for j, y in enumerate(ys)
+                ]
         work.append(work_done({", seed ".join(map(str, keys[0])): lm}))
-    columns = ["lm", "source", "method", "seed", "domain", "prompt_id", "candidate_id", "prompt", "response", "chosen"]
+    columns = [
+        "lm",
+        "source",
+        "method",
+        "seed",
+        "adapter",
+        "domain",
+        "prompt_id",
+        "candidate_id",
+        "prompt",
+        "response",
+        "chosen",
+    ]
     table = pd.DataFrame(rows, columns=columns)
     verdicts = judge_pairs(RewardJudge(reward), table["prompt"], table["response"], table["chosen"])["verdict"]
     scored = table.assign(reward=reward.score(table["prompt"], table["response"]), win=100 * verdicts.map(POINTS).to_numpy())
-    return scored.drop(columns="chosen"), pd.concat(work, ignore_index=True)
+    return scored.drop(columns="chosen"), pd.concat(work, ignore_index=True) if work else pd.DataFrame()
 
 
-def beside_paper(rows: pd.DataFrame, table: int, wins: pd.DataFrame, rewards: pd.DataFrame) -> pd.DataFrame:
-    """A table of the paper with our estimates: columns method, setting, win rate and reward here, the paper's win rate.
+def beside_paper(
+    rows: pd.DataFrame, table: int, wins: pd.DataFrame, rewards: pd.DataFrame, larger: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """A table of the paper with our estimates: columns method, setting, win rate and reward here, and the paper's columns.
 
-    `wins` and `rewards` as from `seeds.seed_estimates`. Where a row has no policy, it is published only.
+    `wins` and `rewards` as from `seeds.seed_estimates`; `larger`: win rates of the same rows where the scores are larger, which
+    stand beside. Where a row has no policy, it is published only. Every column that the paper prints is shown, for every base
+    model and data set: what it prints of other data is not compared with anything here.
     """
-    ours = [dict(zip(t["method"], as_text(t, digits), strict=True)) for t, digits in ((wins, 1), (rewards, 2))]
     part = rows[rows["table"] == table]
-    found = part[["method", "setting"]].assign(**{
-        "win rate here, %": [ours[0].get(policy, "published only") for policy in part["policy"]],
-        "reward here": [ours[1].get(policy, "–") for policy in part["policy"]],
-        "paper, %": [" / ".join(f"{v:.2f}" for v in values) or "–" for values in part["paper"]],
-    })  # fmt: skip
+    here = {"win rate here, %": (wins, 1, "published only"), "reward here": (rewards, 2, "–")}
+    if larger is not None:
+        here["with larger scores, %"] = (larger, 1, "–")
+    found = part[["method", "setting"]].reset_index(drop=True)
+    for heading, (estimates, digits, without) in here.items():
+        texts = dict(zip(estimates["method"], as_text(estimates, digits), strict=True))
+        found[heading] = [texts.get(policy, without) for policy in part["policy"]]
+    found = found.join(_printed(table), on=["method", "setting"])
     return found if found["setting"].any() else found.drop(columns="setting")
+
+
+def _printed(table: int) -> pd.DataFrame:
+    """The paper's win rates of a table as text, by method and setting: a column for each data set and base model."""
+    printed = published_rpo().query("table == @table")
+    on = dict.fromkeys(zip(printed["data"], printed["model"], strict=True))
+    several = len({data for data, _ in on}) > 1
+    heads = {key: f"paper, {key[1]}{f', {key[0]}' if several else ''}, %" for key in on}
+    text = printed.assign(
+        head=[heads[key] for key in zip(printed["data"], printed["model"], strict=True)],
+        text=printed["value"].map("{:.2f}".format),
+    )
+    return text.pivot(index=["method", "setting"], columns="head", values="text")[list(heads.values())]
 
 
 def best_of_paper(rows: pd.DataFrame) -> dict[tuple[str, str], Reported]:
@@ -188,7 +224,7 @@ def best_of_paper(rows: pd.DataFrame) -> dict[tuple[str, str], Reported]:
     Tables 7 and 8 compare the methods within a setting. A pair that several tables hold has the differences of the one with the
     most base models. By this rule nobody chooses which comparisons are looked at.
     """
-    known, found = rows[(rows["policy"] != "") & (rows["table"] > 0)], {}
+    known, found = rows[(rows["policy"] != "") & (rows["table"] > 0)], {}  # by pair, the gains for all base models of a table
     group = known["table"].astype(str) + known["setting"].where(known["table"].isin(WITHIN), "")
     for _, part in known.groupby(group, sort=False):
         top = part.loc[part["paper"].map(np.mean).idxmax()]
@@ -212,25 +248,3 @@ def paper_sentence(claims: pd.DataFrame, n_prompts: int) -> str:
     figures = [f"{r.claim} by {r.here} percentage points, in the paper {r.paper}" for r in claims.head(2).itertuples()]
     counted = f"On {n_prompts} prompts and {seeds}, of {len(claims)} differences that the paper prints: {', '.join(said)}."
     return f"{counted} {'; '.join(figures)}."
-
-
-def contrasts(
-    pairs: Sequence[Preference],
-    policy: CausalLM,
-    reference: CausalLM,
-    embed: Embedder,
-    recipe: Recipe,
-    protocol: Protocol = RECOMMENDED,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What paired RPO sees of M prompts: its embedding weights (Eqs. 10 and 11) and β (r_i - r_j) (Eq. 9); shapes (M, M), nats.
-
-    r is the log-ratio of policy and reference, EOS included; the row is the chosen, the column the rejected response.
-    """
-    always, contexts = protocol.but(eos_scored="always"), [base_context(p.prompt, protocol) for p in pairs]
-    sides = [
-        [[policy.encode_response(y, always)] for y in ys] for ys in zip(*((p.chosen, p.rejected) for p in pairs), strict=True)
-    ]
-    logps = [[[v.sum(dtype=float) for (v,) in lm.logprobs(contexts, ys)] for ys in sides] for lm in (policy, reference)]
-    ratios, vectors = np.array(logps[0]) - np.array(logps[1]), embed([p.prompt for p in pairs])
-    weights = prompt_weights(vectors, vectors, recipe.tau or TAUS["RPO-Paired"])
-    return weights.numpy(), contrast_matrix(*ratios, beta=recipe.beta).numpy()

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer
 
-from .rpo import check_weighting, diagonal_weights, prompt_weights, rpo_loss, uniform_weights
+from .rpo import check_weighting, diagonal_weights, ipo_loss, prompt_weights, rpo_loss, uniform_weights
 
 IGNORED = -100  # targets that cross_entropy leaves out
 
@@ -118,6 +118,14 @@ class RPOTrainer(Trainer):
             share = sum((ratio * s).sum() for ratio, s in zip(self.logratios(model, part), slope, strict=True))
             self.accelerator.backward(share)
         return loss.detach()
+
+
+class IPOTrainer(RPOTrainer):
+    """The same with the loss of `rpo.ipo_loss`, whose log-ratios are summed over tokens and not divided by them."""
+
+    def loss(self, chosen: torch.Tensor, rejected: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The loss of a batch, a mean over its pairs."""
+        return ipo_loss(chosen, rejected, self.beta)
 
 
 def response_logps(model, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -194,8 +194,9 @@ def tuned_base(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def tuned(tuned_base, tmp_path_factory):
     """An adapter of each method, by name."""
-    from icdpo_nb.finetune import METHODS, Recipe, fine_tune
+    from icdpo_nb.finetune import fine_tune
     from icdpo_nb.lm import load_lm
+    from icdpo_nb.recipes import METHODS, Recipe
 
     with training_in(tmp_path_factory.mktemp("cache")):
         lm = load_lm(tuned_base)

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from icdpo_nb import finetune
-from icdpo_nb.finetune import Recipe, fine_tune, loss_curves, training, training_cost
+from icdpo_nb.finetune import adapter_at, fine_tune, loss_curves, training, training_cost
 from icdpo_nb.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED, InputError
+from icdpo_nb.recipes import METHODS, Recipe, paper_recipe, recipe_settings
 from icdpo_nb.templates import base_context
 
 
@@ -51,6 +52,134 @@ def test_first_loss_of_sft_is_that_of_the_responses_alone(tuned_base, tuned):
     assert min(-v.mean() for v in nll) < by_step[0] < max(-v.mean() for v in nll)
     one = training(fine_tune(load_lm(tuned_base), FEW_PAIRS[:1], Recipe("SFT", **SMALL_RECIPE | {"n_pairs": 1})))["losses"][0]
     assert one == pytest.approx(-nll[0].mean(), rel=1e-4)
+
+
+def trainer_of(tuned_base, folder, recipe, pairs=FEW_PAIRS):
+    """The trainer that a recipe makes, before it has trained."""
+    job = finetune._job(finetune.Plan(load_lm(tuned_base), pairs, recipe, Lengths()), RECOMMENDED)
+    model, tokenizer, *_ = finetune.load_adapted(*job.model)
+    return finetune._trainer(model, tokenizer, finetune._with_embeddings(job).rows, recipe, folder, True)
+
+
+@pytest.mark.parametrize(("n_pairs", "batch", "matched"), [(12, 4, 0), (11, 4, 0), (10, 4, 0), (9, 4, 2), (3, 8, 0)])
+def test_the_pairs_of_ktos_kl_term_are_mismatched(tuned_base, tmp_path, n_pairs, batch, matched):
+    """No prompt meets one of its own two responses, but in a last batch of one pair, which has no others."""
+    trainer = trainer_of(tuned_base, tmp_path, Recipe("KTO", **SMALL_RECIPE | {"n_pairs": n_pairs, "batch": batch}))
+    tokenizer = load_lm(tuned_base).tokenizer
+    own = {base_context(p.prompt): {f" {p.chosen}", f" {p.rejected}"} for p in FEW_PAIRS}
+    found, sizes = [], []
+    for step in trainer.get_train_dataloader():
+        sizes.append(int(step["label"].sum()))
+        assert 2 * sizes[-1] == len(step["label"]), "as many chosen as rejected"
+        for ids, mask in zip(step["KL_input_ids"], step["KL_completion_mask"], strict=True):
+            text = [tokenizer.decode(ids[mask == side], skip_special_tokens=True) for side in (0, 1)]
+            found.append(text[1] in own[text[0]])
+    assert len(found) == 2 * n_pairs
+    assert sizes == [min(batch, n_pairs - i) for i in range(0, n_pairs, batch)]
+    assert sum(found) == matched
+
+
+def test_every_method_reads_the_same_pairs_in_the_same_order(tuned_base, tmp_path):
+    """The chosen responses of each step, as the trainers' own loaders give them; only unpaired RPO moves the rejected ones."""
+    tokenizer, read = load_lm(tuned_base).tokenizer, {}
+    for method in METHODS:
+        trainer, steps = trainer_of(tuned_base, tmp_path / method, Recipe(method, **SMALL_RECIPE)), []
+        for step in trainer.get_train_dataloader():
+            rows = step.get("ids", step.get("input_ids"))
+            rows = rows[:, 0] if rows.ndim == 3 else rows[:4]  # chosen before rejected, whoever collates
+            steps.append([tokenizer.decode(ids, skip_special_tokens=True).replace("<pad>", "") for ids in rows])
+        read[method] = steps
+    assert [len(texts) for texts in read["SFT"]] == [4, 4, 4]
+    assert len({str(steps) for steps in read.values()}) == 1, read
+
+
+def test_ipo_by_equation_5_and_as_trl_has_it(tuned_base, tuned, tmp_path):
+    """Step by step the same first gradient as a loop over Eq. 5; divided by tokens, the same losses as TRL's own trainer."""
+    import trl
+    from datasets import Dataset
+
+    lm, policy = load_lm(tuned_base), load_lm(f"{tuned_base}+{tuned['DPO']}")
+    sums, means, always = [], [], RECOMMENDED.but(eos_scored="always")
+    for p in FEW_PAIRS[:3]:
+        sides = []
+        for y in (lm.encode_response(text, always) for text in (p.chosen, p.rejected)):
+            ours, theirs = (m.logprobs([base_context(p.prompt)], [[y]])[0][0] for m in (policy, lm))
+            sides.append((ours - theirs).astype(float))
+        sums.append((sides[0].sum() - sides[1].sum() - 1 / (2 * 0.2)) ** 2)
+        means.append((sides[0].mean() - sides[1].mean() - 1 / (2 * 0.2)) ** 2)
+    small = SMALL_RECIPE | {"n_pairs": 3, "beta": 0.2}
+    for ipo, expected in (("sum", sums), ("token_mean", means)):
+        trainer = trainer_of(tuned_base, tmp_path / ipo, Recipe("IPO", **small, ipo=ipo), FEW_PAIRS[:3])
+        assert isinstance(trainer, trl.DPOTrainer) == (ipo == "token_mean")
+        trainer.model.load_adapter(tuned["DPO"], "default")
+        (batch,) = trainer.get_train_dataloader()
+        if ipo == "sum":
+            with torch.no_grad():
+                loss = trainer.loss(*trainer.logratios(trainer.model, batch), batch)
+        else:
+            loss = trainer.compute_loss(trainer.model, batch).detach()
+        assert float(loss) == pytest.approx(np.mean(expected), rel=1e-3)
+    folder = fine_tune(lm, FEW_PAIRS, Recipe("IPO", **SMALL_RECIPE, ipo="token_mean"))
+    assert not np.allclose(training(folder)["losses"], training(tuned["IPO"])["losses"], rtol=1e-2)
+    job = finetune._job(finetune.Plan(lm, FEW_PAIRS, Recipe("IPO", **SMALL_RECIPE), None), RECOMMENDED)
+    model, tokenizer, *_ = finetune.load_adapted(*job.model)
+    model.set_attn_implementation("sdpa")
+    plain = trainer_of(tuned_base, tmp_path / "plain", Recipe("IPO", **SMALL_RECIPE, ipo="token_mean"))
+    args = trl.DPOConfig(**{k: getattr(plain.args, k) for k in (
+        "output_dir", "per_device_train_batch_size", "num_train_epochs", "seed", "train_sampling_strategy", "learning_rate",
+        "lr_scheduler_type", "warmup_steps", "use_cpu", "bf16", "gradient_checkpointing", "report_to", "logging_steps",
+        "disable_tqdm", "save_strategy", "beta",
+    )}, loss_type=["ipo"])  # fmt: skip
+    theirs = trl.DPOTrainer(
+        model, args=args, train_dataset=Dataset.from_list(job.rows), processing_class=tokenizer,
+        peft_config=plain.model.peft_config["default"],
+    )  # fmt: skip
+    theirs.train()
+    np.testing.assert_allclose(
+        [e["loss"] for e in theirs.state.log_history if "loss" in e], training(folder)["losses"], rtol=1e-3
+    )
+
+
+def test_the_papers_recipe(tuned_base, tmp_path):
+    """RMSprop and what else Table 5 prints; warm-up, schedule and clipping of the released code; and what is given counts."""
+    recipe = paper_recipe("RPO-Paired", n_pairs=12)
+    printed = {"batch": 64, "learning_rate": 5e-7, "beta": 0.1, "tau": 0.5, "optimizer": "rmsprop"}
+    assert {name: recipe.used[name] for name in printed} == printed
+    assert paper_recipe("RPO-Unpaired").used["tau"] == 0.75
+    trainer = trainer_of(tuned_base, tmp_path, recipe)
+    trainer.create_optimizer_and_scheduler(400)
+    assert type(getattr(trainer.optimizer, "optimizer", trainer.optimizer)) is torch.optim.RMSprop
+    rates = []
+    for _ in range(160):
+        rates.append(trainer.lr_scheduler.get_last_lr()[0])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    assert rates[75] == pytest.approx(5e-7 / 2)
+    assert rates[150] == rates[-1] == pytest.approx(5e-7)
+    assert trainer.args.max_grad_norm == 10
+    assert recipe_settings("paper", {"batch": 8}, learning_rate=0.0, batch=16)["batch"] == 16
+    assert recipe_settings("workbook", {"batch": 8, "learning_rate": 0.001}, batch=0) == {"batch": 8, "learning_rate": 0.001}
+    with pytest.raises(InputError, match="recipe is 'papers', but must be workbook or paper"):
+        recipe_settings("papers", {})
+
+
+def test_adapters_of_given_steps_are_kept(tuned_base, tuned, cache, monkeypatch):
+    """The adapter after a step is that of the training, found again, and trained anew where it is gone."""
+    lm, recipe = load_lm(tuned_base), Recipe("DPO", **SMALL_RECIPE, keep=(1, 3))
+    folder = fine_tune(lm, FEW_PAIRS, recipe)
+    for name, values in weights(tuned["DPO"]).items():
+        assert torch.equal(weights(folder)[name], values), "keeping changes nothing"
+        assert torch.equal(weights(adapter_at(folder, 3))[name], values), "the last step"
+        assert not torch.equal(weights(adapter_at(folder, 1))[name], values) or not values.any()
+    assert load_lm(f"{tuned_base}+{adapter_at(folder, 1)}").fingerprint != load_lm(f"{tuned_base}+{folder}").fingerprint
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "load_adapted", None)
+        assert fine_tune(lm, FEW_PAIRS, recipe) == folder
+    shutil.rmtree(adapter_at(folder, 1))
+    assert fine_tune(lm, FEW_PAIRS, recipe) == folder
+    assert adapter_at(folder, 1).exists()
+    with pytest.raises(InputError, match=r"keep is \[1, 4\], but one pass over 12 pairs has 3 steps"):
+        fine_tune(lm, FEW_PAIRS, Recipe("DPO", **SMALL_RECIPE, keep=(1, 4)))
 
 
 def test_what_was_trained_is_found_again(tuned_base, tuned, cache, monkeypatch):
@@ -208,11 +337,11 @@ def test_a_loss_that_is_not_finite_ends_the_training(tuned_base, cache, monkeypa
 
 def test_what_a_training_cost(tuned_base, tuned):
     cost = training_cost(list(tuned.values())).set_index("method")
-    assert list(cost.index) == [*finetune.METHODS, "ICDPO"]
+    assert list(cost.index) == [*METHODS, "ICDPO"]
     assert cost.loc["ICDPO", "trained parameters"] == "0"
     assert cost.loc["DPO", "trained parameters"] == f"{sum(v.numel() for v in weights(tuned['DPO']).values()):,}"
     curves = loss_curves(list(tuned.values()))
-    assert curves.groupby("method")["step"].max().to_dict() == dict.fromkeys(finetune.METHODS, 3), "pairs a step, KTO's too"
+    assert curves.groupby("method")["step"].max().to_dict() == dict.fromkeys(METHODS, 3), "pairs a step, KTO's too"
 
 
 @pytest.mark.parametrize(("given", "said"), [
@@ -227,6 +356,10 @@ def test_what_a_training_cost(tuned_base, tuned):
     ({"method": "RPO-Paired", "alpha": 1.1}, "alpha is 1.1, but must lie between 0 and 1"),
     ({"method": "RPO-Paired", "matrix": 17}, "matrix is 17, but must be 0 or lie between 1 and batch, 16"),
     ({"method": "RPO-Paired", "encoded": "all"}, "encoded is 'all', but must be prompt or prompt.response"),
+    ({"method": "IPO", "ipo": "mean"}, "ipo is 'mean', but must be sum or token_mean"),
+    ({"method": "DPO", "optimizer": "sgd"}, "optimizer is 'sgd', but must be adamw or rmsprop"),
+    ({"method": "DPO", "schedule": "linear"}, "schedule is 'linear', but must be cosine or constant"),
+    ({"method": "DPO", "clip": 0.0}, "clip is 0.0, but must be a number above 0"),
     ({"method": "RPO-Paired", "weighting": "even"}, "weighting is 'even', but must be embedding, uniform or diagonal"),
 ])  # fmt: skip
 def test_bad_recipes(given, said):

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icdpo_nb.protocol import InputError
-from icdpo_nb.rpo import contrast_matrix, diagonal_weights, prompt_weights, rpo_loss, uniform_weights
+from icdpo_nb.rpo import (
+    contrast_matrix,
+    diagonal_weights,
+    gradient_cosine,
+    gradient_of,
+    ipo_loss,
+    prompt_weights,
+    rpo_loss,
+    uniform_weights,
+)
 
 WEIGHS = ("score", "loss")
 
@@ -116,6 +125,15 @@ def test_all_weight_on_the_diagonal_is_dpo_only_outside(weigh):
     assert found == pytest.approx(dpo if weigh == "loss" else (dpo + 2 * log(2)) / 3, abs=1e-12)
 
 
+def test_ipo_is_equation_5():
+    """Log-ratios 2 and 0 against -1 and 1: gaps 3 and -1; at β = 0.1 the target is 5 nats, so (4 + 36) / 2."""
+    assert ipo_loss([2.0, 0.0], [-1.0, 1.0]).item() == pytest.approx(20)
+    _, _, chosen, rejected = batch(4, 4)
+    expected = mean([[(a - b - 1 / (2 * 0.3)) ** 2 for a, b in zip(chosen.tolist(), rejected.tolist(), strict=True)]])
+    assert ipo_loss(chosen, rejected, 0.3).item() == pytest.approx(expected, abs=1e-9)
+    assert ipo_loss([0.0], [0.0]).item() == pytest.approx(25), "before the first step"
+
+
 # ---------------------------------------------------------------- weights
 
 
@@ -212,6 +230,34 @@ def test_weighing_scores_shrinks_the_first_gradients_by_n():
     assert found["score"] == pytest.approx([-0.1 / 64] * 4)
 
 
+@pytest.mark.parametrize("weigh", WEIGHS)
+def test_the_gradient_by_log_ratios_is_that_of_differences(weigh):
+    """Central differences of the loss, chosen before rejected."""
+    x, z, chosen, rejected = batch(3, 4)
+    weights, step = prompt_weights(x, z), 1e-5
+    expected = []
+    for side, values in enumerate((chosen, rejected)):
+        for i in range(len(values)):
+            moved = [[chosen.clone(), rejected.clone()] for _ in range(2)]
+            moved[0][side][i] += step
+            moved[1][side][i] -= step
+            up, down = (rpo_loss(*sides, weights, 0.4, weigh).item() for sides in moved)
+            expected.append((up - down) / (2 * step))
+    assert gradient_of(chosen, rejected, weights, 0.4, weigh).tolist() == pytest.approx(expected, abs=1e-8)
+
+
+def test_weightings_teach_the_same_while_the_scores_are_small():
+    """Symmetric weights that sum to 1: the same gradient where log σ is straight, another one where it is not (B1)."""
+    _, _, chosen, rejected = batch(8, 8)
+    uniform, diagonal = uniform_weights(8, 8), diagonal_weights(8, 0.8)
+    cosines = [gradient_cosine(scale * chosen, scale * rejected, diagonal, uniform) for scale in (1e-6, 1.0, 30.0)]
+    assert cosines[0] == pytest.approx(1, abs=1e-9)
+    assert cosines[0] > cosines[1] > 0.99
+    assert cosines[2] < 0.9
+    first = gradient_of(1e-6 * chosen, 1e-6 * rejected, uniform)
+    assert first.tolist() == pytest.approx([-0.1 / 128] * 8 + [0.1 / 128] * 8, rel=1e-4)
+
+
 def test_precision_and_size():
     _, _, chosen, rejected = batch(3, 4)
     weights, loss = uniform_weights(3, 4), {}
@@ -257,6 +303,8 @@ BAD = [
     (lambda: rpo_loss(TWO, TWO, uniform_weights(2, 2), beta=inf), "beta is inf, but must be"),
     (lambda: rpo_loss(TWO, TWO, uniform_weights(2, 2), weigh="scores"), "weigh is 'scores', but must be score or loss"),
     (lambda: contrast_matrix(TWO, TWO, beta=nan), "beta is nan, but must be"),
+    (lambda: ipo_loss(TWO, THREE), "IPO needs pairs, but there are 2 chosen and 3 rejected"),
+    (lambda: ipo_loss(TWO, TWO, beta=0), "beta is 0, but must be"),
 ]
 
 

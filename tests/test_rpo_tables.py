@@ -7,16 +7,17 @@ import pandas as pd
 import pytest
 from conftest import FEW_PAIRS, SMALL_RECIPE, Lengths, training_in
 
-from icdpo_nb.finetune import Recipe, training
+from icdpo_nb.finetune import training
 from icdpo_nb.lm import load_lm
+from icdpo_nb.paper import published_rpo
 from icdpo_nb.protocol import RECOMMENDED, InputError
+from icdpo_nb.recipes import Recipe, paper_recipe
 from icdpo_nb.rpo_tables import (
     RPO_TABLES,
     Case,
     beside_paper,
     best_of_paper,
     case_answers,
-    contrasts,
     paper_sentence,
     read_case,
     rpo_rows,
@@ -26,6 +27,14 @@ from icdpo_nb.templates import base_context
 
 USUAL = Case(Recipe("RPO-Paired", batch=8))
 ALL = [1, 2, 3, 4, 6, 7, 8]
+
+
+def test_the_papers_recipe_has_the_papers_matrices():
+    """64 pairs on eight GPUs are matrices of 8: the batch of 8 in Table 3, of which 6 does not fill a step."""
+    rows, cases = rpo_rows([1, 3], Case(paper_recipe("RPO-Paired")))
+    assert list(rows.loc[rows["table"] == 3, "policy"]) == ["RPO-Paired, batch 2", "RPO-Paired, batch 4", "", "RPO-Paired"]
+    assert {case.recipe.optimizer for case in cases.values()} == {"rmsprop"}
+    assert cases["RPO-Paired"].recipe.matrix == 8
 
 
 @pytest.mark.parametrize(("method", "setting", "recipe", "other"), [
@@ -97,13 +106,35 @@ def test_what_is_compared_follows_from_the_paper():
 
 
 def test_beside_the_paper():
-    rows, _ = rpo_rows([4], USUAL, also=["RPO, batch 2"])
+    """Every column that the paper prints stands there by its name: base models, and what it prints of other data."""
+    rows, _ = rpo_rows([4, 6, 8], USUAL, also=["RPO, batch 2"])
     wins = pd.DataFrame([("DPO", 60.0, 55.0, 65.0, 9), ("RPO-Paired, batch 2", 1.0, 0.5, 2.0, 9)],
                         columns=["method", "mean", "low", "high", "n"])  # fmt: skip
-    table = beside_paper(rows, 4, wins, wins).set_index("method")
-    assert list(table.loc["DPO"]) == ["", "60.0 [55.0, 65.0]", "60.00 [55.00, 65.00]", "63.67 / 63.28 / 72.26"]
-    assert list(table.loc["PPO"])[1:3] == ["published only", "–"]
-    assert list(beside_paper(rows, 0, wins, wins).iloc[0]) == ["RPO", "batch 2", "1.0 [0.5, 2.0]", "1.00 [0.50, 2.00]", "–"]
+    table = beside_paper(rows, 4, wins, wins, larger=wins.assign(mean=7.0)).set_index("method").drop(columns="setting")
+    assert dict(table.loc["DPO"]) == {
+        "win rate here, %": "60.0 [55.0, 65.0]",
+        "reward here": "60.00 [55.00, 65.00]",
+        "with larger scores, %": "7.0 [55.0, 65.0]",
+        "paper, LLaMA2-7B, Anthropic-HH, %": "63.67",
+        "paper, LLaMA2-13B, Anthropic-HH, %": "63.28",
+        "paper, Mistral-7B, Anthropic-HH, %": "72.26",
+        "paper, Mistral-7B, OpenAI Summarization, %": "48.83",
+        "paper, Mistral-7B, AlpacaEval2.0, %": "30.84",
+    }
+    assert list(table.loc["PPO"])[:3] == ["published only", "–", "–"]
+    assert list(beside_paper(rows, 6, wins, wins)["paper, Mistral-7B, AlpacaEval2.0, %"]) == ["38.88", "35.47"]
+    assert list(beside_paper(rows, 8, wins, wins)["paper, Mistral-7B, %"])[:3] == ["72.26", "70.70", "72.65"]
+    assert list(beside_paper(rows, 0, wins, wins).iloc[0]) == ["RPO", "batch 2", "1.0 [0.5, 2.0]", "1.00 [0.50, 2.00]"]
+
+
+@pytest.mark.parametrize("table", ALL)
+def test_no_published_win_rate_is_left_out(table):
+    """As many numbers stand in the reader's table as the paper prints in its own."""
+    rows, _ = rpo_rows([table], USUAL)
+    none = pd.DataFrame(columns=["method", "mean", "low", "high", "n"])
+    found = beside_paper(rows, table, none, none).filter(like="paper, ").to_numpy().ravel()
+    shown = sorted(float(text) for text in found if isinstance(text, str))
+    assert shown == sorted(published_rpo().query("table == @table")["value"])
 
 
 def test_the_answer_counts_the_verdicts():
@@ -147,6 +178,12 @@ def test_what_they_answer(trained):
     assert sizes["warm"].tolist() == [6, 6]
     assert sizes["DPO"].tolist() == sizes["SFT"].tolist() == [3, 3]
     assert len(work) == len(set(policies.values()))
+    adapters = answers.groupby(["method", "seed"])["adapter"].unique()
+    assert all(len(names) == 1 for names in adapters)
+    assert adapters["DPO", 3] == adapters["warm", 3], "two settings of one policy"
+    assert len({names[0] for names in adapters}) == len(set(policies.values()))
+    assert adapters["DPO", 4][0].endswith(Path(policies["DPO", 4].rpartition("+")[2]).name)
+    assert "/" not in adapters["DPO", 4][0].partition("+")[2]
     lm = load_lm(policies["DPO", 4])
     greedy = lm.sample([base_context(p.prompt) for p in prompts], 1, protocol.but(top_k=1))
     found = answers[(answers["method"] == "DPO") & (answers["seed"] == 4)]
@@ -155,25 +192,6 @@ def test_what_they_answer(trained):
     for row in answers.itertuples():
         gap = len(row.response) - chosen[row.prompt_id]
         assert (row.reward, row.win) == (len(row.response), 50 + 50 * np.sign(gap))
-
-
-def test_the_contrast_matrix_is_that_of_the_training(tuned_base, trained):
-    """Its scores are beta times differences of log-ratios that are taken response by response."""
-    _, policies = trained
-    lm, policy = load_lm(tuned_base), load_lm(policies["DPO", 3])
-    weights, scores = contrasts(FEW_PAIRS[:3], policy, lm, Lengths(), Recipe("RPO-Paired", beta=0.2, tau=0.3))
-    always, ratios = RECOMMENDED.but(eos_scored="always"), {}
-    for side in ("chosen", "rejected"):
-        for i, p in enumerate(FEW_PAIRS[:3]):
-            y = lm.encode_response(getattr(p, side), always)
-            ours, theirs = (m.logprobs([base_context(p.prompt)], [[y]])[0][0].sum() for m in (policy, lm))
-            ratios[side, i] = ours - theirs
-    for i in range(3):
-        for j in range(3):
-            assert scores[i, j] == pytest.approx(0.2 * (ratios["chosen", i] - ratios["rejected", j]), abs=1e-4)
-    vectors = Lengths()([p.prompt for p in FEW_PAIRS[:3]])
-    raw = np.exp(-(1 - vectors @ vectors.T) / 0.3)
-    np.testing.assert_allclose(weights, raw / raw.sum(1, keepdims=True), atol=1e-6)
 
 
 def test_side_by_side_is_as_one_by_one(tuned_base, tmp_path, monkeypatch):

@@ -7,9 +7,10 @@ from conftest import FEW_PAIRS, SMALL_RECIPE, Lengths, training_in
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments, set_seed
 
-from icdpo_nb.finetune import Recipe, fine_tune, training
+from icdpo_nb.finetune import fine_tune, training
 from icdpo_nb.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED, InputError
+from icdpo_nb.recipes import Recipe
 from icdpo_nb.rpo_trainer import IGNORED, RPOTrainer, collate, rpo_items
 from icdpo_nb.templates import base_context
 
