@@ -1,4 +1,4 @@
-"""What differs between two runs: parameters, models and data, headline numbers, and prompts whose chosen response changed."""
+"""What differs between two runs: parameters, code, models and data, headline numbers, and the responses that were chosen."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,13 @@ import pandas as pd
 from .algorithm import select
 from .protocol import InputError
 from .safety import label
+
+PARTS = {  # of a run's record, and what they are called
+    "parameters": "parameters",
+    "origins": "code, versions and files",
+    "uses": "models and data",
+    "headline": "headline numbers",
+}
 
 
 def read_run(folder: Path | str) -> dict:
@@ -71,7 +78,7 @@ def report_differences(a: Path | str, b: Path | str) -> str:
     """All of it as a text for a terminal."""
     records = read_run(a), read_run(b)
     said = [f"A: {a}", f"B: {b}"]
-    for part, title in (("parameters", "parameters"), ("uses", "models and data"), ("headline", "headline numbers")):
+    for part, title in PARTS.items():
         found = differences(*records, part)
         said += ["", f"{title}: {len(found) or 'no'} differences"]
         said += [

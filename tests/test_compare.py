@@ -14,7 +14,7 @@ def make_run(folder, n, responses, s, status="done"):
     """A run with one parameter, one headline number and a table of two prompts."""
     folder.mkdir(parents=True)
     record = {"status": status, "parameters": {"n": n, "lms": ["a"]}, "headline": {"answer": f"n is {n}", "gain": n / 10},
-              "uses": {"models": {"a": {"fingerprint": "x"}}}}  # fmt: skip
+              "uses": {"models": {"a": {"fingerprint": "x"}}}, "origins": {"code": f"of {n}"}}  # fmt: skip
     (folder / "run.json").write_text(json.dumps(record))
     table = pd.DataFrame({"prompt_id": ["p", "p", "q", "q"], "candidate_id": [0, 1, 0, 1], "response": responses, "S": s})
     table.to_json(folder / "candidates_a.jsonl", orient="records", lines=True)
@@ -50,6 +50,7 @@ def test_command_line(runs, capsys):
     assert main(["compare", *map(str, runs)]) == 0
     said = capsys.readouterr().out
     assert "  n: 3 -> 4 (+1)" in said
+    assert "code, versions and files: 1 differences\n  code: of 3 -> of 4" in said
     assert "chosen response changed (score S): 1" in said
     assert "    B: two ␛[31mlines" in said, "on one line, hidden characters visible"
 

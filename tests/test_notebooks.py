@@ -5,6 +5,7 @@ import base64
 import html
 import json
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +16,7 @@ import pytest
 from browser import CHROMIUM, open_page
 from endpoint import longest, serving
 from hostile import HOSTILE, OUTSIDE, save_hostile_lm, save_hostile_set
+from nbclient import NotebookClient
 
 from icdpo_nb.cli import main
 from icdpo_nb.engine import Engine
@@ -293,16 +295,29 @@ def test_an_endpoint_judges_in_a_report(smoke, given, tmp_path, monkeypatch):
 
 
 def test_the_same_seed_gives_the_same_bytes(smoke, given, tmp_path, monkeypatch):
-    """Sampled and scored anew, in another place: a report differs in what is measured, and in its last line, alone."""
+    """Sampled and scored anew, or all found: a report differs in what is measured, and in its last line, alone.
+
+    What it cost when it was computed is said in either case, and what this run added to it.
+    """
+    found = run_notebook("01_method", given["01_method"], tmp_path / "found")
     monkeypatch.setenv("ICDPO_STORE", str(tmp_path / "store"))
-    again = run_notebook("01_method", given["01_method"], tmp_path)
-    first, second = lines(smoke["01_method"]), lines(again)
-    assert first.keys() == second.keys()
-    assert [n for n in first if first[n] != second[n]] == ["work.jsonl"]
-    pages = [(folder / "report.html").read_text() for folder in (smoke["01_method"], again)]
-    cut = re.compile(r'<table class="measured">.*?</table>|<footer>.*?</footer>', re.S)
-    assert [len(cut.findall(page)) for page in pages] == [2, 2]
-    assert cut.sub("", pages[0]) == cut.sub("", pages[1])
+    again = run_notebook("01_method", given["01_method"], tmp_path / "anew")
+    first = lines(smoke["01_method"])
+    pages = [(folder / "report.html").read_text() for folder in (smoke["01_method"], found, again)]
+    cut = re.compile(r'<(table|p) class="measured">.*?</\1>|<footer>.*?</footer>', re.S)
+    assert [len(cut.findall(page)) for page in pages] == [3, 3, 3]
+    for folder, page in zip((found, again), pages[1:], strict=True):
+        assert first.keys() == lines(folder).keys()
+        assert [n for n in first if first[n] != lines(folder)[n]] == ["work.jsonl"]
+        assert cut.sub("", pages[0]) == cut.sub("", page)
+    cold, warm = (json.loads((folder / "run.json").read_text()) for folder in (again, found))
+    assert cold["tokens"] == cold["added tokens"] > 0
+    assert warm["tokens"] > 0
+    assert warm["added tokens"] == 0
+    assert "All of it was computed in this run." in pages[2]
+    assert "This run computed nothing: everything was found in the store." in pages[1]
+    said = re.compile(r"[\d,]+ tokens went through the models when the results were computed \([\d,]+ s; ")
+    assert all(said.search(page) for page in pages)
 
 
 @pytest.mark.parametrize(
@@ -375,6 +390,34 @@ def test_the_browser_would_have_told(tmp_path, markup):
     document, asked = open_page(page)
     assert OUTSIDE in asked
     assert ("<title>pwned</title>" in document) == ("document.title" in markup)
+
+
+def outputs_in_lab(name: str, parameters: dict, folder: Path, monkeypatch) -> str:
+    """What a notebook displays when it is run as JupyterLab runs it: in its own folder, without our runner."""
+    monkeypatch.delenv(RUN_DIR, raising=False)
+    node, declared = open_notebook(name)
+    cell = next(i for i, c in enumerate(node.cells) if "parameters" in c.metadata.get("tags", []))
+    given = check_parameters(parameters, declared, name)
+    node.cells.insert(cell + 1, nbformat.v4.new_code_cell("\n".join(f"{k} = {v!r}" for k, v in given.items())))
+    done = NotebookClient(node, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    shown = [o.get("data", {}).get("text/html", "") for c in done.cells if c.cell_type == "code" for o in c.outputs]
+    return html.unescape(" ".join(shown))
+
+
+@pytest.mark.parametrize("method_run", ["", "reports/01_method"])
+def test_in_jupyterlab_03_finds_the_run_beside_it(smoke, given, tmp_path, monkeypatch, method_run):
+    """`make lab` starts in notebooks/, and every notebook's current folder is that one."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "reports").mkdir()
+    parameters = {**given["03_demo_source_nll"], "method_run": method_run}
+    shutil.copytree(smoke["01_method"], tmp_path / "reports" / "01_method")
+    shown = outputs_in_lab("03_demo_source_nll", parameters, tmp_path / "notebooks", monkeypatch)
+    assert "Rewards: 01_method, as it lies beside this report or was named." in shown
+    assert not [p for p in tmp_path.rglob("*") if "01_method" not in str(p) and p.is_file()], "a run by hand leaves nothing"
+
+
+def test_00_runs_in_jupyterlab(given, tmp_path, monkeypatch):
+    assert "headline numbers (JSON)" in outputs_in_lab("00_start_here", given["00_start_here"], tmp_path, monkeypatch)
 
 
 def test_without_a_teacher(given, tmp_path, monkeypatch):

@@ -319,6 +319,15 @@ def test_a_run_that_finds_everything_knows_what_it_cost(costed):
     assert (found["results"], found["without cost"]) == (3 * 8, 0), "samples and two contexts for each prompt, scored"
 
 
+def test_getting_ready_is_no_cost_and_wipes_none_out(costed, tmp_path):
+    """The first thing a model is asked is to score: what the published procedure would need is counted from the start."""
+    lm = StoredLM(load_lm(costed.first.name), Store(tmp_path))
+    y = lm.encode_response("Well.")
+    lm.logprobs(["Human: Hi\n\nAssistant:"], [[y]])
+    wanted = len(lm.encode_context("Human: Hi\n\nAssistant:")) + len(y.token_ids)
+    assert work_of(lm.engine)["published"] == cost_when_computed(lm)["published"] == wanted
+
+
 def test_a_result_is_counted_once_and_a_part_has_its_part(costed):
     lm, whole = costed(3), cost_when_computed(costed.first)
     part = cost_when_computed(lm)
