@@ -88,7 +88,7 @@ READING_ORDER = {
         "RPO_TABLES", "Case", "beside_paper", "best_of_paper", "case_answers", "paper_sentence", "rpo_rows", "train_cases",
     ],
     "weighting": [
-        "INERT", "contrasts", "effect_sentence", "identical_share", "inert_table", "score_sizes", "weight_effect",
+        "contrasts", "effect_sentence", "identical_share", "inert_table", "same_answers", "score_sizes", "weight_effect",
         "weight_effects",
     ],
     "progress": [],

@@ -20,10 +20,8 @@ from .recipes import TAUS, Recipe
 from .retrieval import Embedder
 from .rpo import contrast_matrix, diagonal_weights, gradient_cosine, prompt_weights, uniform_weights
 from .templates import base_context
+from .verdicts import INERT
 
-INERT = (
-    0.95  # of a prompt's answers: from this share of identical ones on, a change of the training is said to have done nothing
-)
 WEIGHTINGS = {f"τ = {tau}": ("embedding", tau) for tau in (0.25, 0.5, 0.75)} | {
     "diagonal": ("diagonal", 0.0)
 }  # against uniform
@@ -134,6 +132,12 @@ def identical_share(answers: pd.DataFrame, against: str = "RPO-Paired") -> pd.Da
         both = part[[*keys, "response"]].merge(base, on=keys, suffixes=("", " there"))
         rows.append((policy, against, float((both["response"] == both["response there"]).mean()), len(both)))
     return pd.DataFrame(rows, columns=["policy", "against", "share", "n"])
+
+
+def same_answers(answers: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """`identical_share` of each pair of policies: what `verdicts.claims` takes as `same`."""
+    shares = {b: identical_share(answers, b).set_index("policy")["share"] for b in dict.fromkeys(better for better, _ in pairs)}
+    return [float(shares[better][worse]) for better, worse in pairs]
 
 
 def inert_table(effects: pd.DataFrame, shares: pd.DataFrame) -> pd.DataFrame:
