@@ -56,9 +56,9 @@ def rates(given: argparse.Namespace) -> pd.DataFrame:
         table = nb.policy_table(
             prompts, nb.load_lm(f"{reference.name}+{folder}"), reference, nb.RECOMMENDED.but(max_new_tokens=96)
         )
-        rewards = judge.score(list(table["prompt"]), list(table["response"]))
-        best = nb.select(table.assign(reward=rewards), "S")["reward"]
-        rows.append((method, rate, nb.mean_ci(rewards).text(), nb.mean_ci(best).text()))
+        scored = table.assign(reward=judge.score(list(table["prompt"]), list(table["response"])))
+        answers = nb.one_at_random(scored)["reward"], nb.select(scored, "S")["reward"]
+        rows.append((method, rate, *(nb.mean_ci([values.to_numpy()]).text() for values in answers)))
     return pd.DataFrame(rows, columns=["method", "rate", "dev reward", "with S"])
 
 
