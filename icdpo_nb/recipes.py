@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from .protocol import InputError
 from .rpo import check_weighting
 
-LEARNING_RATES = {  # of a few, by dev prompts of the sandbox alone: `tests/bench/training.py rates`
-    "SFT": 1e-3, "DPO": 5e-4, "IPO": 5e-4, "KTO": 5e-4, "RPO-Paired": 5e-4, "RPO-Unpaired": 5e-4,
+LEARNING_RATES = {  # of a few, by reward on dev prompts of the sandbox, from an SFT policy: `tests/bench/training.py rates`
+    "SFT": 1e-3, "DPO": 2.5e-4, "IPO": 2.5e-4, "KTO": 2.5e-4, "RPO-Paired": 2.5e-4, "RPO-Unpaired": 2.5e-4,
 }  # fmt: skip
 METHODS = tuple(LEARNING_RATES)
 TAUS = {"RPO-Paired": 0.5, "RPO-Unpaired": 0.75}  # the paper's (arXiv:2402.10958, Table 5)
