@@ -1,5 +1,7 @@
 """The sandbox through the interfaces of the real parts, and the verdicts of its validation by hand."""
 
+import random
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,10 @@ from icdpo_nb.data import load_preferences
 from icdpo_nb.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.rewards import correct_order, load_reward
-from icdpo_nb.sandbox import validation
+from icdpo_nb.sandbox import diagnosis, validation, world
+from icdpo_nb.sandbox.phrases import STYLES
+from icdpo_nb.sandbox.reward import RULES, true_reward
+from icdpo_nb.sandbox.topics import TOPICS
 from icdpo_nb.templates import base_context, icl_context
 
 
@@ -71,3 +76,47 @@ def test_verdicts_by_hand():
         "7 NLL: B > A": "holds",
         "8 S > π*": "not shown",
     }
+
+
+def test_style_is_told_from_the_sentences():
+    rng = random.Random(4)
+    for style in STYLES:
+        said = [
+            world.respond(rng, rng.choice(TOPICS[d]), rng.randrange(4), style, "Mrs. Dale") for d in TOPICS for _ in range(60)
+        ]
+        assert np.mean([diagnosis.style_of(y) == style for y in said]) > 0.95
+    assert diagnosis.style_of("Zoë?") is None
+
+
+def test_made_demonstrations_differ_in_what_they_are_asked_to():
+    own = [
+        np.mean([true_reward(d.prompt, d.chosen) for d in diagnosis.made_demonstrations("helpful", level, style, 80, 7)])
+        for style in STYLES
+        for level in diagnosis.LEVELS
+    ]
+    rewards = np.reshape(own, (3, 4))
+    assert (np.diff(rewards) > 0.8).all(), "a higher level is better in every style"
+    assert np.ptp(rewards, axis=0).max() < 0.9, "and about as good in each of them"
+    near = diagnosis.made_demonstrations("helpful", 3, "courteous", 40, 7, "cooking")
+    assert {world.references()["cooking"] in d.chosen for d in near} == {True, False}
+    assert all("cook" in d.prompt or "bread" in d.prompt for d in near)
+
+
+def test_transfer_and_its_exhibits():
+    lm = load_lm("sandbox-small")
+    data = {s: load_preferences("sandbox/helpful", demonstrations=s) for s in validation.SOURCES}
+    prompts = data["raw"].dev[:3]
+    rows = diagnosis.transfer(lm, prompts, data, RECOMMENDED.but(max_new_tokens=24), seed=5)
+    assert rows.groupby("situation").size().to_dict() == dict.fromkeys(diagnosis.situations(prompts, data), 3)
+    assert np.allclose(rows["reward"], rows[list(RULES)].sum(axis=1)), "the points add up"
+    again = diagnosis.transfer(lm, prompts, data, RECOMMENDED.but(max_new_tokens=24), seed=6)
+    assert not rows["response"].equals(again["response"])
+    means = diagnosis.transfer_means(rows).set_index("situation")
+    assert means.index[means["shown"].isna()].tolist() == ["prompt alone", "chosen heading alone", "rejected heading alone"]
+    points = diagnosis.points_by_attribute(rows, ["raw", "teacher-b"])
+    assert np.allclose(points.sum(), rows.groupby("situation")["reward"].mean()[["raw", "teacher-b"]])
+    lines = {line.get_label() for line in diagnosis.plot_transfer(means.reset_index(), validation.SOURCES).lines}
+    assert {*(f"made, {style}" for style in STYLES), *validation.SOURCES} <= lines
+    nll = diagnosis.nll_by_level(lm, ["helpful"], 3)
+    assert nll["style"].tolist() == list(STYLES)
+    assert (nll[[f"level {level}" for level in diagnosis.LEVELS]] > 0).all(axis=None)
