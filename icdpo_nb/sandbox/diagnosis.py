@@ -30,7 +30,7 @@ Shown = tuple[list[Preference], str | None]  # demonstrations, and the heading's
 
 
 def made_demonstrations(domain: str, level: int, style: str, n: int, seed: int, family: str | None = None) -> list[Preference]:
-    """n fresh demonstrations of one level and style on topics of a domain (and family); a helper they name is the current one."""
+    """n fresh demonstrations of one level and style on topics of a domain (and family), with current helpers."""
     rng, helpers, made = random.Random(seed), references("current"), []
     for topic in rng.choices([t for t in TOPICS[domain] if family in (None, t.family)], k=n):
         prompt = draw_prompt(rng, topic, domain != "instructions" and rng.random() < 1 / 3)
