@@ -69,13 +69,24 @@ def test_verdicts_by_hand():
     assert table["verdict"].to_dict() == {
         "1 ICL > Base": "not shown",  # exactly 0 is not above 0
         "2 S > ICL": "holds",
-        "3 Ŝ ≥ S": "holds",  # exactly 0 is no loss of a quarter point
-        "4 ŜR ≥ Ŝ": "holds",
+        "3 Ŝ > S": "not shown",  # the paper's claim is an improvement
+        "4 ŜR > Ŝ": "not shown",
         "5 R: A > raw": "not shown",
         "6 A > B": "does not hold",
         "7 NLL: B > A": "holds",
         "8 S > π*": "not shown",
     }
+
+
+def test_non_inferiority_is_asked_apart_from_the_papers_claims():
+    assert validation.MARGIN == 0.25
+    assert {bar for _, bar in validation.CLAIMS.values()} == {0.0}, "the paper claims improvements"
+    runs = [runs_of({"3 Ŝ > S": [-0.1, -0.2, -0.1, -0.2], "4 ŜR > Ŝ": [-0.4, -0.3, -0.4, -0.3]})]
+    table = validation.verdicts("m", runs, pd.DataFrame(), validation.NON_INFERIORITY)
+    assert table["verdict"].tolist() == ["holds", "does not hold"]
+    assert validation.verdicts("m", runs, runs[0].assign(**{"7 NLL: B > A": 0.0})).set_index("claim").loc[
+        "3 Ŝ > S", "verdict"
+    ] == ("does not hold")
 
 
 def test_style_is_told_from_the_sentences():
