@@ -131,3 +131,15 @@ def test_transfer_and_its_exhibits():
     nll = diagnosis.nll_by_level(lm, ["helpful"], 3)
     assert nll["style"].tolist() == list(STYLES)
     assert (nll[[f"level {level}" for level in diagnosis.LEVELS]] > 0).all(axis=None)
+
+
+def test_held_out_turns_are_looked_for_everywhere(monkeypatch):
+    found = diagnosis.held_out_turns_found(n_documents=400).set_index("place")
+    assert (found["held-out turns found"] == 0).all()
+    assert found["texts"].tolist() == [400, 400, 2 * 5 * 4500, 4500]
+    taken = world.last_turn(world.preferences("helpful")[0]["prompt"])
+    split = world.preferences("helpful")[0]["split"]
+    assert split == "train"
+    monkeypatch.setattr(diagnosis, "held_out_turns", lambda rows: frozenset({taken}))
+    again = diagnosis.held_out_turns_found(n_documents=400)["held-out turns found"]
+    assert again.tolist() == [0, 0, 1, 1], "documents avoid it, the rest would show it"

@@ -7,6 +7,7 @@ says what came across, and its points by attribute say what was lost. Nothing he
 
 import random
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,8 +22,9 @@ from ..retrieval import by_domain
 from ..templates import base_context, icl_context
 from .phrases import FRAMES, STYLES
 from .reward import RULES, attributes, find_topic, true_reward
+from .reward_model import pair_texts
 from .topics import TOPICS
-from .world import draw_prompt, references, respond
+from .world import documents, draw_prompt, held_out_turns, last_turn, preferences, references, respond, teacher_document
 
 LEVELS = range(4)
 SAME_FAMILY = "courteous, level 3, same topic family"  # beside random topics: what the helper adds
@@ -58,8 +60,8 @@ def situations(
         (made_demonstrations(p.domain, 3, "courteous", protocol.n_demos, s, topic and topic.family), "chosen")
         for p, topic, s in near
     ]
-    for source, preferences in data.items():
-        retrievers = by_domain("random", preferences.support, domains_of(prompts), protocol, seed=seed)
+    for source, given in data.items():
+        retrievers = by_domain("random", given.support, domains_of(prompts), protocol, seed=seed)
         shown = [retrievers[p.domain].retrieve([p.prompt], protocol.n_demos)[0] for p in prompts]
         found[source] = [(demos, "chosen") for demos in shown]
         if source == "raw":  # the amateur of Ŝ with any source: teachers have no rejected responses of their own
@@ -162,4 +164,25 @@ def nll_by_level(lm: CausalLM, domains: Sequence[str], n: int, seed: int = 0) ->
             found = lm.logprobs([base_context(p) for p in asked], [[lm.encode_response(y)] for y in said])
             row[f"level {level}"] = float(np.mean([-logps.mean() for (logps,) in found]))
         table.append(row)
+    return pd.DataFrame(table)
+
+
+def held_out_turns_found(n_documents: int = 20_000) -> pd.DataFrame:
+    """How many last turns of dev and test prompts occur in what is trained on or demonstrated; columns place, texts, found.
+
+    Documents are those of the seed that the committed models were trained from, the first `n_documents` of each kind.
+    """
+    rows = {domain: preferences(domain) for domain in TOPICS}
+    held_out = held_out_turns(rows)
+    train = [r["prompt"] for part in rows.values() for r in part if r["split"] == "train"]
+    places = {
+        "documents of the base models": list(islice(documents(0, held_out), n_documents)),
+        "documents of the teacher": list(islice(documents(0, held_out, teacher_document), n_documents)),
+        "pairs of the reward model": [text for pair in pair_texts("train") for text in pair],
+        "support prompts (demonstrations)": train,
+    }
+    table = []
+    for place, texts in places.items():
+        asked = {last_turn(line) for text in texts for line in text.splitlines() if line.startswith("Human: ")}
+        table.append({"place": place, "texts": len(texts), "held-out turns found": len(asked & held_out)})
     return pd.DataFrame(table)

@@ -89,8 +89,9 @@ def verdicts(
 ) -> pd.DataFrame:
     """Every claim for one model: the mean contrast with its paired interval, the mean of each seed, and the verdict.
 
-    `runs`: `contrasts` of each seed. `claims`: `CLAIMS`, or `NON_INFERIORITY`. A prompt's value is its mean over the seeds; intervals are over prompts. A claim "holds"
-    if its interval lies above the claim's bar, "does not hold" if it lies below, and is else "not shown".
+    `runs`: `contrasts` of each seed. `claims`: `CLAIMS` or `NON_INFERIORITY`. A prompt's value is its mean over the seeds;
+    intervals are over prompts. A claim "holds" if its interval lies above its bar, "does not hold" if it lies below, and
+    is else "not shown".
     """
     rows = []
     for claim, (meaning, bar) in claims.items():
