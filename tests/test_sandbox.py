@@ -241,5 +241,11 @@ def test_short_training_run(tmp_path, monkeypatch):
     assert {"seed", "device", "tokens", "wall_seconds", "torch", "sha256", "world_seed", "preferences"} <= set(manifest)
     curve = [point["loss"] for point in manifest["curves"]["documents"]]
     assert curve[-1] < curve[0] - 1
+    train.main(["small", "--out", str(tmp_path), "--more", "--tokens", "60000"])
+    further = json.loads((tmp_path / "small" / "manifest.json").read_text())
+    assert further["tokens"] == manifest["tokens"] + further["curves"]["documents, seed 2"][-1]["tokens"]
+    assert further["curves"]["documents"] == manifest["curves"]["documents"]
+    assert further["held_out_loss"] < manifest["held_out_loss"] - 0.05, "another round goes on from what was learned"
+    assert hashlib.sha256((tmp_path / "small" / "model.safetensors").read_bytes()).hexdigest() == further["sha256"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype=torch.float32)
     assert model.config.num_hidden_layers == 2

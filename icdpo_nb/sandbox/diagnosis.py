@@ -170,13 +170,13 @@ def nll_by_level(lm: CausalLM, domains: Sequence[str], n: int, seed: int = 0) ->
 def held_out_turns_found(n_documents: int = 20_000) -> pd.DataFrame:
     """How many last turns of dev and test prompts occur in what is trained on or demonstrated; columns place, texts, found.
 
-    Documents are those of the seed that the committed models were trained from, the first `n_documents` of each kind.
+    Documents are those that the committed models were trained on (seed 0, and 1 for a second round), the first `n_documents`.
     """
     rows = {domain: preferences(domain) for domain in TOPICS}
     held_out = held_out_turns(rows)
     train = [r["prompt"] for part in rows.values() for r in part if r["split"] == "train"]
     places = {
-        "documents of the base models": list(islice(documents(0, held_out), n_documents)),
+        "documents of the base models": [t for seed in (0, 1) for t in islice(documents(seed, held_out), n_documents // 2)],
         "documents of the teacher": list(islice(documents(0, held_out, teacher_document), n_documents)),
         "pairs of the reward model": [text for pair in pair_texts("train") for text in pair],
         "support prompts (demonstrations)": train,
