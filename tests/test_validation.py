@@ -124,6 +124,11 @@ def test_transfer_and_its_exhibits():
     assert not rows["response"].equals(again["response"])
     means = diagnosis.transfer_means(rows).set_index("situation")
     assert means.index[means["shown"].isna()].tolist() == ["prompt alone", "chosen heading alone", "rejected heading alone"]
+    read = diagnosis.levels_read(rows).set_index("style")
+    for style in STYLES:
+        best, worst = means.loc[f"{style}, level 3"], means.loc[f"{style}, level 0"]
+        assert read.loc[style, "mean"] == pytest.approx(best["mean"] - worst["mean"])
+        assert read.loc[style, "shown"] == pytest.approx(best["shown"] - worst["shown"])
     points = diagnosis.points_by_attribute(rows, ["raw", "teacher-b"])
     assert np.allclose(points.sum(), rows.groupby("situation")["reward"].mean()[["raw", "teacher-b"]])
     lines = {line.get_label() for line in diagnosis.plot_transfer(means.reset_index(), validation.SOURCES).lines}

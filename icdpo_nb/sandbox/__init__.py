@@ -27,6 +27,8 @@ Its rules follow what the paper's world has, and were fixed before any claim was
 In an earlier world ornate documents were 5 % and the heading agreed three times in four. `diagnosis.py` showed what that
 did: models spoke the ornate style but could not read a level in it, the heading alone served better than raw
 demonstrations, and with mostly bad plain dialogues the base model was as bad an amateur as one shown rejected responses.
+To read a level in the ornate style still takes far more training than in the others; `10_sandbox_validation` shows how far
+the committed models have come.
 
 The true reward (`reward.py`) counts what a response says, by the table `RULES`. Nothing that generates, trains,
 samples or scores imports it. The models (`models/`, built by `train.py`, each with a manifest) are Llamas: small (0.4

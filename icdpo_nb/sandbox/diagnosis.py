@@ -121,6 +121,22 @@ def transfer_means(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def levels_read(rows: pd.DataFrame) -> pd.DataFrame:
+    """How much of a level comes across in each style: demonstrations of level 3 minus those of level 0, on the same prompts.
+
+    Columns style, shown (that difference in the demonstrations' own reward), and in the samples' reward with its interval.
+    """
+    table = []
+    for style in STYLES:
+        best, worst = (
+            rows[rows["situation"] == f"{style}, level {level}"].set_index(["domain", "prompt_id"]) for level in (3, 0)
+        )
+        gain = best["reward"] - worst["reward"]
+        found = mean_ci([group.to_numpy() for _, group in gain.groupby("domain")])
+        table.append({"style": style, "shown": (best["shown"] - worst["shown"]).mean(), **vars(found)})
+    return pd.DataFrame(table)
+
+
 def points_by_attribute(rows: pd.DataFrame, chosen: Sequence[str]) -> pd.DataFrame:
     """Mean points of each attribute in the chosen situations, a column each; what never occurs is left out."""
     means = rows.groupby("situation")[list(RULES)].mean().T[list(chosen)]
