@@ -53,16 +53,18 @@ def test_learned_reward_prefers_teachers_to_raw():
     assert correct_order(model, pairs).mean() > 0.75
 
 
-def runs_of(values: dict[str, list[float]]) -> pd.DataFrame:
-    """Contrasts of one seed: prompts 0-3, two in each domain."""
-    zeros = {claim: [0.0] * 4 for claim in validation.CLAIMS if not claim.startswith("7")}
-    return pd.DataFrame({"prompt_id": list("abcd"), "domain": ["x", "x", "y", "y"], **zeros, **values})
+def runs_of(values: dict[str, list[float]], claims=tuple(validation.CLAIMS)) -> pd.DataFrame:
+    """Contrasts of one seed: 20 prompts in each of two domains, with each claim's two values in turn."""
+    places = [(domain, f"{domain}{i}") for domain in "xy" for i in range(20)]
+    columns = {claim: values.get(claim, [0.0, 0.0]) * 20 for claim in claims}
+    return pd.DataFrame({"prompt_id": [i for _, i in places], "domain": [d for d, _ in places], **columns})
 
 
 def test_verdicts_by_hand():
-    nll = pd.DataFrame({"prompt_id": list("abcd"), "domain": ["x", "x", "y", "y"], "7 NLL: B > A": [0.1, 0.2, 0.1, 0.2]})
-    one = runs_of({"2 S > ICL": [1, 2, 1, 2], "6 A > B": [-1, -2, -1, -2], "8 S > π*": [1, -1, 1, -1]})
-    two = runs_of({"2 S > ICL": [3, 4, 3, 4], "6 A > B": [-1, -2, -1, -2], "8 S > π*": [1, -1, 1, -1]})
+    nll = runs_of({"7 NLL: B > A": [0.1, 0.2]}, ["7 NLL: B > A"])
+    judged = [c for c in validation.CLAIMS if not c.startswith("7")]
+    one = runs_of({"2 S > ICL": [1, 2], "6 A > B": [-1, -2], "8 S > π*": [1, -1]}, judged)
+    two = runs_of({"2 S > ICL": [3, 4], "6 A > B": [-1, -2], "8 S > π*": [1, -1]}, judged)
     table = validation.verdicts("m", [one, two], nll).set_index("claim")
     assert table.loc["2 S > ICL", "mean"] == 2.5, "a prompt's value is its mean over the seeds"
     assert table.loc["2 S > ICL", "each seed"] == "1.50, 3.50"
@@ -81,12 +83,11 @@ def test_verdicts_by_hand():
 def test_non_inferiority_is_asked_apart_from_the_papers_claims():
     assert validation.MARGIN == 0.25
     assert {bar for _, bar in validation.CLAIMS.values()} == {0.0}, "the paper claims improvements"
-    runs = [runs_of({"3 Ŝ > S": [-0.1, -0.2, -0.1, -0.2], "4 ŜR > Ŝ": [-0.4, -0.3, -0.4, -0.3]})]
-    table = validation.verdicts("m", runs, pd.DataFrame(), validation.NON_INFERIORITY)
-    assert table["verdict"].tolist() == ["holds", "does not hold"]
-    assert validation.verdicts("m", runs, runs[0].assign(**{"7 NLL: B > A": 0.0})).set_index("claim").loc[
-        "3 Ŝ > S", "verdict"
-    ] == ("does not hold")
+    runs = [runs_of({"3 Ŝ > S": [-0.1, -0.2], "4 ŜR > Ŝ": [-0.4, -0.3]})]
+    weaker = validation.verdicts("m", runs, pd.DataFrame(), validation.NON_INFERIORITY)
+    assert weaker["verdict"].tolist() == ["holds", "does not hold"]
+    paper = validation.verdicts("m", runs, runs[0]).set_index("claim")
+    assert paper.loc["3 Ŝ > S", "verdict"] == "does not hold", "no worse than a margin is not an improvement"
 
 
 def test_style_is_told_from_the_sentences():
