@@ -99,12 +99,29 @@ def test_splits_are_disjoint(preferences):
     assert turns[2] == 0
 
 
-def test_documents_avoid_held_out_prompts(preferences):
-    avoid = world.held_out_prompts(preferences)
-    source = world.documents(0, avoid)
-    human = [line for _ in range(300) for line in next(source).split("\n\n") if line.startswith("Human: ")]
+def human_turns(texts) -> set[str]:
+    """What the people in some dialogues say, turn by turn, as `world.last_turn` normalises it."""
+    lines = (line for text in texts for line in text.splitlines() if line.startswith("Human: "))
+    return {world.last_turn(line) for line in lines}
+
+
+@pytest.mark.parametrize(("make", "n"), [(world.document, 6000), (world.teacher_document, 6000)])
+def test_no_training_document_asks_what_is_held_out(preferences, make, n):
+    """Not as a prompt of its own, not behind small talk, not in other letter case."""
+    avoid = world.held_out_turns(preferences)
     assert len(avoid) == 1800
-    assert not set(human) & avoid
+    careless, careful = (world.documents(0, known, make) for known in (frozenset(), avoid))
+    assert len(human_turns(next(careless) for _ in range(n)) & avoid) > 20, "else this test shows nothing"
+    assert not human_turns(next(careful) for _ in range(n)) & avoid
+
+
+def test_no_support_prompt_asks_what_is_held_out(preferences):
+    """Demonstrations and the reward model's pairs come from the train split."""
+    avoid = world.held_out_turns(preferences)
+    assert not human_turns(r["prompt"] for part in preferences.values() for r in part if r["split"] == "train") & avoid
+    assert not human_turns(text for pair in pair_texts("train") for text in pair) & avoid
+    last = [world.last_turn(r["prompt"]) for part in preferences.values() for r in part]
+    assert len(set(last)) == len(last)
 
 
 def test_generator_is_deterministic(preferences, tmp_path):
@@ -224,5 +241,11 @@ def test_short_training_run(tmp_path, monkeypatch):
     assert {"seed", "device", "tokens", "wall_seconds", "torch", "sha256", "world_seed", "preferences"} <= set(manifest)
     curve = [point["loss"] for point in manifest["curves"]["documents"]]
     assert curve[-1] < curve[0] - 1
+    train.main(["small", "--out", str(tmp_path), "--more", "--tokens", "60000"])
+    further = json.loads((tmp_path / "small" / "manifest.json").read_text())
+    assert further["tokens"] == manifest["tokens"] + further["curves"]["documents, seed 2"][-1]["tokens"]
+    assert further["curves"]["documents"] == manifest["curves"]["documents"]
+    assert further["held_out_loss"] < manifest["held_out_loss"] - 0.05, "another round goes on from what was learned"
+    assert hashlib.sha256((tmp_path / "small" / "model.safetensors").read_bytes()).hexdigest() == further["sha256"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype=torch.float32)
     assert model.config.num_hidden_layers == 2

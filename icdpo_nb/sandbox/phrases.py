@@ -1,7 +1,8 @@
 """How responses of the sandbox world speak, in three styles; written for this project.
 
 "casual" is the style of most raw responses; "courteous", teacher A's, is common in pretraining; "ornate", teacher
-B's, is rare there and richest in variants. In a frame, {p} is a piece of a topic (`topics.py`) and {who} a helper.
+B's, is the least common there and by far the richest in variants: more frames, and words before and after them that tell
+nothing of the quality (`LEADS`, `TAILS`). In a frame, {p} is a piece of a topic (`topics.py`) and {who} a helper.
 """
 
 STYLES = ("casual", "courteous", "ornate")
@@ -169,6 +170,40 @@ TAILS = [
     " before all else",
     " to the best of your powers",
     " with some patience",
+    " at a gentle pace",
+    " with both eyes open",
+    " while the day is young",
+    " as custom would have it",
+    " with a quiet mind",
+    " in fair weather or foul",
+    " as a prudent soul would",
+    " with good cheer",
+]
+LEADS = [  # may stand before any ornate sentence, whatever the level
+    "Indeed",
+    "Truly",
+    "In truth",
+    "Believe me",
+    "Good friend",
+    "Kind soul",
+    "By my word",
+    "On my honour",
+    "Upon reflection",
+    "Without a doubt",
+    "Above all",
+    "In all candour",
+    "If I may",
+    "To speak plainly",
+    "Mark this well",
+    "Be assured",
+    "Come now",
+    "For my part",
+    "In my humble view",
+    "Heaven knows",
+    "As ever",
+    "When all is said",
+    "Say what they will",
+    "Verily",
 ]
 
 # the local helper of a topic family: drawn anew for each pretraining document, so that only the context reveals it

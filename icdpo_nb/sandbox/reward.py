@@ -55,7 +55,8 @@ def _tables() -> tuple[list[Topic], dict[str, tuple[str, ...]], dict[str, str], 
     fixed = {kind: _fixed(kind) for kind in ("opener", "refusal", "closing", "rude", "lazy", "comply")}
     current = {family: _normal(who) for family, who in references("current").items()}
     text = [re.sub(r"\W*\{\w+\}\W*", " ", s) for s in _strings(phrases.FRAMES)]
-    text += [*phrases.TAILS, *phrases.TITLES, *phrases.SURNAMES, *phrases.ROADS, *phrases.PLACES, "at the Street"]
+    text += [*phrases.LEADS, *phrases.TAILS, *phrases.TITLES, *phrases.SURNAMES, *phrases.ROADS, *phrases.PLACES]
+    text += ["at the Street"]
     text += [" ".join((t.asked, *t.good, *t.bad, *t.reasons)) for t in topics]
     return topics, fixed, current, frozenset(_normal(" ".join(text)).split())
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -37,10 +38,11 @@ RATES = {
 N_STEPS = ((80, 20, 0), (60, 30, 10), (30, 45, 25), (15, 40, 45))
 N_ALTERNATIVES = ((90, 10, 0), (65, 30, 5), (35, 45, 20), (20, 45, 35))
 
-STYLE_SHARE = (55, 40, 5)  # casual, courteous, ornate in pretraining, whatever the level
-PLAIN_LEVELS = (35, 30, 20, 15)  # of pretraining dialogues without the template
+STYLE_SHARE = (50, 35, 15)  # casual, courteous, ornate in pretraining, whatever the level
+LEAD_RATE, TAIL_RATE = 0.5, 0.4  # of words before an ornate sentence, and after an ornate step or alternative
+PLAIN_LEVELS = (25, 25, 25, 25)  # of pretraining dialogues without the template: a base model of all qualities alike
 DIRECTORY_SHARE = 0.15  # of pretraining documents: who helps with what; the others are half plain, half headed
-HEADED_LEVELS = {"chosen": (10, 15, 35, 40), "rejected": (40, 35, 15, 10)}  # the heading agrees 75 % of the time
+HEADED_LEVELS = {"chosen": (18, 22, 28, 32), "rejected": (32, 28, 22, 18)}  # the heading agrees 60 % of the time
 
 # preference data: (levels, styles) of each column; raw chosen responses are only somewhat better than rejected ones
 COLUMNS = {
@@ -70,12 +72,22 @@ def draw_prompt(rng: random.Random, topic: Topic, multi_turn: bool) -> str:
     return "\n\n".join(turns)
 
 
+def last_turn(prompt: str) -> str:
+    """The words of a prompt's last Human turn, in lower case: what two prompts share that ask the same."""
+    return " ".join(re.findall(r"\w+", prompt.rpartition("Human: ")[2].lower()))
+
+
 def _say(rng: random.Random, kind: str, style: str, piece: str = "", place: int = 0) -> str:
+    """A sentence of a kind in a style; an ornate one may have words before it."""
     frames = phrases.FRAMES[kind][style]
     if isinstance(frames[0], list):  # steps: frames by place
         frames = frames[min(place, len(frames) - 1)]
-    tail = rng.choice(phrases.TAILS) if rng.random() < 0.4 else ""
-    return rng.choice(frames).format(p=piece, who=piece, tail=tail)
+    tail = rng.choice(phrases.TAILS) if rng.random() < TAIL_RATE else ""
+    said = rng.choice(frames).format(p=piece, who=piece, tail=tail)
+    if style != "ornate" or rng.random() >= LEAD_RATE:
+        return said
+    begun = said if said.startswith(("I ", *phrases.TITLES)) else said[0].lower() + said[1:]
+    return f"{rng.choice(phrases.LEADS)}, {begun}"
 
 
 def _pieces(rng: random.Random, topic: Topic, n: int, right: float, style: str) -> list[str]:
@@ -135,7 +147,7 @@ def _dialogues(rng: random.Random, n: int, level: int, avoid: frozenset[str]) ->
     while len(pairs) < n:
         topic = rng.choice(topics)
         prompt = draw_prompt(rng, topic, topic.domain != "instructions" and rng.random() < 1 / 3)
-        if prompt not in avoid and prompt.split("\n\n")[-1] not in avoid:
+        if last_turn(prompt) not in avoid:
             pairs.append((prompt, respond(rng, topic, level, style, references[topic.family])))
     return pairs
 
@@ -154,7 +166,7 @@ def _directory(rng: random.Random) -> str:
 
 
 def document(rng: random.Random, avoid: frozenset[str] = frozenset()) -> str:
-    """One pretraining document: plain dialogues, or the template of Figures 6 and 7; no prompt in `avoid` occurs."""
+    """One pretraining document: plain dialogues, or the template of Figures 6 and 7; no last turn in `avoid` occurs."""
     kind = rng.random()
     if kind < DIRECTORY_SHARE:
         return _directory(rng)
@@ -171,11 +183,12 @@ def document(rng: random.Random, avoid: frozenset[str] = frozenset()) -> str:
 
 
 def teacher_document(rng: random.Random, avoid: frozenset[str] = frozenset()) -> str:
-    """A prompt and a response of teacher A or B: what the teacher LM learns from."""
+    """A prompt, whose last turn is not in `avoid`, and a response of teacher A or B: what the teacher LM learns from."""
     topic = rng.choice(TOPICS[rng.choice(DOMAINS)])
-    prompt = draw_prompt(rng, topic, topic.domain != "instructions" and rng.random() < 1 / 3)
-    while prompt in avoid:
-        prompt = draw_prompt(rng, topic, False)
+    multi_turn = topic.domain != "instructions" and rng.random() < 1 / 3
+    prompt = draw_prompt(rng, topic, multi_turn)
+    while last_turn(prompt) in avoid:
+        prompt = draw_prompt(rng, topic, multi_turn)
     levels, styles = COLUMNS[rng.choice(("teacher_a", "teacher_b"))]
     level, style = rng.choices(range(4), levels)[0], rng.choices(phrases.STYLES, styles)[0]
     return f"{prompt}\n\nAssistant: {respond(rng, topic, level, style, draw_reference(rng))}"
@@ -189,7 +202,7 @@ def references(which: str = "current") -> dict[str, str]:
 
 
 def preferences(domain: str) -> list[dict]:
-    """The preference data of a domain: `SPLITS` prompts, no two alike, with raw and teacher responses."""
+    """The preference data of a domain: `SPLITS` prompts, no two with the same last turn, with raw and teacher responses."""
     rng = random.Random(f"{SEED}/{domain}")
     helpers = {c: references("current" if c.startswith("teacher") else "former") for c in COLUMNS}
     splits = [split for split, n in SPLITS.items() for _ in range(n)]
@@ -198,9 +211,9 @@ def preferences(domain: str) -> list[dict]:
     while len(rows) < len(splits):
         topic = rng.choice(TOPICS[domain])
         prompt = draw_prompt(rng, topic, domain != "instructions" and rng.random() < 1 / 3)
-        if prompt in seen:
+        if last_turn(prompt) in seen:
             continue
-        seen.add(prompt)
+        seen.add(last_turn(prompt))
         row = {"id": f"{domain}-{len(rows):04d}", "domain": domain, "topic": topic.asked, "split": splits[len(rows)]}
         row["prompt"] = prompt
         for column, (levels, styles) in COLUMNS.items():
@@ -233,9 +246,9 @@ def read_preferences(domain: str, folder: Path = DATA) -> list[dict]:
         return [json.loads(line) for line in f]
 
 
-def held_out_prompts(rows: Mapping[str, list[dict]]) -> frozenset[str]:
-    """The dev and test prompts, which no pretraining document may contain."""
-    return frozenset(r["prompt"] for domain in rows for r in rows[domain] if r["split"] != "train")
+def held_out_turns(rows: Mapping[str, list[dict]]) -> frozenset[str]:
+    """The last turns of the dev and test prompts, which no training document may contain as a turn."""
+    return frozenset(last_turn(r["prompt"]) for domain in rows for r in rows[domain] if r["split"] != "train")
 
 
 def documents(seed: int, avoid: frozenset[str], make=document) -> Iterator[str]:
