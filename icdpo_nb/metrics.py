@@ -13,7 +13,7 @@ import numpy as np
 
 from .protocol import InputError
 
-LEAST = 15  # values in each group; fewer have a mean and no interval, since none would cover for skewed values
+LEAST = 20  # values in each group; fewer have a mean and no interval, since none would cover for skewed values
 RESAMPLES = 9999
 LEVEL = 0.95
 
@@ -110,7 +110,7 @@ def _unbounded(groups: Sequence[np.ndarray], weights: np.ndarray, moments: Seque
     tails = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     wide, here = student.ppf(tails[1], freedom), mean / error[0]
     low, high, p = -wide, wide, 2 * student.sf(abs(here), freedom)
-    if varied.mean() > 0.99:  # else too few values differ for the resamples to tell anything
+    if varied.mean() > 0.97:  # else too few values differ for the resamples to tell anything
         low, high = np.minimum(np.quantile(ratio, tails, method="closest_observation") * [1, -1], -wide) * [1, -1]
         beyond = (1 + min((ratio >= here).sum(), (ratio <= here).sum())) / (len(ratio) + 1)
         p = max(p, min(1.0, 2 * beyond))

@@ -7,7 +7,7 @@ it makes a reply as text, or one of the misbehaviours below.
 import json
 import threading
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -70,12 +70,12 @@ def serving():
                 endpoint.busy += 1
                 endpoint.busiest = max(endpoint.busiest, endpoint.busy)
             try:
-                self.reply(endpoint.answer(item, n))
-            except BrokenPipeError:  # the client has given up
-                pass
+                said = endpoint.answer(item, n)
             finally:
-                with endpoint.lock:
+                with endpoint.lock:  # before the reply, after which the client may ask again
                     endpoint.busy -= 1
+            with suppress(BrokenPipeError):  # the client has given up
+                self.reply(said)
 
         def reply(self, said):
             if isinstance(said, Silence):

@@ -359,7 +359,7 @@ def test_hostile_texts_come_out_as_text(smoke, name):
         assert visible(text)[:200] in shown, "it was not shown, or was rendered or filled in"
     assert "characters left out" in shown, "a long text is cut"
     if name == "01_method":
-        assert f"stand in the support set: 2 of 6: {HOSTILE[1][:60]} 0 12, " in shown, "an id"
+        assert f"among the demonstrations, of 6: teacher-a 2 ({HOSTILE[1][:60]} 0 12, " in shown, "an id"
     assert visible(page) == page, "no hidden character"
     body = re.findall(r"<[^>]*>", page.partition("</head>")[2])
     assert not [

@@ -29,7 +29,7 @@ SKEWED = {  # values of a prompt, and their true mean
         0.48,
     ),
 }
-SIZES = (2, 5, 10, 15, 20, 40, 100, 400)
+SIZES = (2, 5, 10, 20, 40, 100, 400)
 
 
 def percentile(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
