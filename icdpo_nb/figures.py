@@ -137,14 +137,14 @@ def plot_token_gaps(tokens: Sequence[str], gaps: np.ndarray, ax: plt.Axes | None
 
 
 def plot_claims(table: pd.DataFrame) -> np.ndarray:
-    """Contrasts of `sandbox.validation.verdicts` with their intervals: a panel a model, filled where the claim holds."""
+    """Contrasts of `sandbox.validation.verdicts` with their intervals: a panel a model, filled where it agrees."""
     models, claims = table["model"].unique(), table["claim"].unique()[::-1]
     _, axes = plt.subplots(1, len(models), figsize=(3.2 * len(models) + 1.4, 3.4), sharey=True, squeeze=False)
     for ax, model in zip(axes[0], models, strict=True):
         part = table[table["model"] == model].set_index("claim")
         for y, claim in enumerate(claims):
             row = part.loc[claim]
-            face = PALETTE["ICDPO"] if row["verdict"] == "holds" else "white"
+            face = PALETTE["ICDPO"] if row["verdict"] == "agrees" else "white"
             _plot_interval(ax, y, row, PALETTE["ICDPO"], face)
         ax.axvline(0, color="black", lw=0.8)
         ax.set(title=plain(model), xlabel="contrast", yticks=range(len(claims)))

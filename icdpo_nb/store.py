@@ -151,12 +151,16 @@ class Store:
         """The values of the keys of `first`, which gives each the number of its item."""
         self.db.execute("INSERT OR IGNORE INTO stages VALUES (?, ?, ?, ?)", (space, stage, _text(inputs), time.time()))
         found: dict[str, object] = {}
+        written: set[str] = set()
         while missing := [key for key in first if key not in found]:
             new = self._read(space, missing)
             found |= new
             if bar:
                 bar.update(len(new))
             mine = self._claim(space, [key for key in missing if key not in new][:chunk])
+            if written & set(mine):
+                raise _damaged("a result that was written is not found again")
+            written |= set(mine)
             if mine:
                 found |= dict.fromkeys(self._run(space, mine, [first[key] for key in mine], work))
             elif not new:
@@ -247,6 +251,13 @@ class Store:
             f"the store {self.path} cannot be used ({error}); free some space, repair or remove it, or set ICDPO_STORE to "
             "another folder"
         )
+
+
+def _damaged(why: str) -> sqlite3.DatabaseError:
+    """What SQLite raises for a damaged file, where it has not noticed."""
+    error = sqlite3.DatabaseError(why)
+    error.sqlite_errorname = "SQLITE_CORRUPT"
+    return error
 
 
 def _text(value: object) -> str:

@@ -207,6 +207,17 @@ def test_what_is_damaged_is_never_believed(tmp_path, kept, harm):
     assert len(again) == 50
 
 
+@pytest.mark.filterwarnings("ignore:the store")
+def test_a_store_that_loses_what_is_written_is_put_aside(tmp_path, monkeypatch):
+    """A damaged index may take a row and never find it again; SQLite does not notice, and nothing is computed for ever."""
+    store, read, log = Store(tmp_path), Store._read, []
+    monkeypatch.setattr(Store, "_read", lambda self, *args: {} if self.path.stat().st_ino == inode else read(self, *args))
+    inode = store.path.stat().st_ino
+    assert squares(store, list(range(5)), log) == [i**2 for i in range(5)]
+    assert len(log) == 10, "once before it was noticed, once in the new file"
+    assert list(tmp_path.glob("damaged-*.sqlite"))
+
+
 def main_listing(folder) -> bool:
     """Whether `stages` can read a store."""
     return Store(folder).stages() is not None

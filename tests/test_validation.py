@@ -63,31 +63,31 @@ def runs_of(values: dict[str, list[float]], claims=tuple(validation.CLAIMS)) -> 
 def test_verdicts_by_hand():
     nll = runs_of({"7 NLL: B > A": [0.1, 0.2]}, ["7 NLL: B > A"])
     judged = [c for c in validation.CLAIMS if not c.startswith("7")]
-    one = runs_of({"2 S > ICL": [1, 2], "6 A > B": [-1, -2], "8 S > π*": [1, -1]}, judged)
-    two = runs_of({"2 S > ICL": [3, 4], "6 A > B": [-1, -2], "8 S > π*": [1, -1]}, judged)
+    one = runs_of({"2 S > ICL": [1, 2], "3 Ŝ > S": [0.1, 0.2], "6 A > B": [-1, -2], "8 S > π*": [1, -1]}, judged)
+    two = runs_of({"2 S > ICL": [3, 4], "3 Ŝ > S": [0.1, 0.2], "6 A > B": [-1, -2], "8 S > π*": [1, -1]}, judged)
     table = validation.verdicts("m", [one, two], nll).set_index("claim")
     assert table.loc["2 S > ICL", "mean"] == 2.5, "a prompt's value is its mean over the seeds"
     assert table.loc["2 S > ICL", "each seed"] == "1.50, 3.50"
     assert table["verdict"].to_dict() == {
-        "1 ICL > Base": "not shown",  # exactly 0 is not above 0
-        "2 S > ICL": "holds",
-        "3 Ŝ > S": "not shown",  # the paper's claim is an improvement
-        "4 ŜR > Ŝ": "not shown",
-        "5 R: A > raw": "not shown",
-        "6 A > B": "does not hold",
-        "7 NLL: B > A": "holds",
-        "8 S > π*": "not shown",
+        "1 ICL > Base": "nothing changed",
+        "2 S > ICL": "agrees",
+        "3 Ŝ > S": "too small to matter",
+        "4 ŜR > Ŝ": "nothing changed",
+        "5 R: A > raw": "nothing changed",
+        "6 A > B": "contradicts",
+        "7 NLL: B > A": "agrees",
+        "8 S > π*": "cannot tell",
     }
+    assert table["decide"].notna().to_dict() == {claim: claim.startswith("8") for claim in validation.CLAIMS}
 
 
 def test_non_inferiority_is_asked_apart_from_the_papers_claims():
     assert validation.MARGIN == 0.25
-    assert {bar for _, bar in validation.CLAIMS.values()} == {0.0}, "the paper claims improvements"
-    runs = [runs_of({"3 Ŝ > S": [-0.1, -0.2], "4 ŜR > Ŝ": [-0.4, -0.3]})]
+    runs = [runs_of({"3 Ŝ > S": [-0.2, -0.15], "4 ŜR > Ŝ": [-0.4, -0.3]})]
     weaker = validation.verdicts("m", runs, pd.DataFrame(), validation.NON_INFERIORITY)
-    assert weaker["verdict"].tolist() == ["holds", "does not hold"]
+    assert weaker["verdict"].tolist() == ["agrees", "contradicts"]
     paper = validation.verdicts("m", runs, runs[0]).set_index("claim")
-    assert paper.loc["3 Ŝ > S", "verdict"] == "does not hold", "no worse than a margin is not an improvement"
+    assert paper.loc["3 Ŝ > S", "verdict"] == "too small to matter", "no worse than a margin is not an improvement"
 
 
 def test_style_is_told_from_the_sentences():

@@ -18,24 +18,26 @@ from ..protocol import RECOMMENDED, InputError, Protocol
 from ..retrieval import Embedder
 from ..rewards import Reward
 from ..templates import base_context
+from ..verdicts import OPEN, Reported, n_to_decide, verdict
 from .reward import RULES
 
-# A loss of this many points does not matter: the least that any rule of the true reward gives or takes for one occurrence, an
-# unknown word. It is fixed by the rules, before any result.
+# The smallest difference in reward that matters: the least that any rule of the true reward gives or takes for one occurrence,
+# an unknown word. It is fixed by the rules, before any result.
 MARGIN = min(abs(points) for points, *_ in RULES.values())
-CLAIMS = {  # name -> (what is claimed, the contrast must lie above this)
-    "1 ICL > Base": ("Demonstrations help at all", 0.0),
-    "2 S > ICL": ("S picks better than chance among the same responses", 0.0),
-    "3 Ŝ > S": ("Rejected demonstrations make a better amateur", 0.0),
-    "4 ŜR > Ŝ": ("Retrieved demonstrations of a teacher serve better than random ones", 0.0),
-    "5 R: A > raw": ("Retrieval helps less, or hurts, with raw demonstrations", 0.0),
-    "6 A > B": ("ICDPO is better with the familiar teacher A, though B's own responses score higher", 0.0),
-    "7 NLL: B > A": ("The responses of B are less likely to the base model (nats per token)", 0.0),
-    "8 S > π*": ("S picks better than the expert alone", 0.0),
+NLL_MARGIN = 0.05  # nats per token: 5 % in the probability of a token
+CLAIMS = {  # name -> (what is claimed, the smallest contrast that matters)
+    "1 ICL > Base": ("Demonstrations help at all", MARGIN),
+    "2 S > ICL": ("S picks better than chance among the same responses", MARGIN),
+    "3 Ŝ > S": ("Rejected demonstrations make a better amateur", MARGIN),
+    "4 ŜR > Ŝ": ("Retrieved demonstrations of a teacher serve better than random ones", MARGIN),
+    "5 R: A > raw": ("Retrieval helps less, or hurts, with raw demonstrations", MARGIN),
+    "6 A > B": ("ICDPO is better with the familiar teacher A, though B's own responses score higher", MARGIN),
+    "7 NLL: B > A": ("The responses of B are less likely to the base model (nats per token)", NLL_MARGIN),
+    "8 S > π*": ("S picks better than the expert alone", MARGIN),
 }
 NON_INFERIORITY = {  # the contrast of a claim -> ours, not the paper's: a loss of `MARGIN` can be excluded
-    "3 Ŝ > S": (f"Ŝ is no more than {MARGIN} worse than S", -MARGIN),
-    "4 ŜR > Ŝ": (f"ŜR is no more than {MARGIN} worse than Ŝ", -MARGIN),
+    "3 Ŝ > S": (f"Ŝ is no more than {MARGIN} worse than S", MARGIN),
+    "4 ŜR > Ŝ": (f"ŜR is no more than {MARGIN} worse than Ŝ", MARGIN),
 }
 SOURCES = ("raw", "teacher-a", "teacher-b")
 
@@ -90,18 +92,20 @@ def verdicts(
     """Every claim for one model: the mean contrast with its paired interval, the mean of each seed, and the verdict.
 
     `runs`: `contrasts` of each seed. `claims`: `CLAIMS` or `NON_INFERIORITY`. A prompt's value is its mean over the seeds;
-    intervals are over prompts. A claim "holds" if its interval lies above its bar, "does not hold" if it lies below, and
-    is else "not shown".
+    intervals are over prompts. The verdict is one of `verdicts.VERDICTS`, held against the paper's claim that the contrast is
+    above 0 (of `NON_INFERIORITY`: not below); column decide: prompts that would decide what one cannot tell.
     """
+    paper = Reported(words="above 0", sign=1, at_least=claims is NON_INFERIORITY)
     rows = []
-    for claim, (meaning, bar) in claims.items():
+    for claim, (meaning, margin) in claims.items():
         parts = [nll] if claim in nll else list(runs)
         mean = pd.concat(parts).groupby(["domain", "prompt_id"], sort=False)[claim].mean()
         found = mean_ci([group.to_numpy() for _, group in mean.groupby("domain")])
         seeds = [part.groupby("domain")[claim].mean().mean() for part in parts]
-        verdict = "holds" if found.low > bar else "does not hold" if found.high < bar else "not shown"
+        said = verdict(found, margin, paper, float((mean == 0).mean()))
         rows.append({
             "model": lm, "claim": claim, "meaning": meaning, **vars(found),
-            "each seed": ", ".join(f"{s:.2f}" for s in seeds), "verdict": verdict,
+            "each seed": ", ".join(f"{s:.2f}" for s in seeds), "verdict": said,
+            "decide": n_to_decide(found, margin) if said == OPEN else np.nan,
         })  # fmt: skip
     return pd.DataFrame(rows)
