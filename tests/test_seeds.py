@@ -61,10 +61,10 @@ def test_p_belongs_to_the_interval():
 
 
 def test_one_seed_is_the_interval_over_prompts():
-    wins = [0, 50, 100, 100, 0, 100] * 3
+    wins = [0, 50, 100, 100, 0, 100] * 4
     found = seed_estimates(answers_of({("DPO", 0): wins}), bounds=(0, 100)).iloc[0]
     expected = mean_ci([np.array(wins, float)], bounds=(0, 100))
-    assert (found["mean"], found["low"], found["high"], found["n"]) == (expected.mean, expected.low, expected.high, 18)
+    assert (found["mean"], found["low"], found["high"], found["n"]) == (expected.mean, expected.low, expected.high, 24)
 
 
 def test_several_answers_and_seeds_of_a_prompt_are_one():
