@@ -135,10 +135,11 @@ def claims(gains: pd.DataFrame, margin: float, reported: Source, digits: int = 2
         ours = Estimate(row["mean"], row["low"], row["high"], row["n"], row["p"])
         theirs = reported(row["better"], row["worse"], row["source"], TOTAL if alone else row["domain"])
         found = finding(ours, margin, row.get("same", 0.0))
-        decide = row.get("decide", n_to_decide(ours, margin)) if found == OPEN else math.nan
+        said = verdict(ours, margin, theirs, row.get("same", 0.0))
+        undecided = found == OPEN and said in (OPEN, NOT)  # "equal or higher" may agree all the same
         rows.append({
-            "claim": f"{row['better']} > {row['worse']}", **row, "finding": found,
-            "verdict": verdict(ours, margin, theirs, row.get("same", 0.0)), "decide": decide,
+            "claim": f"{row['better']} > {row['worse']}", **row, "finding": found, "verdict": said,
+            "decide": row.get("decide", n_to_decide(ours, margin)) if undecided else math.nan,
             "here": ours.text(digits), "paper": theirs.text,
         })  # fmt: skip
     table = pd.DataFrame(rows).drop(columns=["better", "worse"])
@@ -189,7 +190,7 @@ def _tail(decide: float, unit: str) -> str:
 
 def _cell(row) -> str:
     """An interval with its signs; what cannot be compared still shows what was found."""
-    signs = SIGNS[row.verdict] + (SIGNS[row.finding] if row.verdict == NOT and row.finding != OPEN else "")
+    signs = SIGNS[row.verdict] + (SIGNS[row.finding] if row.verdict == NOT else "")
     return f"{row.here} {signs}" + ("" if math.isnan(row.decide) else f" {_rounded(row.decide):,}")
 
 

@@ -159,6 +159,15 @@ def test_claims_hold_each_source_and_domain_against_its_own_numbers(gains):
     assert table.loc[table["domain"] != TOTAL, "holm"].isna().all()
 
 
+def test_what_agrees_asks_for_no_more_prompts():
+    """Equal or higher, with an interval that holds 0 and excludes a loss of the margin."""
+    row = {"lm": "m", "source": "raw", "better": "A", "worse": "B", "domain": TOTAL, "mean": 0.2, "low": -0.1, "high": 0.5}
+    said = in_words({("A", "B"): Reported(words="equal or higher", sign=1, at_least=True)})
+    table = claims(pd.DataFrame([row | {"n": 100, "p": 0.2}]), 0.3, said)
+    assert (table["verdict"][0], table["finding"][0]) == (AGREES, OPEN)
+    assert math.isnan(table["decide"][0])
+
+
 def test_one_domain_alone_is_the_papers_total(gains):
     alone = gains[gains["domain"] == "helpful"].assign(domain="instructions")
     assert claims(alone, 0.3, icdpo_paper())["paper"].iloc[2] == "LLaMA +54.6, LLaMA2 +87.7, Mistral +75.5"
@@ -177,11 +186,11 @@ def test_claims_of_several_models_stand_side_by_side(gains, monkeypatch):
     one, caption = shown(table, monkeypatch)
     assert list(one) == ["claim", "demonstrations", "here [95 % interval]", "found here", "paper", "verdict"]
     assert caption == "One. The smallest difference that matters: 0.3 points."
-    another = table.assign(lm="another", verdict=OPEN, finding=OPEN, decide=1234.0)
+    another = table.assign(lm="another", verdict=[NOT, OPEN, OPEN, OPEN], finding=OPEN, decide=1234.0)
     wide, caption = shown(pd.concat([table, another]), monkeypatch)
     assert list(wide) == ["claim", "demonstrations", "m", "another", "paper"]
     assert [text.rpartition("] ")[2] for text in wide["m"]] == ["–▲", "✓", "–≈", "≈"]
-    assert {text.rpartition("] ")[2] for text in wide["another"]} == {"? 1,300"}
+    assert [text.rpartition("] ")[2] for text in wide["another"]] == ["–? 1,300", *["? 1,300"] * 3]
     assert "✓ agrees" in caption
     assert "▲ higher" in caption
     assert "after ? the prompts that would decide it" in caption
