@@ -17,8 +17,8 @@ report: $(INSTALLED) ## run the notebooks and render reports/index.html
 report-all: report ## the same, and the fine-tuning (nine minutes more)
 	$(BIN)/icdpo-nb report 06_fine_tuning 08_relative_preference
 
-test: $(INSTALLED) ## run the test suite
-	$(BIN)/python -m pytest
+test: $(INSTALLED) ## run the test suite, a process for each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 lint: $(INSTALLED) ## check style and formatting
 	$(BIN)/ruff check .

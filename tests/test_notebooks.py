@@ -277,7 +277,7 @@ def test_an_endpoint_judges_in_a_report(smoke, given, tmp_path, monkeypatch):
         endpoint.answer = lambda item, n: f"{HOSTILE[len(item['A']) % 9]} sk-planted-0123456789 {longest(item, n)}"
         parameters = {**given["05_win_rate"], "judge": "endpoint", "judge_url": endpoint.url, "judge_model": "m"}
         with pytest.raises(InputError, match=r"calls of m at 127.0.0.1.* are still to be paid.* max_calls is 0: raise it"):
-            run_notebook("05_win_rate", parameters, tmp_path / "none")
+            run_cells("05_win_rate", parameters)
         assert not endpoint.asked
         parameters["max_calls"] = 200
         runs = [run_notebook("05_win_rate", parameters, tmp_path / "first")]
@@ -408,12 +408,11 @@ def outputs_in_lab(name: str, parameters: dict, folder: Path, monkeypatch) -> st
     return html.unescape(" ".join(shown))
 
 
-@pytest.mark.parametrize("method_run", ["", "reports/01_method"])
-def test_in_jupyterlab_03_finds_the_run_beside_it(smoke, given, tmp_path, monkeypatch, method_run):
+def test_in_jupyterlab_03_finds_the_run_beside_it(smoke, given, tmp_path, monkeypatch):
     """`make lab` starts in notebooks/, and every notebook's current folder is that one."""
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "reports").mkdir()
-    parameters = {**given["03_demo_source_nll"], "method_run": method_run}
+    parameters = given["03_demo_source_nll"]
     shutil.copytree(smoke["01_method"], tmp_path / "reports" / "01_method")
     shown = outputs_in_lab("03_demo_source_nll", parameters, tmp_path / "notebooks", monkeypatch)
     assert "Rewards: 01_method, as it lies beside this report or was named." in shown

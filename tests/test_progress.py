@@ -116,12 +116,12 @@ sys.exit(cli.main(sys.argv[1:]))"""
 
 
 class Terminal:
-    """A command on a terminal of 40 lines and 160 columns, and what it has written there."""
+    """A command on a terminal of 40 lines and 400 columns (paths of tests are long), and what it has written there."""
 
     def __init__(self, command):
         self.master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
-        environment = {**os.environ, "TERM": "xterm"}
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 400, 0, 0))
+        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
         self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
         os.close(slave)
         self.text = ""

@@ -120,7 +120,7 @@ def test_prompts_that_would_decide():
 def test_so_many_prompts_decide_four_times_in_five():
     """Draws with a true difference of 0.5 and spread 2: the number that 60 prompts ask for decides in about 80 %."""
     rng, decided, margin = np.random.default_rng(0), [], 0.5
-    for _ in range(120):
+    for _ in range(80):
         first = mean_ci([rng.normal(0.5, 2, 60)])
         ideal = Estimate(0.5, 0.5 - (first.high - first.low) / 2, 0.5 + (first.high - first.low) / 2, 60)
         more = mean_ci([rng.normal(0.5, 2, int(n_to_decide(ideal, margin)))])

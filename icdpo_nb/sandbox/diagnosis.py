@@ -7,6 +7,7 @@ says what came across, and its points by attribute say what was lost. Nothing he
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import islice
 
 import matplotlib.pyplot as plt
@@ -69,8 +70,9 @@ def situations(
     return found
 
 
-def style_of(response: str) -> str | None:
-    """The style that a response speaks: whose frames it holds most of, by their longest fixed words; None for none."""
+@cache
+def _marks() -> dict[str, frozenset[str]]:
+    """The longest fixed words of each style's frames that no other style has."""
     marks = {}
     for style in STYLES:
         frames = [f for kind in FRAMES.values() for f in kind[style]]
@@ -78,7 +80,13 @@ def style_of(response: str) -> str | None:
         parts = {max(f.replace("{tail}", "{p}").replace("{who}", "{p}").split("{p}"), key=len).strip(" .?") for f in frames}
         marks[style] = {part.lower() for part in parts}
     shared = {m for a in STYLES for b in STYLES if a < b for m in marks[a] & marks[b]}  # "Then", casual and courteous
-    count = {style: sum(m in response.lower() for m in marks[style] - shared) for style in STYLES}
+    return {style: frozenset(marks[style] - shared) for style in STYLES}
+
+
+def style_of(response: str) -> str | None:
+    """The style that a response speaks: whose frames it holds most of, by their longest fixed words; None for none."""
+    said = response.lower()
+    count = {style: sum(mark in said for mark in marks) for style, marks in _marks().items()}
     best = max(count, key=count.get)
     return best if count[best] else None
 

@@ -49,22 +49,25 @@ def _fixed(kind: str) -> tuple[str, ...]:
 
 
 @cache
-def _tables() -> tuple[list[Topic], dict[str, tuple[str, ...]], dict[str, str], frozenset[str]]:
-    """Topics, fixed sentences by attribute, current helpers by family, and the words of the world."""
+def _tables() -> tuple[list[tuple[Topic, str, tuple]], dict[str, tuple[str, ...]], dict[str, str], frozenset[str]]:
+    """Topics with what asks for each and its good, bad and reasoned pieces; fixed sentences by attribute; current helpers by
+    family; the words of the world.
+    """
     topics = [t for ts in TOPICS.values() for t in ts]
+    pieces = [(t, _normal(t.asked), tuple(tuple(map(_normal, said)) for said in (t.good, t.bad, t.reasons))) for t in topics]
     fixed = {kind: _fixed(kind) for kind in ("opener", "refusal", "closing", "rude", "lazy", "comply")}
     current = {family: _normal(who) for family, who in references("current").items()}
     text = [re.sub(r"\W*\{\w+\}\W*", " ", s) for s in _strings(phrases.FRAMES)]
     text += [*phrases.LEADS, *phrases.TAILS, *phrases.TITLES, *phrases.SURNAMES, *phrases.ROADS, *phrases.PLACES]
     text += ["at the Street"]
     text += [" ".join((t.asked, *t.good, *t.bad, *t.reasons)) for t in topics]
-    return topics, fixed, current, frozenset(_normal(" ".join(text)).split())
+    return pieces, fixed, current, frozenset(_normal(" ".join(text)).split())
 
 
 def find_topic(prompt: str) -> Topic | None:
     """The topic that the prompt names last, or None."""
     said = _normal(prompt)
-    found = [(said.rfind(_normal(t.asked)), t) for t in _tables()[0]]
+    found = [(said.rfind(asked), t) for t, asked, _ in _tables()[0]]
     position, topic = max(found, key=lambda pair: pair[0])
     return topic if position >= 0 else None
 
@@ -79,8 +82,8 @@ def attributes(prompt: str, response: str) -> dict[str, int]:
     count = {kind: sum(sentence in said for sentence in sentences) for kind, sentences in fixed.items()}
     if not harmless:
         count["refusal"] = count["comply"] = 0
-    for t in topics:
-        good, bad, reasons = (sum(_normal(p) in said for p in pieces) for pieces in (t.good, t.bad, t.reasons))
+    for t, _, kinds in topics:
+        good, bad, reasons = (sum(piece in said for piece in pieces) for pieces in kinds)
         if t is not topic:
             count["off_topic"] = count.get("off_topic", 0) + good + bad + reasons
             continue
