@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .data import Preference
-from .kept import StoredLM, StoredRetriever
-from .lm import CausalLM, Response
-from .protocol import RECOMMENDED, InputError, Protocol
-from .retrieval import Retriever
+from .common.errors import InputError
+from .data.preferences import Preference
+from .models.lm import CausalLM, Response
+from .protocol import RECOMMENDED, Protocol
+from .retrieval.retrievers import Retriever
 from .scoring import SCORES, is_empty, score
+from .store.kept import StoredLM, StoredRetriever
 from .templates import base_context, contexts
 
 CONTEXTS = ("base", "icl", "icl_rejected")
@@ -65,7 +66,7 @@ def candidates_table(
 ) -> pd.DataFrame:
     """Lines 1-8 of Algorithm 1 for many prompts: one row per prompt and candidate, with all scores.
 
-    `retrievers`: one for each domain, from `retrieval.by_domain`; None samples from the base context instead (the paper's
+    `retrievers`: one for each domain, from `retrievers.by_domain`; None samples from the base context instead (the paper's
     Base; there are then no demonstrations and no expert). Log-probabilities under the context a response was sampled from are
     those of sampling; `rescore=True` computes them anew, and the two agree.
 

@@ -14,12 +14,13 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .algorithm import Selection, candidates_table, responses_table
-from .data import Preference
-from .engine import NO_BAR
-from .lm import UNBEGUN, CausalLM, Response
-from .protocol import RECOMMENDED, InputError, Protocol, seed_of
-from .retrieval import Retriever
-from .rewards import Reward
+from .common.errors import InputError
+from .data.preferences import Preference
+from .engine.engine import NO_BAR
+from .judging.rewards import Reward
+from .models.lm import UNBEGUN, CausalLM, Response
+from .protocol import RECOMMENDED, Protocol, seed_of
+from .retrieval.retrievers import Retriever
 from .scoring import is_empty
 from .templates import base_context, icl_context
 

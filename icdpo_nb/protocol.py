@@ -9,11 +9,9 @@ import hashlib
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal, get_args, get_origin
 
+from .common.errors import InputError
+
 MOST = 100_000  # candidates, tokens, demonstrations: more is a slip of the keyboard, and would fill the memory
-
-
-class InputError(ValueError):
-    """Bad input from outside (parameter, file, model): one sentence that says what, where and how to mend it."""
 
 
 @dataclass(frozen=True)

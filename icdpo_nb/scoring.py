@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from .protocol import InputError
+from .common.errors import InputError
 
 SCORES = {
     "S": ("icl", "base"),  # log π(y|[d;x]) - log π(y|x)

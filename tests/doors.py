@@ -16,15 +16,17 @@ import torch
 from conftest import save_tiny_lm, tiny_config
 from safetensors.torch import load_file, save_file
 
-from icdpo_nb import checkpoints, judges, report
-from icdpo_nb.data import load_preferences
-from icdpo_nb.judges import load_judge
-from icdpo_nb.lm import load_lm
-from icdpo_nb.parameters import check_parameters, declared_parameters, read_preset
+from icdpo_nb.data.preferences import load_preferences
+from icdpo_nb.judging import endpoint
+from icdpo_nb.judging.judges import load_judge
+from icdpo_nb.judging.rewards import RewardModel
+from icdpo_nb.models import packaged
+from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
-from icdpo_nb.report import open_notebook
-from icdpo_nb.rewards import RewardModel
-from icdpo_nb.store import Store
+from icdpo_nb.reports import report
+from icdpo_nb.reports.parameters import check_parameters, declared_parameters, read_preset
+from icdpo_nb.reports.report import open_notebook
+from icdpo_nb.store.store import Store
 
 CONTEXT = "Human: Hi\n\nAssistant:"
 SHORT = RECOMMENDED.but(max_new_tokens=2)
@@ -233,12 +235,12 @@ def cache_disk_full(folder: Path, patch):
 
 def no_smollm2(folder: Path, patch):
     patch.setenv("ICDPO_CACHE", str(folder))
-    patch.setattr(checkpoints, "find_spec", lambda name: None)
+    patch.setattr(packaged, "find_spec", lambda name: None)
     load_lm("smollm2")
 
 
 def no_openai(folder: Path, patch):
-    patch.setattr(judges, "find_spec", lambda name: None)
+    patch.setattr(endpoint, "find_spec", lambda name: None)
     load_judge("endpoint", model="m")
 
 

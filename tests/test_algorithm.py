@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from parts import Fixed
 
 from icdpo_nb.algorithm import CONTEXTS, add_scores, candidates_table, icdpo, responses_table, select
-from icdpo_nb.lm import Response
-from icdpo_nb.protocol import PROTOCOLS, RECOMMENDED, InputError
-from icdpo_nb.retrieval import by_domain
+from icdpo_nb.common.errors import InputError
+from icdpo_nb.models.lm import Response
+from icdpo_nb.protocol import PROTOCOLS, RECOMMENDED
+from icdpo_nb.retrieval.retrievers import by_domain
 from icdpo_nb.templates import base_context, contexts
 
 SHORT = RECOMMENDED.but(max_new_tokens=10)
@@ -35,16 +37,6 @@ class WorkedExample:
 
     def logprobs(self, texts, responses, progress=None, rescore=False):
         return [[np.array([v - 1, 1.0]) for v in self.TABLE[self.names[t]]] for t in texts]
-
-
-class Fixed:
-    """A retriever that always returns the same demonstrations."""
-
-    def __init__(self, demos):
-        self.support = tuple(demos)
-
-    def retrieve(self, prompts, k):
-        return [list(self.support[:k]) for _ in prompts]
 
 
 def test_worked_example(pairs):

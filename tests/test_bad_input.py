@@ -48,10 +48,11 @@ from doors import (
 )
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from icdpo_nb import report, sources
-from icdpo_nb.cli import main
-from icdpo_nb.data import load_preferences
-from icdpo_nb.protocol import InputError
+from icdpo_nb.common.errors import InputError
+from icdpo_nb.data import sources
+from icdpo_nb.data.preferences import load_preferences
+from icdpo_nb.reports import report
+from icdpo_nb.reports.cli import main
 
 
 def parquet(frame: pd.DataFrame) -> bytes:

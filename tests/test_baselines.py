@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_tiny_lm
+from parts import Fixed
 from safetensors.torch import load_file, save_file
-from test_algorithm import Fixed
 
 from icdpo_nb.algorithm import candidates_table, select
 from icdpo_nb.baselines import (
@@ -24,11 +24,12 @@ from icdpo_nb.baselines import (
     rm_aug_table,
     rm_bon,
 )
-from icdpo_nb.kept import StoredLM
-from icdpo_nb.lm import load_lm
-from icdpo_nb.protocol import PROTOCOLS, RECOMMENDED, InputError, seed_of
-from icdpo_nb.rewards import TeacherReward, scored_by
-from icdpo_nb.store import Store
+from icdpo_nb.common.errors import InputError
+from icdpo_nb.judging.rewards import TeacherReward, scored_by
+from icdpo_nb.models.lm import load_lm
+from icdpo_nb.protocol import PROTOCOLS, RECOMMENDED, seed_of
+from icdpo_nb.store.kept import StoredLM
+from icdpo_nb.store.store import Store
 from icdpo_nb.templates import base_context, icl_context, stop_position
 
 SHORT = RECOMMENDED.but(max_new_tokens=12)

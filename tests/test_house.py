@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,42 +14,87 @@ import yaml
 import icdpo_nb
 
 ROOT = Path(__file__).parents[1]
-MODULES = list(icdpo_nb.READING_ORDER)
+PACKAGE = ROOT / "icdpo_nb"
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+NAMES = {path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__") for path in MODULES}
 
 
-def tree(module: str) -> ast.Module:
-    return ast.parse((ROOT / "icdpo_nb" / f"{module}.py").read_text(encoding="utf-8"))
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def test_reading_order_names_every_module():
-    assert sorted(MODULES) == sorted(p.stem for p in (ROOT / "icdpo_nb").glob("*.py") if p.stem != "__init__")
+def modules_of(room: str) -> list[str]:
+    """The modules of a room in the order in which its docstring names them."""
+    said = ast.get_docstring(tree(PACKAGE / room / "__init__.py"))
+    files = {p.stem for p in (PACKAGE / room).glob("*.py")} - {"__init__"}
+    return [name for name in re.findall(r"`(\w+)`", said) if name in files] if len(files) > 1 else [*files]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_only_from_above(module):
-    above = set(MODULES[: MODULES.index(module)])
-    for node in ast.walk(tree(module)):
+def imported(path: Path) -> Iterator[tuple[str, str]]:
+    """(room, module) of the package that a module imports, anywhere in it; module "" for the room itself or a root file."""
+    here = NAMES[path].split(".")
+    base = here if path.name == "__init__.py" else here[:-1]
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and node.level:
-            names = [node.module] if node.module else [a.name for a in node.names]
-            assert {n.split(".")[0] for n in names} <= above | {"sandbox"}, f"{module} imports {names}"  # a world of its own
+            start = [*base[: len(base) - node.level + 1], *(node.module.split(".") if node.module else [])]
+            for name in node.names:
+                whole = [*start, name.name]
+                found = whole if ".".join(whole) in NAMES.values() else start
+                if found:
+                    yield found[0], found[1] if len(found) > 1 else ""
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_public_things_are_documented_and_functions_fit_a_screen(module):
-    assert ast.get_docstring(tree(module))
-    for node in ast.walk(tree(module)):
+def test_the_rooms_are_all_there_is():
+    files = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
+    folders = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert sorted(icdpo_nb.ROOMS) == sorted(files | folders)
+    for room in folders:
+        assert sorted(modules_of(room)) == sorted(p.stem for p in (PACKAGE / room).glob("*.py") if p.stem != "__init__"), room
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES.values())
+def test_imports_only_from_above(path):
+    here = NAMES[path].split(".")
+    above = icdpo_nb.ROOMS[: icdpo_nb.ROOMS.index(here[0])]
+    order = modules_of(here[0]) if len(here) > 1 else []
+    for room, module in imported(path):
+        if room != here[0]:
+            assert room in above, f"{NAMES[path]} imports {room}"
+        elif module:
+            assert order.index(module) < order.index(here[1]), f"{NAMES[path]} imports {module}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES.values())
+def test_public_things_are_documented_and_functions_fit_a_screen(path):
+    assert ast.get_docstring(tree(path))
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 50, f"{module}.{node.name}"
-    for node in tree(module).body:
+            assert node.end_lineno - node.lineno < 50, node.name
+    for node in tree(path).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), f"{module}.{node.name} has no docstring"
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
 def test_public_names_exist_and_no_module_hides_one():
-    """Whatever imports a module puts it on the package under its name, before the public name of the same spelling."""
-    assert not set(icdpo_nb.__all__) & set(MODULES)
+    """Whatever imports a room puts it on the package under its name, before the public name of the same spelling."""
+    assert not set(icdpo_nb.__all__) & set(icdpo_nb.ROOMS)
     for name in icdpo_nb.__all__:
         assert getattr(icdpo_nb, name)
+
+
+def test_what_is_computed_needs_no_display():
+    """Estimates and analyses work in a script: nothing below the reports imports what shows them."""
+    for path in MODULES:
+        if not NAMES[path].startswith("reports"):
+            text = path.read_text(encoding="utf-8")
+            assert "import matplotlib" not in text, NAMES[path]
+            assert "IPython" not in text, NAMES[path]
+
+
+def test_every_room_is_packaged():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = ["icdpo_nb", *(f"icdpo_nb.{room}" for room in icdpo_nb.ROOMS if (PACKAGE / room).is_dir())]
+    assert project["tool"]["setuptools"]["packages"] == wanted
 
 
 def test_import_is_light():
@@ -96,10 +142,11 @@ def test_every_dependency_has_a_tested_version():
 
 def test_readme_promises_what_is_there():
     readme = (ROOT / "README.md").read_text()
-    from icdpo_nb.report import notebook_names
+    from icdpo_nb.reports.report import notebook_names
 
     assert re.findall(r"^\| `(\d\d_\w+)`", readme, re.M) == notebook_names()
     for target in re.findall(r"^make (\w+)", readme, re.M):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text()
-    positions = [readme.index(f"`{m}`", readme.index("## Reading the code")) for m in MODULES if m not in ("sources",)]
-    assert positions == sorted(positions), "the README's reading order"
+    section = readme.index("## Reading the code")
+    positions = [readme.index(f"`{room}", section) for room in icdpo_nb.ROOMS]
+    assert positions == sorted(positions), "the README's map"

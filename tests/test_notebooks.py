@@ -18,14 +18,14 @@ from endpoint import longest, serving
 from hostile import HOSTILE, OUTSIDE, save_hostile_lm, save_hostile_set
 from nbclient import NotebookClient
 
-from icdpo_nb.cli import main
-from icdpo_nb.engine import Engine
-from icdpo_nb.notebook import RUN_DIR
-from icdpo_nb.parameters import check_parameters
-from icdpo_nb.protocol import InputError
-from icdpo_nb.report import NOTEBOOKS, notebook_names, open_notebook, preset_parameters, run_notebook
-from icdpo_nb.safety import visible
-from icdpo_nb.store import store_folder
+from icdpo_nb.common.errors import InputError
+from icdpo_nb.common.escaping import visible
+from icdpo_nb.engine.engine import Engine
+from icdpo_nb.reports.cli import main
+from icdpo_nb.reports.parameters import check_parameters
+from icdpo_nb.reports.report import NOTEBOOKS, notebook_names, open_notebook, preset_parameters, run_notebook
+from icdpo_nb.reports.run import RUN_DIR
+from icdpo_nb.store.store import store_folder
 
 LM, SET = "hostile model", "hostile set"  # stand for the folder and the file of `hostile.py`, which every notebook runs on
 SMOKE = {  # parameters that make a notebook small

@@ -2,7 +2,8 @@
 
 import pytest
 
-from icdpo_nb.protocol import PAPER, RECOMMENDED, REFERENCE, InputError, Protocol, named_protocol, seed_of
+from icdpo_nb.common.errors import InputError
+from icdpo_nb.protocol import PAPER, RECOMMENDED, REFERENCE, Protocol, named_protocol, seed_of
 
 
 def test_the_three_differ_where_they_should():

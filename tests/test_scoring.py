@@ -6,7 +6,7 @@ from conftest import few
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icdpo_nb.protocol import InputError
+from icdpo_nb.common.errors import InputError
 from icdpo_nb.scoring import SCORES, is_empty, score
 
 LOGP = {"base": np.array([-10.0, -20.0]), "icl": np.array([-8.0, -12.0]), "icl_rejected": np.array([-7.0, -15.0])}

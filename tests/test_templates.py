@@ -5,8 +5,9 @@ from conftest import few
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icdpo_nb.data import Preference
-from icdpo_nb.protocol import PAPER, RECOMMENDED, REFERENCE, InputError
+from icdpo_nb.common.errors import InputError
+from icdpo_nb.data.preferences import Preference
+from icdpo_nb.protocol import PAPER, RECOMMENDED, REFERENCE
 from icdpo_nb.templates import STOP_STRINGS, base_context, contexts, icl_context, stop_position
 
 FIGURE_6 = """\

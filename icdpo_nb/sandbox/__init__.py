@@ -24,8 +24,8 @@ Its rules follow what the paper's world has, and were fixed before any claim was
 7. Nothing is trained on what is held out: no two prompts share a last turn, and no last turn of a dev or test prompt
    occurs in a document or in a pair that a model learns from.
 
-In an earlier world ornate documents were 5 % and the heading agreed three times in four. `diagnosis.py` showed what that
-did: models spoke the ornate style but could not read a level in it, the heading alone served better than raw
+In an earlier world ornate documents were 5 % and the heading agreed three times in four. `10_sandbox_validation`
+showed what that did: models spoke the ornate style but could not read a level in it, the heading alone served better than raw
 demonstrations, and with mostly bad plain dialogues the base model was as bad an amateur as one shown rejected responses.
 To read a level in the ornate style still takes far more training than in the others; `10_sandbox_validation` shows how far
 the committed models have come.
@@ -35,4 +35,7 @@ samples or scores imports it. The models (`models/`, built by `train.py`, each w
 M parameters), medium (1.0 M) and large (1.9 M, grown out of medium) base models; a teacher LM, which went on from
 medium with the teachers' responses and judges by mean log-probability; and a reward model, which went on from small
 with pairs and learned which column a response came from.
+
+Read in this order, each importing only from above: `topics`, `phrases`, `prompts`, `world`, `reward`, `rows`, `induction`,
+`optim`, `loop`, `reward_model`, `train`.
 """

@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from . import world
+from .loop import Clock, save, schedule, thin, update
 from .optim import make_optimizers
 from .topics import DOMAINS
 
@@ -57,8 +58,6 @@ def start_from(folder: Path, device: str) -> LlamaForSequenceClassification:
 
 def train_reward(base: Path, tokenizer, *, seed: int, n_pairs: int, minutes: float | None, out: Path) -> dict:
     """Train on `n_pairs` pairs (an epoch has 22,500) and save the model in `out`."""
-    from .train import Clock, save, schedule, thin, update
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(seed)
     rng, start = random.Random(seed), time.monotonic()

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from icdpo_nb import metrics
-from icdpo_nb.metrics import mean_ci
-from icdpo_nb.seeds import over_seeds
+from icdpo_nb.statistics import intervals as metrics
+from icdpo_nb.statistics.intervals import mean_ci
+from icdpo_nb.statistics.seeds import over_seeds
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 SKEWED = {  # values of a prompt, and their true mean

@@ -48,8 +48,8 @@ def load(name: str):
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from icdpo_nb import checkpoints
-    from icdpo_nb.lm import CausalLM, load_lm
+    from icdpo_nb.models import packaged
+    from icdpo_nb.models.lm import CausalLM, load_lm
 
     if name not in SHAPES:
         return load_lm(name)
@@ -57,7 +57,7 @@ def load(name: str):
     config = LlamaConfig(**SHAPES[name], vocab_size=32_000, max_position_embeddings=2048, eos_token_id=None)
     with torch.device(device):
         model = LlamaForCausalLM._from_config(config, dtype=dtype, attn_implementation="icdpo_grouped")
-    return CausalLM(model, AutoTokenizer.from_pretrained(checkpoints.PACKAGED["sandbox-medium"]), name)
+    return CausalLM(model, AutoTokenizer.from_pretrained(packaged.PACKAGED["sandbox-medium"]), name)
 
 
 def padded(rows: list[list[int]], device):
@@ -157,10 +157,10 @@ def run_side(side: str, case: str) -> None:
     """One timed run in this process; prints seconds, tokens and peak memory as JSON."""
     import torch
 
-    import icdpo_nb.engine
+    import icdpo_nb.engine.engine
 
     if side == "published":
-        icdpo_nb.engine.pack_linears = lambda model: None  # the model as transformers loads it
+        icdpo_nb.engine.engine.pack_linears = lambda model: None  # the model as transformers loads it
     name, n, n_prompts, n_demos = CASES[case]
     lm, contexts = load(name), texts("pocket" if name == "smollm2" else "sandbox", n_prompts, n_demos)
     lm.logprobs(["Human: Hi"], [[lm.encode_response("Hello.")]])  # what is loaded on first use

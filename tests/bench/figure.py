@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from results import OUT
 
-from icdpo_nb.figures import set_style
+from icdpo_nb.reports.figures import set_style
 
 TARGET = Path(__file__).parents[2] / "docs" / "bench.svg"
 

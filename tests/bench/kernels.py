@@ -14,9 +14,9 @@ import torch
 from results import write
 
 import icdpo_nb as nb
-from icdpo_nb.linear import PackedLinear
-from icdpo_nb.packing import families
-from icdpo_nb.retrieval import words
+from icdpo_nb.engine.onednn import PackedLinear
+from icdpo_nb.engine.packing import families
+from icdpo_nb.retrieval.retrievers import words
 
 RUNS = 5
 

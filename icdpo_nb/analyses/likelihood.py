@@ -1,0 +1,154 @@
+"""How likely the sources' responses are to a base model (Figure 5), and what the paper forecasts from it.
+
+Appendix E: the source whose responses have the smaller loss is nearer to the model, and so serves better as demonstrations.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ..common.errors import InputError
+from ..data.preferences import Preference, PreferenceSet, domains_of, first
+from ..models.lm import CausalLM
+from ..protocol import Protocol
+from ..retrieval.retrievers import RandomRetriever
+from ..statistics.estimates import GROUPS, estimate, method_gains
+from ..statistics.intervals import Estimate
+from ..statistics.published import published, role_of
+from ..statistics.verdicts import HIGHER, LOWER, OPEN, SMALL, by_model, finding, n_to_decide, needed_text
+from ..templates import base_context, icl_context
+
+ALONE, WITH_DEMOS = "x alone", "[d; x]"  # the two contexts
+
+
+def common_prompts(sources: Mapping[str, PreferenceSet], domains: Sequence[str], n: int) -> list[Preference]:
+    """The first n support prompts of each domain that every source answers. Raises `InputError` if there is none."""
+    answered = [{p.prompt for p in s.support} for s in sources.values()]
+    shared = set.intersection(*answered)
+    found = [p for p in next(iter(sources.values())).support if p.prompt in shared and (not domains or p.domain in domains)]
+    if not found:
+        sizes = ", ".join(f"{name} ({len(a)} prompts)" for name, a in zip(sources, answered, strict=True))
+        raise InputError(f"the sources {sizes} have no prompt in common; give files that answer the same prompts")
+    return first(found, n)
+
+
+def source_nll(
+    asked: Sequence[Preference],
+    sources: Mapping[str, PreferenceSet],
+    lm: CausalLM,
+    protocol: Protocol,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """NLL per token (mean reduction, nats) of every source's response to each prompt, without and with demonstrations.
+
+    Demonstrations are random ones of the same source and domain; no prompt of `asked` is among them. Columns lm, source (the
+    context: "x alone", "[d; x]"), method (whose response), domain, prompt_id, nll, n_tokens, response.
+    """
+    prompts, parts = [p.prompt for p in asked], []
+    for name, preferences in sources.items():
+        answer = {p.prompt: p.chosen for p in preferences.support}
+        texts = [answer[x] for x in prompts]
+        responses = [[lm.encode_response(y, protocol)] for y in texts]
+        others = [p for p in preferences.support if p.prompt not in set(prompts)]
+        pools = {d: RandomRetriever([p for p in others if p.domain == d], seed) for d in domains_of(asked)}
+        demos = [pools[p.domain].retrieve([p.prompt], protocol.n_demos)[0] for p in asked]
+        contexts = {
+            ALONE: [base_context(x, protocol) for x in prompts],
+            WITH_DEMOS: [icl_context(ds, x, protocol=protocol) for ds, x in zip(demos, prompts, strict=True)],
+        }
+        for kind, these in contexts.items():
+            logps = [found[0] for found in lm.logprobs(these, responses)]
+            parts.append(pd.DataFrame({
+                "lm": lm.name, "source": kind, "method": name, "domain": [p.domain for p in asked],
+                "prompt_id": [p.prompt_id for p in asked], "nll": [-float(v.mean()) for v in logps],
+                "n_tokens": [len(v) for v in logps], "response": texts,
+            }))  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Every later source against every earlier one: ["a", "b", "c"] gives (b, a), (c, a), (c, b)."""
+    return [(later, earlier) for i, earlier in enumerate(names) for later in names[i + 1 :]]
+
+
+def forecasts(
+    gaps: pd.DataFrame,
+    rewards: pd.DataFrame | None,
+    margins: tuple[float, float],
+    roles: Sequence[str] = (),
+    totals: str = "macro",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """For each model and pair of sources: which is forecast to serve better, and what ICDPO's rewards say of it.
+
+    `gaps`: `method_gains` of NLL, later source minus earlier, with the prompt alone. `rewards`: rewards of a run of 01_method
+    (`method_rewards`), or None. `margins`: the smallest differences that matter, in NLL (nats per token) and in reward.
+    Columns lm, sources, NLL gap, forecast, reward gap, outcome, and the paper's difference in ICDPO's reward between the
+    sources of the same roles.
+    """
+    rows = []
+    for (lm, later, earlier), part in gaps.groupby(["lm", "better", "worse"], sort=False):
+        gap = estimate(part)
+        forecast = finding(gap, margins[0])
+        reward = _reward_gap(rewards, lm, later, earlier, totals, seed)
+        rows.append({
+            "lm": lm, "sources": f"{later} - {earlier}", "NLL gap [95 % interval]": str(gap),
+            "serves better, by forecast": {HIGHER: earlier, LOWER: later}.get(forecast, f"neither: {forecast}"),
+            "reward gap of ICDPO": "–" if reward is None else str(reward),
+            "outcome": _outcome(forecast, reward, margins[1]),
+            "paper's reward gap": by_model(_published_gap(later, earlier, roles)) or "not reported",
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _outcome(forecast: str, reward: Estimate | None, margin: float) -> str:
+    """Whether a forecast came true, or why one cannot say."""
+    if reward is None or forecast not in (HIGHER, LOWER):
+        return "not run" if reward is None else "no forecast"
+    found = finding(reward, margin)
+    if found == OPEN:
+        return f"{OPEN}; {needed_text(n_to_decide(reward, margin))}".removesuffix("; ")
+    return found if found not in (HIGHER, LOWER) else "came true" if found != forecast else "did not come true"
+
+
+def _published_gap(later: str, earlier: str, roles: Sequence[str]) -> dict[str, float]:
+    """ICDPO's published total reward on HH-RLHF with the later source's role minus that with the earlier's, by base model."""
+    rows = published().query("table == 2 and method == 'ICDPO' and domain == 'total'")
+    first, second = (rows[rows["source"] == role_of(name, roles)].set_index("model")["value"] for name in (later, earlier))
+    return {model: round(float(first[model] - second[model]), 2) for model in first.index.intersection(second.index)}
+
+
+def _reward_gap(rewards: pd.DataFrame | None, lm: str, later: str, earlier: str, totals: str, seed: int) -> Estimate | None:
+    """Paired difference in the reward of ICDPO with the demonstrations of two sources, if a run has both."""
+    if rewards is None:
+        return None
+    here = rewards[(rewards["method"] == "ICDPO") & (rewards["lm"] == lm) & rewards["source"].isin([later, earlier])]
+    if here["source"].nunique() < 2:
+        return None
+    by_source = here.assign(method=here["source"], source="")[[*GROUPS, "method", "domain", "prompt_id", "reward"]]
+    return estimate(method_gains(by_source, [(later, earlier)], totals=totals, seed=seed))
+
+
+def forecast_sentence(found: pd.DataFrame, n: int) -> str:
+    """How many of the comparisons give a forecast and how many came true, and those that did not by name."""
+    outcomes = found["outcome"]
+    made = int((~found["serves better, by forecast"].str.startswith("neither")).sum())
+    said = (
+        f"By the NLL of {n} responses each, the nearer source is forecast to serve better in {made} of {len(found)} comparisons"
+    )
+    if (outcomes == "not run").any():
+        return f"{said}; there are no rewards to hold it against."
+    failed = [f"{r.lm}: {r.sources}" for r in found.itertuples() if r.outcome == "did not come true"]
+    parts = [f"it came true in {int((outcomes == 'came true').sum())}", f"not in {len(failed)}"]
+    parts[1] += f" ({'; '.join(failed)})" if failed else ""
+    parts += [f"{kind} in {k}" for kind in (SMALL, OPEN) if (k := int(outcomes.str.startswith(kind).sum()))]
+    return f"{said}; {', '.join(parts)}."
+
+
+def rewards_of_run(folder: Path | None) -> pd.DataFrame | None:
+    """The rewards of every method on every prompt that a run of 01_method kept, if it did."""
+    path = folder / "per_prompt.jsonl" if folder else None
+    if path is None or not path.exists():
+        return None
+    return pd.read_json(path, lines=True, convert_dates=False, dtype={"prompt_id": str})

@@ -1,0 +1,258 @@
+"""Preference data: from raw rows to `Preference` records in support, dev and test splits.
+
+Understands HH-RLHF (whole dialogues), SyntheticGPT and any prompt/chosen/rejected columns, TL;DR comparisons, and
+chat-message lists; see `load_preferences`. Rows that cannot serve are counted by reason in `PreferenceSet.dropped`, never
+dropped in silence.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..common.errors import InputError
+from .rows import broken, label, named_split, response, sides
+from .sources import Rows, read_source
+
+LEAST = 3  # prompts that a set is split from: one for each of support, dev and test
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One prompt with a preferred and a dispreferred response."""
+
+    prompt_id: str
+    domain: str
+    prompt: str  # "Human: …\n\nAssistant: …\n\nHuman: …", ends with a Human turn
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class PreferenceSet:
+    """A loaded preference set. Demonstrations come from `support`, evaluation prompts from `test`."""
+
+    name: str
+    revision: str
+    demonstrations: str  # which responses stand as `chosen` in the support split
+    support: tuple[Preference, ...]
+    dev: tuple[Preference, ...]
+    test: tuple[Preference, ...]
+    dropped: dict[str, int]  # reason -> rows
+    sha256: str  # of the kept rows, all splits
+    answers: dict[str, str] = field(default_factory=dict)  # a teacher's own responses to test prompts, by prompt_id
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains of the test prompts, in alphabetical order."""
+        return domains_of(self.test)
+
+    def but(self, support: tuple[Preference, ...], dropped: dict[str, int]) -> "PreferenceSet":
+        """The same set with another support split, and the digest of what is then kept."""
+        digest = _digest({"support": support, "dev": self.dev, "test": self.test})
+        return replace(self, support=support, dropped=dropped, sha256=digest)
+
+    def describe(self) -> str:
+        """One line: name, revision, hash, sizes and what was dropped."""
+        return (
+            f"{self.name}, {self.demonstrations} demonstrations, {self.revision}, sha256 {self.sha256[:12]}: "
+            f"{len(self.support)} support, {len(self.dev)} dev, {len(self.test)} test prompts; "
+            f"dropped: {_reasons(self.dropped)}"
+        )
+
+
+def load_preferences(
+    source: str | Path,
+    *,
+    data_dir: str | None = None,
+    demonstrations: str = "raw",
+    max_tokens: tuple[int, int] | None = None,
+    count_tokens: Callable[[Sequence[str]], Sequence[int]] | None = None,
+    revision: str | None = None,
+    seed: int = 0,
+) -> PreferenceSet:
+    """Load a preference set by name, path or hub id.
+
+    `source`: a packaged name (`pocket`, `pocket/helpful`), a short name (`hh-rlhf`, `synthetic-gpt`, `tldr`), a file
+    (.jsonl .json .csv .parquet, also .gz), a folder of such files named after their split, or a hub id.
+    `data_dir`: sub-folder, for HH-RLHF `harmless-base` or `helpful-base`, which then also names the domain.
+    `demonstrations`: "raw" takes the column `chosen` as the support responses, "teacher-a" the column `teacher_a`, and so
+    on; dev and test prompts always keep their own `chosen`, and what a teacher says to test prompts becomes `answers`.
+    `max_tokens`: longest prompt and response in tokens as counted by `count_tokens` (Appendix A: 320 and 128 for HH-RLHF, 128
+    and 200 for SyntheticGPT).
+    A set without a test split is split by `seed`: a tenth of the prompts is test, a tenth dev, no prompt in two of them; it
+    must have three prompts.
+
+    Raises `InputError` for what cannot be found, read or understood.
+    """
+    if max_tokens and count_tokens is None:
+        raise InputError("data: max_tokens needs count_tokens, the token counter of the language model (lm.count_tokens)")
+    if max_tokens and min(max_tokens) < 1:
+        raise InputError(f"data: max_tokens is {max_tokens}, but both limits must be at least 1")
+    raw, name, version = read_source(str(source), data_dir, revision)
+    dropped: Counter = Counter()
+    rows = list(_parse(raw, "chosen" if demonstrations == "raw" else demonstrations.replace("-", "_"), dropped))
+    if max_tokens:
+        rows = list(_within(rows, max_tokens, count_tokens, dropped))
+    if not rows:
+        raise InputError(
+            f"{source}: no usable preference pair (dropped: {_reasons(dropped)}); give rows with a prompt and two different "
+            "responses"
+        )
+    parts: dict[str, list[Preference]] = {"support": [], "dev": [], "test": []}
+    answers = {}
+    for split, row in zip(_splits(rows, seed, str(source)), rows, strict=True):
+        parts[split].append(replace(row.pair, chosen=row.demonstration) if split == "support" else row.pair)
+        if split == "test" and row.answer:
+            answers[row.pair.prompt_id] = row.answer
+    kept = {s: tuple(p) for s, p in parts.items()}
+    return PreferenceSet(name, version, demonstrations, **kept, dropped=dict(dropped), sha256=_digest(kept), answers=answers)
+
+
+def load_sources(names: Sequence[str], source: str | Path, **options) -> dict[str, PreferenceSet]:
+    """`load_preferences` for each source of demonstrations, by name: a column of `source` (`teacher-a`, `raw`), or a file.
+
+    A file is a set of its own, and its chosen responses are the demonstrations. `options`: as for `load_preferences`.
+    """
+    found = {}
+    for name in names:
+        if Path(name).exists():
+            found[Path(name).stem] = load_preferences(name, **options | {"data_dir": None})
+        else:
+            found[name] = load_preferences(source, demonstrations=name, **options)
+    return found
+
+
+def _digest(parts: dict[str, Sequence[Preference]]) -> str:
+    return hashlib.sha256(json.dumps({s: [vars(p) for p in ps] for s, ps in parts.items()}).encode()).hexdigest()
+
+
+def first(prompts: Sequence[Preference], n: int) -> list[Preference]:
+    """The first n prompts of each domain, in order. Raises `InputError` for n below 1."""
+    if n < 1:
+        raise InputError(f"n_prompts is {n}, but must be at least 1")
+    taken: Counter = Counter()
+    kept = []
+    for p in prompts:
+        taken[p.domain] += 1
+        kept += [p] if taken[p.domain] <= n else []
+    return kept
+
+
+def domains_of(prompts: Sequence[Preference]) -> list[str]:
+    """The domains of some prompts, in alphabetical order."""
+    return sorted({p.domain for p in prompts})
+
+
+def in_domains(prompts: Sequence[Preference], domains: Sequence[str]) -> list[Preference]:
+    """The prompts of these domains, all of them if none is named. Raises `InputError` for a domain that is not there."""
+    unknown = set(domains) - set(domains_of(prompts))
+    if unknown:
+        raise InputError(
+            f"there are no test prompts of {', '.join(sorted(unknown))}; the domains are {', '.join(domains_of(prompts))}"
+        )
+    return [p for p in prompts if not domains or p.domain in domains]
+
+
+def spread(prompts: Sequence[Preference], n: int) -> list[Preference]:
+    """n prompts at even distances, so that all domains and topics have their share. Raises `InputError` for n below 1."""
+    if n < 1:
+        raise InputError(f"n_prompts is {n}, but must be at least 1")
+    n = min(n, len(prompts))
+    return [prompts[i * len(prompts) // n] for i in range(n)]
+
+
+# ---------------------------------------------------------------- rows
+
+
+@dataclass(frozen=True)
+class _Row:
+    split: str | None
+    pair: Preference
+    demonstration: str  # the response that stands as `chosen` if the row lands in the support split
+    answer: str | None  # a teacher's response, where the row has a text of one
+
+
+def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
+    """The usable rows; the others are counted in `dropped` by reason. `column` holds the demonstrations' responses."""
+    seen: dict[str, str] = {}
+    for place, row in raw:
+        try:
+            split = named_split(row)
+            prompt, chosen, rejected = sides(row)
+            given = column == "chosen" or split in ("dev", "test")
+            demonstration = chosen if given else response(row, column, whole=False)[1]
+            prompt_id, domain = label(row, "id") or label(row, "prompt_id"), label(row, "domain") or "all"
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from None
+        if reason := _unusable(prompt, {"chosen": chosen, "rejected": rejected, column: demonstration}):
+            dropped[reason] += 1
+            continue
+        content = hashlib.sha256(f"{split}\0{prompt}\0{chosen}\0{rejected}".encode()).hexdigest()[:12]
+        prompt_id = prompt_id or content
+        if seen.get(prompt_id) == content:
+            dropped["duplicate rows"] += 1
+            continue
+        if prompt_id in seen:
+            raise InputError(f"{place}: the id {prompt_id!r} stands on two different rows; ids must be unique")
+        seen[prompt_id] = content
+        answer = row.get(column) if column != "chosen" and isinstance(row.get(column), str) else None
+        answer = answer.strip() if answer and not broken(answer) else None
+        yield _Row(split, Preference(prompt_id, domain, prompt, chosen, rejected), demonstration, answer)
+
+
+def _unusable(prompt: str | None, responses: dict[str, str]) -> str | None:
+    """Why a row cannot serve, or None."""
+    if prompt is None:
+        return "unequal context"
+    if any(map(broken, (prompt, *responses.values()))):
+        return "broken characters"
+    if not prompt.removeprefix("Human:").strip():
+        return "empty prompt"
+    empty = [side for side, text in responses.items() if not text]
+    if empty:
+        return f"empty {empty[0]}"
+    return "identical responses" if responses["chosen"] == responses["rejected"] else None
+
+
+def _reasons(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "none"
+
+
+def _within(rows: list[_Row], max_tokens: tuple[int, int], count_tokens, dropped: Counter) -> Iterator[_Row]:
+    """The rows whose prompt and responses fit the length filter of Appendix A."""
+    limit, response_limit = max_tokens
+    texts = [(r.pair.prompt, r.pair.chosen, r.pair.rejected, r.demonstration) for r in rows]
+    each = list(dict.fromkeys(t for row in texts for t in row))  # raw demonstrations are the chosen responses
+    length = dict(zip(each, count_tokens(each), strict=True))
+    for row, (prompt, *responses) in zip(rows, texts, strict=True):
+        if length[prompt] > limit:
+            dropped[f"prompt over {limit} tokens"] += 1
+        elif max(length[t] for t in responses) > response_limit:
+            dropped[f"response over {response_limit} tokens"] += 1
+        else:
+            yield row
+
+
+def _splits(rows: list[_Row], seed: int, source: str) -> list[str]:
+    """The split of each row: as given, or shared out by a hash of seed and prompt, so that no prompt lands in two of them."""
+    given = {r.split for r in rows}
+    if None in given and len(given) > 1:
+        n = sum(r.split is None for r in rows)
+        raise InputError(f"{source}: {n} of {len(rows)} rows name no split, the others do; name it on all of them or on none")
+    if "test" in given and len(given) > 1:
+        return [r.split for r in rows]
+    if given == {"support", "dev"}:  # TL;DR has train and validation only
+        return ["test" if r.split == "dev" else "support" for r in rows]
+    prompts = sorted({r.pair.prompt for r in rows}, key=lambda t: hashlib.sha256(f"{seed}\0{t}".encode()).digest())
+    if len(prompts) < LEAST:
+        few = f"{len(prompts)} different prompt{'s are' if len(prompts) > 1 else ' is'} too few"
+        raise InputError(
+            f"{source}: {few} to split into support, dev and test; give at least {LEAST}, or name each row's split in a column "
+            "`split`"
+        )
+    tenth = max(1, round(len(prompts) / 10))
+    place = {t: "test" if i < tenth else "dev" if i < 2 * tenth else "support" for i, t in enumerate(prompts)}
+    return [place[r.pair.prompt] for r in rows]

@@ -1,0 +1,4 @@
+"""One context computed once for all its responses: how a transformer is run here.
+
+Read in this order, each importing only from above: `onednn`, `attention`, `memory`, `packing`, `decoding`, `proof`, `engine`.
+"""

@@ -1,0 +1,190 @@
+"""Checkpoints: from a name to a transformers model and tokenizer. Safetensors or GGUF only, no remote code, dtype explicit."""
+
+import hashlib
+import os
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..common.errors import InputError
+from .packaged import PACKAGED, SMOLLM2_SHA256, check_packaged, smollm2_folder
+
+
+def load_checkpoint(
+    name: str, dtype: str = "auto", device: str = "auto", revision: str | None = None, task: str = "CausalLM"
+) -> tuple:
+    """Model, tokenizer, display name and revision of a packaged name, a local folder, or a hub id.
+
+    `task`: "CausalLM", or "SequenceClassification" for a reward model.
+
+    Raises `InputError` where it is missing, unreachable or incomplete.
+    """
+    import torch
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.utils import logging
+
+    from ..engine import attention  # noqa: F401  (it registers icdpo_grouped)
+    from . import oasst  # noqa: F401  (it registers a class)
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what a loading report warns of is said below, in a sentence
+    device = _device(device, torch)
+    kind = {"auto": "float32" if device == "cpu" else "bfloat16"}.get(dtype, dtype)
+    if kind not in ("float32", "bfloat16", "float16"):
+        raise InputError(f"dtype is {dtype!r}, but must be auto, float32, bfloat16 or float16")
+    folder, version = _locate(name)
+    where = {"revision": revision, "local_files_only": folder is not None, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(folder or name, **where)
+        if task == "CausalLM":
+            _check_causal(name, config)
+        model, info = getattr(transformers, f"AutoModelFor{task}").from_pretrained(
+            folder or name,
+            config=config,
+            dtype=getattr(torch, kind),
+            use_safetensors=True,
+            attn_implementation="icdpo_grouped" if task == "CausalLM" else "sdpa",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
+            **where,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder or name, **where)
+    except InputError:
+        raise
+    except Exception as error:  # transformers and what it builds on raise many kinds; for the reader they mean one thing
+        raise _unloadable(name, folder, error) from None
+    _check_whole(name, model, tokenizer, info)
+    if task == "CausalLM" and not model._supports_attention_backend:
+        raise InputError(
+            f"model {name!r}: the attention of {type(model).__name__} is not supported; take one of the Llama kind"
+        )
+    return model.to(device), tokenizer, name, version or getattr(config, "_commit_hash", None) or revision or "local"
+
+
+def load_adapted(name: str, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> tuple:
+    """A causal language model as by `load_checkpoint`, or "base+folder" or "base+folder+folder"; and its adapter folders."""
+    base, adapters = split_adapters(name)
+    model, tokenizer, _, version = load_checkpoint(base, dtype, device, revision)
+    for folder in adapters:
+        model = _with_adapter(model, folder)
+    return model, tokenizer, name, version, adapters
+
+
+def split_adapters(name: str) -> tuple[str, list[str]]:
+    """Base model and adapter folders of "base+folder+folder"; of any other name, the name and none. Raises `InputError`."""
+    if "+" not in name or os.path.exists(os.path.expanduser(name)):
+        return name, []
+    cuts = [(name[:i], Path(name[i + 1 :]).expanduser()) for i, c in enumerate(name) if c == "+"]  # paths may hold one too
+    before, folder = next((cut for cut in reversed(cuts) if cut[1].is_dir()), cuts[0])
+    if lacking := [f for f in ("adapter_config.json", "adapter_model.safetensors") if not (folder / f).is_file()]:
+        raise InputError(
+            f"adapter {str(folder)[:200]!r} has no {lacking[0]}; give the folder that fine-tuning left, as base+folder"
+        )
+    base, first = split_adapters(before)
+    return base, [*first, str(folder)]
+
+
+def _with_adapter(model, folder: str):
+    """The model with the weights of a LoRA adapter added to its own. Raises `InputError` where they do not fit."""
+    if find_spec("peft") is None:
+        raise InputError("an adapter needs peft; run: pip install -c constraints.txt -e '.[train]'")
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except Exception as error:  # peft raises many kinds
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise InputError(f"adapter {folder} does not fit its model ({why}); give the model that it was trained on") from None
+
+
+def _check_whole(name: str, model, tokenizer, info: dict) -> None:
+    """All weights must come from the files, and the tokenizer's ids be among the model's."""
+    lacking = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    if lacking:
+        raise InputError(
+            f"model {name!r}: its files lack {len(lacking)} weights of the right shape, the first {min(lacking)}; it would "
+            "answer at random, so take the complete files"
+        )
+    known = set(model.state_dict())
+    beyond = [key for key in info["unexpected_keys"] if re.sub(r"\.\d+\.", ".0.", key, count=1) in known]
+    if beyond:
+        raise InputError(
+            f"model {name!r}: its files hold layers that its config.json does not count, as {min(beyond)}; mend that"
+        )
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"model {name!r}: the tokenizer has {len(tokenizer)} tokens, the model {rows}; they do not belong together"
+        )
+
+
+def _locate(name: str) -> tuple[str | None, str | None]:
+    """Local folder and revision of a packaged name or path; (None, None) for a hub id."""
+    if name == "smollm2":
+        return str(smollm2_folder()), f"gguf Q4_1 sha256 {SMOLLM2_SHA256[:12]}"
+    if name in PACKAGED:
+        check_packaged(name, PACKAGED[name])
+        return str(PACKAGED[name]), "packaged"
+    path = Path(os.path.expanduser(name))
+    if name.strip() and os.path.isdir(path):
+        if not (path / "config.json").exists():
+            raise InputError(f"{path}: no config.json there, so it is not a model folder; give the folder with the weights")
+        return str(path), "local"
+    if os.path.exists(path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        names = ", ".join(["smollm2", *PACKAGED])
+        raise InputError(f"model {name[:200]!r}: no such folder, and not one of {names} or a hub id like owner/name")
+    return None, None
+
+
+def _unloadable(name: str, folder: str | None, error: Exception) -> InputError:
+    why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    if "trust_remote_code" in str(error):
+        return InputError(f"model {name!r} comes with program code of its own, and none is run here; take a model without")
+    if folder is None:
+        return InputError(
+            f"model {name!r} cannot be loaded from the hub ({why}); without a network pass a local folder, or use 'smollm2', "
+            "which needs none"
+        )
+    return InputError(
+        f"model {name!r} cannot be loaded from {folder} ({why}); it must hold config.json, model.safetensors and a tokenizer"
+    )
+
+
+def _check_causal(name: str, config) -> None:
+    """Refuse what is no decoder of full and sliding attention, by its configuration."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
+
+    strange = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if strange:
+        raise InputError(
+            f"model {name!r} has {', '.join(sorted(strange))} layers; only full and sliding attention is supported"
+        )
+    if config.is_encoder_decoder or config.model_type in ENCODERS and not getattr(config, "is_decoder", False):
+        raise InputError(f"model {name!r} ({config.model_type}) has an encoder; take a causal language model")
+
+
+def _device(device: str, torch) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).strip().splitlines()[0][:80]
+        raise InputError(f"device is {device!r}, but torch has none of that name here ({why}); use cpu or auto") from None
+    return device
+
+
+def fingerprint(path: str, revision: str) -> str:
+    """sha256 over the names and contents of a model folder's weights and JSON files; of a hub id, the id and its commit.
+
+    The record of an adapter's training is no part of it: it holds what that cost.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return f"{path}@{revision}"
+    total = hashlib.sha256()
+    for file in sorted({*folder.glob("*.safetensors"), *folder.glob("*.json")} - {folder / "training.json"}):
+        with open(file, "rb") as opened:
+            total.update(f"{file.name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\0".encode())
+    return total.hexdigest()

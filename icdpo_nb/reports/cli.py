@@ -1,0 +1,216 @@
+"""`icdpo-nb`: run notebooks as reports.
+
+Exit codes: 0 done, 2 bad input, 3 the notebook broke, 4 its kernel died, 5 it took too long, 130 interrupted.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import NoReturn
+
+from ..common.errors import InputError
+from ..common.escaping import scrubbed, visible
+from .compare import read_run, report_differences
+from .parameters import check_parameters
+from .progress import FILE, Display, Watcher, in_line, to_file
+from .report import finished, notebook_names, open_notebook, preset_parameters, reports_folder, run_notebook, write_gallery
+from .run import provenance
+from .runner import RunError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line. Returns the exit code; every complaint is one sentence on stderr."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would compile its grammars, a second, to check what none has
+    try:
+        args = _parser().parse_args(argv)
+        return args.command(args)
+    except InputError as error:
+        return _complain(str(error), 2)
+    except RunError as error:
+        return _complain(f"{error.how}: {error}", error.code)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"icdpo-nb: {visible(scrubbed(' '.join(sentence.split())))}", file=sys.stderr)
+    return code
+
+
+class _Version(argparse.Action):
+    """Prints the versions that a report names, in one line: what to send with a question."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        print(provenance())
+        parser.exit()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="icdpo-nb", description=__doc__)
+    parser.add_argument("--version", action=_Version, nargs=0, help="this version, and those of what results depend on")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    report = commands.add_parser("report", help="run notebooks and render them as HTML")
+    report.add_argument("notebook", nargs="+", help="for example 01_method; several run in this order")
+    report.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="repeatable")
+    report.add_argument("--preset", help="a file of notebooks/presets, for example smollm2; -p comes after it")
+    report.add_argument("-o", "--out", help="folder of the reports (default: the project's reports)")
+    report.add_argument("--resume", action="store_true", help="leave a report as it is if it would come out the same")
+    report.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="longest time of each notebook (default: none)")
+    report.add_argument("-j", "--jobs", type=_count, default=1, help="notebooks at a time (default: 1)")
+    report.set_defaults(command=_report)
+    compare = commands.add_parser("compare", help="what differs between two runs")
+    compare.add_argument("a", help="folder of a run, for example reports/01_method")
+    compare.add_argument("b", help="folder of another")
+    compare.set_defaults(command=_compare)
+    store = commands.add_parser("store", help="what was sampled and scored so far, and is found again")
+    store.add_argument("what", choices=("list", "verify", "clean"), help="list it, check every result, or remove all")
+    store.set_defaults(command=_store)
+    listing = commands.add_parser("list", help="list the notebooks and their parameters")
+    listing.set_defaults(command=_list)
+    return parser
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (seconds := float(text)) < float("inf"):
+        raise ValueError(text)
+    return seconds
+
+
+def _count(text: str) -> int:
+    if (n := int(text)) < 1:
+        raise ValueError(text)
+    return n
+
+
+def _report(args: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is recorded like Ctrl-C
+    args.out = args.out or str(reports_folder())
+    todo = [(name, _given(name, args)) for name in args.notebook]  # all of them are checked before any runs
+    with Display() if sys.stderr.isatty() else nullcontext() as display:
+        if args.jobs > 1 and len(todo) > 1:
+            commands, watcher = [_alone(name, args) for name in args.notebook], Watcher(display) if display else None
+            code = side_by_side(commands, args.jobs, _after(args.notebook), watcher)
+            write_gallery(args.out)  # two that end at once may each have missed the other
+            return code
+        for name, given in todo:
+            print(_one_report(name, given, args, display), flush=True)
+    return 0
+
+
+def _one_report(name: str, given: dict[str, object], args: argparse.Namespace, display: Display | None) -> str:
+    """Make a report, or leave it as it is; the line that says so."""
+    if args.resume and (folder := finished(name, given, args.out)):
+        return in_line(folder, read_run(folder), "as it was")
+    listener = display.show if display else to_file(os.environ[FILE]) if FILE in os.environ else None
+    try:
+        folder = run_notebook(name, given, args.out, listener, args.timeout)
+    finally:
+        if display:
+            display.clear()
+    return in_line(folder, read_run(folder))
+
+
+def _alone(name: str, args: argparse.Namespace) -> list[str]:
+    """The command that makes one of several reports."""
+    command = [sys.executable, "-m", "icdpo_nb.reports.cli", "report", name, "--out", args.out]
+    command += [text for pair in args.parameter for text in ("-p", *pair)]
+    command += ["--preset", args.preset] if args.preset else []
+    command += ["--timeout", str(args.timeout)] if args.timeout else []
+    return command + (["--resume"] if args.resume else [])
+
+
+def _after(names: Sequence[str]) -> list[set[int]]:
+    """For each notebook the numbers of those before it whose reports it reads, as its metadata say."""
+    names = [name.removesuffix(".ipynb") for name in names]
+    reads = [open_notebook(name)[0].metadata.get("icdpo_nb", {}).get("reads", ()) for name in names]
+    return [{j for j in range(i) if names[j] in reads[i]} for i in range(len(names))]
+
+
+def side_by_side(
+    commands: Sequence[Sequence[str]], jobs: int, after: Sequence[set[int]] = (), watcher: Watcher | None = None
+) -> int:
+    """Run commands, `jobs` at a time, each with its share of the processor's threads. Returns the largest exit code.
+
+    A command begins when those whose numbers stand in its `after` have ended, well or not. If this process is interrupted, it
+    ends them all as it was ended. A watcher starts them and shows how far they are.
+    """
+    begin = watcher.start if watcher else _start
+    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), "TQDM_DISABLE": "1"}
+    waiting, running, codes = list(range(len(commands))), {}, {}
+    try:
+        while waiting or running:
+            ready = [i for i in waiting if not after or after[i] <= codes.keys()]
+            for i in ready[: jobs - len(running)]:  # in a session of its own: Ctrl-C reaches this process, which passes it on
+                running[i] = begin(i, commands[i], share | os.environ)
+                waiting.remove(i)
+            ended = {i: code for i, process in running.items() if (code := process.poll()) is not None}
+            codes |= ended
+            running = {i: process for i, process in running.items() if i not in ended}
+            if watcher:
+                watcher.look(running, ended)
+            time.sleep(0.05)
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    return max(code if code >= 0 else 1 for code in codes.values())
+
+
+def _start(i: int, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen:
+    return subprocess.Popen(command, env=environment, start_new_session=True)
+
+
+def _given(name: str, args: argparse.Namespace) -> dict[str, object]:
+    """The parameters for one notebook: of the preset, and of -p, which comes after it."""
+    names = [n for n, _ in args.parameter]
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise InputError(f"parameter {twice[0]} is given twice; keep one -p {twice[0]}")
+    preset = preset_parameters(args.preset, name) if args.preset else {}
+    return preset | check_parameters(dict(args.parameter), open_notebook(name)[1], name)
+
+
+def _list(args: argparse.Namespace) -> int:
+    for name in notebook_names():
+        _, declared = open_notebook(name)
+        print(name)
+        for p in declared.values():
+            print(f"  {p.name}: {p.kind.__name__} = {p.default!r}  {p.help}")
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    print(report_differences(args.a, args.b))
+    return 0
+
+
+def _store(args: argparse.Namespace) -> int:
+    from ..store.store import Store
+
+    store = Store()
+    if args.what == "list":
+        print(f"{store.path}: {sum(s['results'] for s in store.stages())} results")
+        for s in store.stages():
+            began = time.strftime("%Y-%m-%d %H:%M", time.localtime(s["created"]))
+            said = ", ".join(f"{k} {str(v)[:12]}" for k, v in s["inputs"].items())
+            print(f"  {s['stage']:8}{s['results']:7} results {s['bytes'] / 1e6:8.1f} MB  since {began}  {said}")
+    elif args.what == "verify":
+        n, bad = store.verify()
+        print(f"{n} results, {bad} damaged and removed")
+    else:
+        print(f"{store.clean()} results removed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""What a notebook does first, made from its parameters: protocol, models, encoder, reward, preference sets and test prompts.
+
+Each part is made when it is first asked for, so that a notebook loads what it uses and nothing else.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from ..common.errors import InputError
+from ..data.preferences import Preference, PreferenceSet, first, in_domains, load_sources
+from ..judging.rewards import Reward, load_reward
+from ..models.encoder import Embedder
+from ..models.lm import CausalLM, load_lm
+from ..protocol import Protocol, named_protocol
+from ..retrieval.retrievers import encoder_sentence, settle_leaks
+from ..store.kept import stored
+from .parameters import SETTINGS
+from .run import Run
+from .tables import show_note
+
+
+class Setup:
+    """The parts that a notebook's parameters name (`parameters.COMMON` says what each parameter means).
+
+    `fixed`: values for parameters that the notebook does not have.
+    """
+
+    def __init__(self, run: Run, **fixed: object):
+        self.run, self.given = run, {**run.parameters, **fixed}
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        """`protocol` by name, with the settings that the notebook has as parameters."""
+        own = {name: value for name, value in self.given.items() if name in SETTINGS}
+        return named_protocol(self.given.get("protocol", "RECOMMENDED")).but(**own)
+
+    @cached_property
+    def models(self) -> dict[str, CausalLM]:
+        """The language models of `lms`, or that of `lm`, by name."""
+        names = self.given.get("lms") or [self.given["lm"]]
+        return {name: self.lm(name) for name in names}
+
+    def lm(self, name: str) -> CausalLM | None:
+        """Another language model, a teacher say; None for "" and "none"."""
+        return stored(load_lm(name), self.store) if name not in ("", "none") else None
+
+    @cached_property
+    def embed(self) -> Embedder:
+        """The sentence encoder of the paper, or its offline stand-in."""
+        return stored(Embedder(), self.store)
+
+    @cached_property
+    def reward(self) -> Reward:
+        """The reward of `reward`."""
+        return self.load_reward(self.given["reward"])
+
+    def load_reward(self, name: str) -> Reward:
+        """Another reward, a second judge say."""
+        return stored(load_reward(name, self.embed), self.store)
+
+    @cached_property
+    def data(self) -> dict[str, PreferenceSet]:
+        """A preference set for each source of `demonstrations`, as `leaks` leaves it."""
+        leaks = self.given.get("leaks")
+        return settle_leaks(self.loaded, self.prompts, leaks)[0] if leaks else self.loaded
+
+    @cached_property
+    def loaded(self) -> dict[str, PreferenceSet]:
+        """The preference sets as they were loaded. A source that is a file is a set of its own, with its chosen responses."""
+        named = self.given["demonstrations"]
+        longest = tuple(self.given.get(name, 0) for name in ("max_prompt_tokens", "max_response_tokens"))
+        options = {"data_dir": self.given.get("data_dir") or None, "seed": self.given.get("seed", 0)}
+        if any(longest):
+            count = next(iter(self.models.values())).count_tokens
+            options |= {"max_tokens": tuple(n or 10**9 for n in longest), "count_tokens": count}
+        return load_sources([named] if isinstance(named, str) else named, self.given["preferences"], **options)
+
+    @cached_property
+    def prompts(self) -> list[Preference]:
+        """The first `n_prompts` test prompts of each of the `domains`."""
+        test = next(iter(self.loaded.values())).test
+        return first(in_domains(test, self.given.get("domains", [])), self.given["n_prompts"])
+
+    @property
+    def store(self) -> bool:
+        """Whether results are kept and found again."""
+        return bool(self.given.get("store", True))
+
+    def show(self, *sentences: str, models: Mapping[str, CausalLM] | None = None, **others: object) -> None:
+        """Show what the run rests on, and keep it for run.json. `models` and `others`: what the notebook loaded besides."""
+        if "reward" in self.given:
+            self.reward  # noqa: B018  (made now, so that the run's record names it)
+        made = vars(self)
+        models = {**made.get("models", {}), **{name: lm for name, lm in (models or {}).items() if lm is not None}}
+        data = made.get("data", made.get("loaded", {}))
+        parts = {name: made[part] for name, part in (("encoder", "embed"), ("reward", "reward")) if part in made}
+        self.run.uses(models, data, **{**parts, **others})
+        named = ", ".join(f"{name} ({lm.revision}, {lm.dtype} on {lm.device})" for name, lm in models.items())
+        notes = [f"{d.describe()}." for d in data.values()]
+        if "data" in made and self.given.get("leaks"):
+            notes.append(settle_leaks(self.loaded, self.prompts, self.given["leaks"])[1])
+        show_note(" ".join(notes))
+        found = [f"{len(self.prompts)} test prompts."] if "prompts" in made else []
+        found.append(f"Language model{'s' if len(models) > 1 else ''}: {named}.")
+        if "embed" in made:
+            found.append(encoder_sentence(self.embed, made.get("prompts", []), data))
+        found.append(f"Protocol: {self.protocol.name}.")
+        if "reward" in made:
+            found.append(self.reward.note)
+        show_note(" ".join([*found, *sentences]))
+
+
+def setup(run: Run, **fixed: object) -> Setup:
+    """The parts that the notebook's parameters name. Raises `InputError` where a fixed value is a parameter too."""
+    if twice := sorted(set(fixed) & set(run.parameters)):
+        raise InputError(f"the notebook has {', '.join(twice)} as a parameter, and fixes it too")
+    return Setup(run, **fixed)

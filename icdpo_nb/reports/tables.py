@@ -1,0 +1,133 @@
+"""What a notebook shows: texts, tables of anything, of estimates, of claims and of the paper's numbers, notes and the answer.
+
+Every text that comes from data or a model is made visible, cut and escaped here (see `escaping`), so that it stands in a report
+as text and nothing else.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, display
+
+from ..common.escaping import LIMIT, escaped
+from ..statistics.beside import beside_published
+from ..statistics.estimates import GROUPS, as_text
+from ..statistics.published import MODELS
+from ..statistics.verdicts import HIGHER, LOWER, NOT, OPEN, SIGNS, VERDICTS, needed_text, rounded_up
+
+TEXT = 5 * LIMIT  # characters of a text that stands by itself: contexts are long
+HEADINGS = {"source": "demonstrations", "better": "method", "worse": "minus"}  # of the columns of a tidy table
+
+
+def show_text(title: str, text: str) -> None:
+    """A text from data or a model, as it is, with its line breaks."""
+    display(HTML(f'<div class="text-title">{escaped(title)}</div><div class="text">{escaped(text, TEXT)}</div>'))
+
+
+def show_table(
+    table: pd.DataFrame, caption: str = "", highlight: Sequence[bool] | None = None, digits: int = 2, measured: bool = False
+) -> None:
+    """A table with its caption; the index stands as the first column if it has a name. Marked rows stand out.
+
+    `measured`: it holds times, memory or what was found in the store: what differs when the same is run again.
+    """
+    table = table.reset_index() if table.index.name else table
+    numeric = [pd.api.types.is_numeric_dtype(table[c]) for c in table]
+    marks = highlight if highlight is not None else [False] * len(table)
+    head = "".join(f"<th{_right(n)}>{escaped(str(c))}</th>" for c, n in zip(table, numeric, strict=True))
+    body = "".join(
+        f"<tr{' class=chosen' if mark else ''}>"
+        + "".join(f"<td{_right(n)}>{escaped(_cell(v, digits))}</td>" for v, n in zip(row, numeric, strict=True))
+        + "</tr>"
+        for row, mark in zip(table.itertuples(index=False), marks, strict=True)
+    )
+    note = f"<caption>{escaped(caption)}</caption>" if caption else ""
+    display(
+        HTML(f"<table{' class=measured' if measured else ''}>{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    )
+
+
+def show_answer(*sentences: str) -> None:
+    """The computed answer of a notebook, one paragraph a sentence."""
+    display(HTML("".join(f'<p class="answer">{escaped(s)}</p>' for s in sentences)))
+
+
+def show_note(text: str, measured: bool = False) -> None:
+    """A computed remark in plain text. `measured`: as in `show_table`."""
+    display(HTML(f"<p{' class=measured' if measured else ''}>{escaped(text)}</p>"))
+
+
+def _right(numeric: bool) -> str:
+    return ' class="number"' if numeric else ""
+
+
+def _cell(value: object, digits: int) -> str:
+    if isinstance(value, float):
+        return f"{value:.{digits}f}" if np.isfinite(value) else "–"
+    return str(value)
+
+
+def show_estimates(tidy: pd.DataFrame, caption: str, columns: str = "domain", **headings: str) -> None:
+    """Estimates side by side, mean [95 % interval]: a column for each value of `columns`, a row for each other combination.
+
+    What is the same everywhere is left out. The caption says how many prompts there are, or each cell where they differ.
+    `headings`: what a column of the tidy table is called here, as in `HEADINGS`.
+    """
+    alike = tidy.groupby("domain")["n"].nunique().max() == 1
+    text = tidy.assign(text=as_text(tidy) if alike else [f"{t} ({n})" for t, n in zip(as_text(tidy), tidy["n"], strict=True)])
+    keys = [
+        c
+        for c in (*GROUPS, "method", "side", "better", "worse", "domain")
+        if c in tidy and c != columns and tidy[c].nunique() > 1
+    ]
+    keys = keys or [c for c in ("method", "better") if c in tidy]
+    for column in (*keys, columns):
+        text[column] = pd.Categorical(text[column], tidy[column].drop_duplicates(), ordered=True)
+    wide = text.pivot(index=keys, columns=columns, values="text").reset_index()
+    counts = ", ".join(f"{d} n = {n}" for d, n in tidy.groupby("domain", sort=False)["n"].first().items())
+    counts = f"; prompts: {counts}" if alike else " (prompts)"
+    show_table(wide.rename(columns=HEADINGS | headings), f"{caption} Mean [95 % interval]{counts}.")
+
+
+def show_claims(claims: pd.DataFrame, caption: str, margin: float, unit: str = "points", *extra: str) -> None:
+    """A table of `claims`, of one domain; with several models a column for each, and signs for the verdicts.
+
+    `extra`: further columns to be shown where there is one model.
+    """
+    same = [c for c in GROUPS if claims[c].nunique() == 1]
+    of = "training seeds" if "seeds" in claims else "prompts"
+    stated = f"{caption} The smallest difference that matters: {margin:g} {unit}."
+    if "lm" in same:
+        says = [f"{f}{_tail(d, of)}" for f, d in zip(claims["finding"], claims["decide"], strict=True)]
+        shown = claims.assign(**{"found here": says})
+        columns = ["claim", *([] if "source" in same else ["source"]), *extra, "here", "found here", "paper", "verdict"]
+        show_table(shown[columns].rename(columns=HEADINGS | {"here": "here [95 % interval]"}), stated)
+        return
+    used = [s for s in (*VERDICTS, HIGHER, LOWER) if s in {*claims["verdict"], *claims["finding"][claims["verdict"] == NOT]}]
+    text = claims.assign(text=[_verdict_cell(r) for r in claims.itertuples()])
+    keys = ["claim", *([] if "source" in same else ["source"]), "paper"]
+    for column in ("claim", "source", "lm"):
+        text[column] = pd.Categorical(text[column], text[column].unique(), ordered=True)
+    wide = text.pivot(index=keys, columns="lm", values="text").reset_index()
+    wide = wide[[c for c in wide if c != "paper"] + ["paper"]].rename(columns=HEADINGS)
+    legend = ", ".join(f"{SIGNS[s]} {s}" for s in used)
+    show_table(wide, f"{stated} {legend}{f'; after ? the {of} that would decide it' if OPEN in used else ''}.")
+
+
+def _tail(decide: float, unit: str) -> str:
+    return "" if math.isnan(decide) else f"; {needed_text(decide, unit)}"
+
+
+def _verdict_cell(row) -> str:
+    """An interval with its signs; what cannot be compared still shows what was found."""
+    signs = SIGNS[row.verdict] + (SIGNS[row.finding] if row.verdict == NOT else "")
+    return f"{row.here} {signs}" + ("" if math.isnan(row.decide) else f" {rounded_up(row.decide):,}")
+
+
+def show_beside(means: pd.DataFrame, caption: str, roles: Sequence[str] = (), data: str = "HH-RLHF") -> None:
+    """The table of `beside_published`; the caption says how many prompts there are, and what the paper's numbers are."""
+    counts = ", ".join(f"{d} n = {n}" for d, n in means.groupby("domain", sort=False)["n"].first().items())
+    paper = f"The paper's on {data}: {' / '.join(MODELS)}, RM_test × 100, with the source of the same role; the scales differ"
+    show_table(beside_published(means, roles, data), f"{caption} Mean [95 % interval]; prompts: {counts}. {paper}.")

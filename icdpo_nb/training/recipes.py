@@ -1,0 +1,123 @@
+"""Recipes: how a policy is fine-tuned. The workbook's own, and the set-up that RPO's paper prints."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from ..common.errors import InputError
+from .losses import check_weighting
+
+LEARNING_RATES = {  # of a few, by reward on dev prompts of the sandbox, from an SFT policy: `tests/bench/training.py rates`
+    "SFT": 1e-3, "DPO": 2.5e-4, "IPO": 2.5e-4, "KTO": 2.5e-4, "RPO-Paired": 2.5e-4, "RPO-Unpaired": 2.5e-4,
+}  # fmt: skip
+METHODS = tuple(LEARNING_RATES)
+TAUS = {"RPO-Paired": 0.5, "RPO-Unpaired": 0.75}  # the paper's (arXiv:2402.10958, Table 5)
+TABLE_5 = {"batch": 64, "learning_rate": 5e-7, "optimizer": "rmsprop", "beta": 0.1}  # as RPO's paper prints it, for all methods
+# What the paper does not print is the released code's: config/config.yaml, config/model/base_model.yaml and trainers.py.
+RELEASED = {"warmup": 150, "schedule": "constant", "clip": 10.0}
+EIGHT_GPUS = {"matrix": 8}  # a batch of 64 on 8 GPUs (Table 5), each with a contrast matrix of its own (Table 3)
+RECIPES = {"workbook": {}, "paper": TABLE_5 | RELEASED | EIGHT_GPUS}
+SAMPLING = {"workbook": {}, "paper": {"top_p": 0.95}}  # of `Protocol`; config/config.yaml, the paper prints no top-p
+CHOICES = {  # of the settings that are words
+    "optimizer": ("adamw", "rmsprop"),
+    "schedule": ("cosine", "constant"),
+    "ipo": ("sum", "token_mean"),
+    "encoded": ("prompt", "prompt+response"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a policy is fine-tuned; one pass over the pairs."""
+
+    method: str  # SFT (chosen responses alone), DPO, IPO, KTO, RPO-Paired or RPO-Unpaired (arXiv:2402.10958)
+    n_pairs: int = 800
+    beta: float = 0.1  # of the preference losses
+    learning_rate: float = 0.0  # 0: that of LEARNING_RATES
+    rank: int = 16  # of LoRA, on all linear layers
+    batch: int = 16  # pairs a step
+    seed: int = 0  # of the choice and order of the pairs, and of the adapter's first weights
+    tau: float = 0.0  # of RPO's embedding weights; 0: that of TAUS
+    weighting: str = "embedding"  # of RPO: embedding, uniform or diagonal
+    alpha: float = 0.8  # of RPO's diagonal weights: the share of a prompt's own pair
+    matrix: int = 0  # rows of RPO's contrast matrix, of which a step has batch / matrix; 0: as many as the batch
+    encoded: str = "prompt"  # what RPO's embedding weights compare: prompt, or prompt+response (its Table 6)
+    ipo: str = "sum"  # log-ratios of IPO: sum over tokens (RPO's Eq. 5), or token_mean (TRL's, and the IPO authors' own runs)
+    optimizer: str = "adamw"  # or rmsprop
+    schedule: str = "cosine"  # of the learning rate after the warm-up: cosine to 0, or constant
+    warmup: int = -1  # steps of linear warm-up; -1: a tenth of all, five at most
+    clip: float = 1.0  # the largest norm of a step's gradient
+    keep: tuple[int, ...] = ()  # steps after which the adapter is kept as well, beside the last: `finetune.adapter_at`
+
+    def __post_init__(self):
+        if self.method not in LEARNING_RATES:
+            raise InputError(f"method is {self.method!r}, but must be one of {', '.join(LEARNING_RATES)}")
+        for name in ("n_pairs", "rank", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        for name, default in (("beta", False), ("learning_rate", True), ("tau", True), ("clip", False)):
+            value = getattr(self, name)
+            if not (value > 0 or (default and value == 0)) or not math.isfinite(value):
+                raise InputError(f"{name} is {value}, but must be a number above 0")
+        check_weighting(self.weighting)
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"alpha is {self.alpha}, but must lie between 0 and 1")
+        if self.matrix and not 1 <= self.matrix <= self.batch:
+            raise InputError(f"matrix is {self.matrix}, but must be 0 or lie between 1 and batch, {self.batch}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}, but must be {' or '.join(known)}")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate that is used."""
+        return self.learning_rate or LEARNING_RATES[self.method]
+
+    def steps(self, n_pairs: int) -> int:
+        """Steps of one pass over so many pairs."""
+        return math.ceil(n_pairs / self.batch)
+
+    @property
+    def fills(self) -> bool:
+        """Whether its contrast matrices fill a batch; else the last is smaller, and its rows weigh more in the gradient."""
+        return not self.matrix or self.batch % self.matrix == 0
+
+    @property
+    def embeds(self) -> bool:
+        """Whether an encoder weighs its contrasts."""
+        return self.method in TAUS and self.weighting == "embedding"
+
+    @property
+    def used(self) -> dict:
+        """The settings that the method has a use for, with their defaults filled in."""
+        unused = {
+            "beta": self.method == "SFT",
+            "tau": not self.embeds,
+            "encoded": not self.embeds,
+            "alpha": self.weighting != "diagonal",
+            "ipo": self.method != "IPO",
+            "keep": not self.keep,
+        }
+        rpo = {"tau", "weighting", "alpha", "matrix", "encoded"}
+        filled = asdict(self) | {"learning_rate": self.rate, "tau": self.tau or TAUS.get(self.method, 0.0)}
+        filled["matrix"] = self.matrix or self.batch
+        return {k: v for k, v in filled.items() if not unused.get(k) and (k not in rpo or self.method in TAUS)}
+
+
+def paper_recipe(method: str, **changes) -> Recipe:
+    """A method with the set-up of RPO's paper (its Table 5), but LoRA, and what the paper leaves out as in its released code.
+
+    It is meant for models of billions of parameters: with a learning rate of 5e-7 a small model with LoRA hardly moves.
+    """
+    return Recipe(method, **RECIPES["paper"] | changes)
+
+
+def recipe_settings(name: str, workbook: Mapping[str, object], **given: object) -> dict:
+    """Settings for `Recipe` by the recipe's name: those of the workbook or of the paper, and what is given and not 0.
+
+    `workbook`: what the notebook takes under that name. Raises `InputError` for another name.
+    """
+    if name not in RECIPES:
+        raise InputError(f"recipe is {name!r}, but must be {' or '.join(RECIPES)}")
+    own = workbook if name == "workbook" else RECIPES[name]
+    return {**own, **{key: value for key, value in given.items() if value}}

@@ -1,0 +1,128 @@
+"""The trainer of each method: TRL's for SFT, DPO and KTO, ours for RPO and for IPO as RPO's paper has it; LoRA throughout."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..common.errors import InputError
+from .recipes import TAUS, Recipe
+
+SIDES = ("chosen", "rejected")
+CHECKPOINTS = 5  # of a training, so that an interrupted one loses a fifth at most
+
+
+def make_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, folder: Path, quiet: bool):
+    """The trainer of a method: TRL's, or for losses that TRL lacks our own."""
+    import trl
+    from datasets import Dataset
+    from peft import LoraConfig
+
+    config = _arguments(model, recipe, recipe.steps(len(rows)), folder, quiet)
+    lora = LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    given = {"processing_class": tokenizer, "peft_config": lora}
+    if recipe.method in TAUS or (recipe.method == "IPO" and recipe.ipo == "sum"):
+        return _own_trainer(model, tokenizer, rows, recipe, config, lora)
+    if recipe.method == "SFT":
+        taught = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in rows]
+        args = trl.SFTConfig(**config, completion_only_loss=True)
+        return trl.SFTTrainer(model, args=args, train_dataset=Dataset.from_list(taught), **given)
+    if recipe.method == "KTO":
+        args = trl.KTOConfig(**config, beta=recipe.beta)
+        return trl.KTOTrainer(model, args=args, train_dataset=Dataset.from_list(mismatched(rows, recipe.batch)), **given)
+    args = trl.DPOConfig(**config, beta=recipe.beta, loss_type=[{"DPO": "sigmoid", "IPO": "ipo"}[recipe.method]])
+    return trl.DPOTrainer(model, args=args, train_dataset=Dataset.from_list(rows), **given)
+
+
+def _arguments(model, recipe: Recipe, steps: int, folder: Path, quiet: bool) -> dict:
+    """What all trainers take. TRL's defaults are those of a GPU; on a processor bfloat16 and checkpointing are off."""
+    on_cpu, window = model.device.type == "cpu", getattr(model.config.get_text_config(), "max_position_embeddings", 1024)
+    a_step = recipe.batch * (2 if recipe.method == "KTO" else 1)  # KTO reads a pair as two responses
+    return {
+        "output_dir": str(folder), "per_device_train_batch_size": a_step, "num_train_epochs": 1, "seed": recipe.seed,
+        "train_sampling_strategy": "sequential",  # as drawn, so that every method learns the same pairs at the same step
+        "learning_rate": recipe.rate, "optim": {"adamw": "adamw_torch", "rmsprop": "rmsprop"}[recipe.optimizer],
+        "lr_scheduler_type": {"cosine": "cosine", "constant": "constant_with_warmup"}[recipe.schedule],
+        "warmup_steps": min(5, steps // 10) if recipe.warmup < 0 else recipe.warmup, "max_grad_norm": recipe.clip,
+        "use_cpu": on_cpu, "bf16": not on_cpu, "gradient_checkpointing": not on_cpu, "report_to": [],
+        "logging_steps": 1, "logging_nan_inf_filter": False, "max_length": window,
+        "save_strategy": "steps", "save_steps": math.ceil(steps / CHECKPOINTS), "save_total_limit": 1,
+        "disable_tqdm": quiet or bool(os.environ.get("TQDM_DISABLE")),
+    }  # fmt: skip
+
+
+def mismatched(rows: list[dict], batch: int) -> list[dict]:
+    """What KTO reads: of each batch of pairs first the chosen, then the rejected responses.
+
+    TRL pairs a row's prompt with the completion of the row before it in the batch, the first row's with the last completion,
+    and takes these for mismatched pairs, from which it estimates the KL term. In this order they are mismatched; were the two
+    responses of a prompt neighbours, half would not be. A batch of a single pair has only its own two responses to offer.
+    """
+    return [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for i in range(0, len(rows), batch)
+        for side in SIDES
+        for row in rows[i : i + batch]
+    ]
+
+
+def _own_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, config: dict, lora):
+    """RPO's trainer, or that of IPO without TRL's division by tokens."""
+    from peft import get_peft_model
+    from transformers import TrainingArguments
+
+    from .rpo_trainer import IPOTrainer, RPOTrainer, rpo_items
+
+    items = rpo_items(rows, tokenizer, config.pop("max_length"), recipe.method != "RPO-Unpaired", recipe.seed)
+    names = ("beta", "tau", "weighting", "alpha", "matrix")
+    how = {name: value for name, value in recipe.used.items() if name in names}
+    args = TrainingArguments(**config, remove_unused_columns=False)
+    trainer = IPOTrainer if recipe.method == "IPO" else RPOTrainer
+    return trainer(get_peft_model(model, lora), args=args, train_dataset=items, **how)
+
+
+def keep_steps(steps: Sequence[int], folder: Path):
+    """A callback that keeps the adapter as it is after each of the steps."""
+    from transformers import TrainerCallback
+
+    class Keep(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step in steps:
+                model.save_pretrained(adapter_at(folder, state.global_step))
+
+    return Keep()
+
+
+def stop_when_not_finite(method: str, folder: Path):
+    """A callback that ends a training whose loss is no longer finite."""
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if all(math.isfinite(float(logs.get(name, 0.0))) for name in ("loss", "grad_norm")):
+                return  # a gradient that is not finite spoils the weights before the next loss shows it
+            last = last_checkpoint(folder)
+            kept = f"the last good adapter is in {last}" if last else "no adapter was good before"
+            raise InputError(
+                f"{method}: the loss was no longer finite at step {state.global_step}; {kept}; lower learning_rate"
+            )
+
+    return Watch()
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end: the trainer's state is the last of its files."""
+    newest_first = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
+    for path in newest_first:
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return str(path)
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def adapter_at(folder: Path, step: int) -> Path:
+    """The folder of the adapter as it was after a step that its recipe keeps."""
+    return folder / f"step-{step:05d}"

@@ -1,0 +1,36 @@
+"""The meter against computations whose memory is known by hand."""
+
+import torch
+
+from icdpo_nb.engine.memory import CPU_BUDGET, budget_bytes, is_out_of_memory, peak_bytes
+
+
+def test_peak_counts_what_lives_at_one_time():
+    def chain():
+        x = torch.zeros(1000)
+        for _ in range(5):
+            x = x + 1  # the sum and its argument live together, earlier ones are gone
+        return x
+
+    assert peak_bytes(chain) == 2 * 4000
+
+
+def test_views_and_changes_in_place_take_nothing():
+    assert peak_bytes(lambda: torch.zeros(1000).view(10, 100)[2:].t().add_(1)) == 4000
+
+
+def test_what_was_there_before_is_not_counted():
+    x = torch.ones(5000)
+    assert peak_bytes(lambda: x[:10] * 2) == 40
+
+
+def test_works_in_inference_mode():
+    with torch.inference_mode():
+        assert peak_bytes(lambda: torch.zeros(100) + 1) == 800
+
+
+def test_budget_and_errors():
+    assert 0 < budget_bytes(torch.device("cpu")) <= CPU_BUDGET
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
