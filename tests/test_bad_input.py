@@ -197,6 +197,7 @@ TABLE = [
     # the parameters cell of a notebook, and the settings of a protocol
     (cell, "n = 3", "parameters cell: write `name: str .* = literal  # help`, not 'n = 3'"),
     (cell, "n: int = 2 + x", "parameters cell: write .*, not 'n: int = 2 \\+ x'"),
+    (cell, "lms: str = 'a'  # models", "parameters cell: lms is list in every notebook \\(base models: "),
     (cell, "n: int = (", r"parameters cell: write .*, not 'n: int = \("),
     (cell, "n: int = 2.5", "parameter n must be int, but 2.5 is float"),
     (settings, {"n_candidate": 4}, "protocol: there is no setting 'n_candidate'; did you mean n_candidates?"),

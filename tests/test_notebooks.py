@@ -22,7 +22,7 @@ from icdpo_nb.common.errors import InputError
 from icdpo_nb.common.escaping import visible
 from icdpo_nb.engine.engine import Engine
 from icdpo_nb.reports.cli import main
-from icdpo_nb.reports.parameters import check_parameters
+from icdpo_nb.reports.parameters import COMMON, check_parameters
 from icdpo_nb.reports.report import NOTEBOOKS, notebook_names, open_notebook, preset_parameters, run_notebook
 from icdpo_nb.reports.run import RUN_DIR
 from icdpo_nb.store.store import store_folder
@@ -201,6 +201,8 @@ def test_papermill_sees_every_parameter(name):
     assert list(seen) == list(declared)
     assert {k: ast.literal_eval(v["default"]) for k, v in seen.items()} == {k: p.default for k, p in declared.items()}
     assert all(p.help for p in declared.values())
+    for name, (_, meaning) in COMMON.items():
+        assert name not in declared or declared[name].help.startswith(meaning), "a common parameter means the same everywhere"
 
 
 @pytest.mark.parametrize("name", SMOKE)

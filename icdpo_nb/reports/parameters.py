@@ -15,6 +15,30 @@ from ..common.errors import InputError
 from ..protocol import RECOMMENDED, Protocol, named_protocol
 
 KINDS = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
+COMMON = {  # what a parameter means in every notebook that has it; `setup.Setup` reads them
+    "lm": (str, "language model: a packaged name, a local folder or a hub id"),
+    "lms": (list, "base models: packaged names, local folders or hub ids"),
+    "preferences": (str, "preference set: sandbox, pocket, hh-rlhf, a file or folder, or a hub id"),
+    "data_dir": (str, "sub-folder of the set, for HH-RLHF harmless-base or helpful-base"),
+    "domains": (list, "domains of the prompts; none given means all"),
+    "max_prompt_tokens": (int, "longest prompt of the data in tokens (Appendix A); 0 for no limit"),
+    "max_response_tokens": (int, "longest response of the data in tokens (Appendix A); 0 for no limit"),
+    "reward": (
+        str,
+        "reward: sandbox (true, for its own texts), pocket (weak), sandbox-reward, or a classifier as folder or hub id",
+    ),
+    "n_demos": (int, "demonstrations in the context (m)"),
+    "max_new_tokens": (int, "longest response in tokens"),
+    "temperature": (float, "temperature of the sampling; the paper gives none"),
+    "leaks": (str, "demonstrations whose prompt is one of the test prompts: keep, or drop"),
+    "roles": (
+        list,
+        "own sources that stand for the paper's raw, LLaMA2-chat or GPT-3.5, each with an equals sign and that name; none "
+        "given means raw, teacher-a and teacher-b do",
+    ),
+    "protocol": (str, "PAPER, REFERENCE or RECOMMENDED; see icdpo_nb/protocol.py"),
+    "store": (bool, "find again what was computed before, by any run; see icdpo-nb store"),
+}
 SETTINGS = {f.name for f in fields(Protocol)} - {"name"}
 
 
@@ -47,8 +71,16 @@ def declared_parameters(source: str) -> dict[str, Parameter]:
             raise InputError(form + repr(line))
         default = check_value(node.target.id, value, KINDS[kind])
         note = line.partition("  # ")[2].strip()
-        found[node.target.id] = Parameter(node.target.id, KINDS[kind], default, note)
+        found[node.target.id] = _as_everywhere(Parameter(node.target.id, KINDS[kind], default, note))
     return found
+
+
+def _as_everywhere(own: Parameter) -> Parameter:
+    """The parameter, if it has the type that its name has in every notebook (`COMMON`). Raises `InputError`."""
+    kind, meaning = COMMON.get(own.name, (own.kind, ""))
+    if own.kind is not kind:
+        raise InputError(f"parameters cell: {own.name} is {kind.__name__} in every notebook ({meaning})")
+    return own
 
 
 def check_parameters(given: Mapping[str, object], declared: Mapping[str, Parameter], where: str) -> dict[str, object]:

@@ -1,0 +1,78 @@
+"""What a notebook does first: parts by its parameters, made when they are asked for, and kept for the run's record."""
+
+import json
+
+import numpy as np
+import pytest
+
+from icdpo_nb.common.errors import InputError
+from icdpo_nb.protocol import PAPER
+from icdpo_nb.reports import setup as module
+from icdpo_nb.reports.run import Run
+from icdpo_nb.reports.setup import setup
+
+GIVEN = {
+    "lms": ["sandbox-small"],
+    "preferences": "pocket",
+    "demonstrations": ["teacher-a", "raw"],
+    "domains": ["helpful"],
+    "n_prompts": 3,
+    "n_demos": 1,
+    "protocol": "PAPER",
+    "leaks": "drop",
+    "reward": "pocket",
+    "store": False,
+    "seed": 4,
+}
+
+
+@pytest.fixture
+def shown(monkeypatch) -> list[str]:
+    notes = []
+    monkeypatch.setattr(module, "show_note", notes.append)
+    return notes
+
+
+def test_parts_are_those_that_the_parameters_name(tmp_path, shown):
+    made = setup(Run(GIVEN, tmp_path))
+    assert made.protocol == PAPER.but(n_demos=1)
+    assert [p.domain for p in made.prompts] == ["helpful"] * 3
+    assert list(made.data) == ["teacher-a", "raw"]
+    assert made.data["raw"].support[0].chosen != made.data["teacher-a"].support[0].chosen
+    made.show("And so on.", models={"teacher none": made.lm("none")})
+    kept = json.loads((tmp_path / "uses.json").read_text())
+    assert list(kept["models"]) == [], "it asked for no model"
+    assert list(kept["data"]) == ["teacher-a", "raw"]
+    assert kept["others"]["reward"]["name"] == made.reward.name
+    assert shown[0].count("dropped:") == 2
+    assert shown[1].startswith("3 test prompts.")
+    assert shown[1].endswith("And so on.")
+    assert f"Protocol: {made.protocol.name}." in shown[1]
+
+
+def test_nothing_is_loaded_before_it_is_asked_for(shown):
+    made = setup(Run(GIVEN | {"lms": ["no-such-model"], "reward": "no-such-reward"}, None))
+    assert len(made.prompts) == 3
+    with pytest.raises(InputError, match="no-such-model"):
+        made.models  # noqa: B018
+    with pytest.raises(InputError, match="no-such-reward"):
+        made.show()
+
+
+def test_lengths_are_counted_by_the_first_model(shown):
+    whole = setup(Run(GIVEN, None))
+    count = whole.models["sandbox-small"].count_tokens
+    middle = int(np.median(count([p.prompt for p in whole.data["raw"].support])))
+    short = setup(Run(GIVEN | {"max_prompt_tokens": middle}, None))
+    assert short.data["raw"].dropped[f"prompt over {middle} tokens"] > 0
+    assert max(count([p.prompt for p in short.data["raw"].support])) <= middle
+    short.show()
+    assert "Language model: sandbox-small (packaged, float32 on cpu)." in shown[1]
+
+
+def test_fixed_values_stand_for_parameters_that_are_not_there():
+    few = {k: v for k, v in GIVEN.items() if k not in ("preferences", "demonstrations")}
+    made = setup(Run(few, None), preferences="pocket", demonstrations="teacher-b")
+    assert list(made.data) == ["teacher-b"]
+    with pytest.raises(InputError, match="has lms, seed as a parameter, and fixes it too"):
+        setup(Run(GIVEN, None), seed=1, lms=[])
