@@ -22,7 +22,7 @@ from ..store.kept import stored
 from ..templates import base_context
 from ..training.finetune import Plan, adapter_at, fine_tune_all
 from ..training.recipes import METHODS, Recipe
-from .methods import Tables, picks, work_done
+from .comparison import Tables, picks, work_done
 
 BEGINS = ("sft", "base")
 

@@ -26,7 +26,7 @@ from ..store.kept import stored
 from ..templates import base_context
 from ..training.finetune import Plan, fine_tune_all
 from ..training.recipes import Recipe
-from .methods import work_done
+from .comparison import work_done
 from .policies import adapter_name
 from .win_rate import POINTS
 

@@ -11,7 +11,7 @@ from ..data.preferences import Preference, PreferenceSet, domains_of
 from ..models.encoder import Embedder
 from ..protocol import Protocol
 from ..retrieval.retrievers import Tokenize, by_domain
-from .methods import Tables
+from .comparison import Tables
 
 RETRIEVERS = ("random", "BM25", "SBERT", "R")
 

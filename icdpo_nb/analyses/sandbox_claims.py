@@ -20,7 +20,7 @@ from ..sandbox.reward import RULES
 from ..statistics.intervals import mean_ci
 from ..statistics.verdicts import OPEN, Reported, n_to_decide, verdict
 from ..templates import base_context
-from .methods import method_tables, picks
+from .comparison import method_tables, picks
 
 # The smallest difference in reward that matters: the least that any rule of the true reward gives or takes for one occurrence,
 # an unknown word. It is fixed by the rules, before any result.

@@ -12,7 +12,7 @@ from ..data.preferences import Preference, PreferenceSet
 from ..judging.judges import Judge, both_orders, judge_pairs
 from ..statistics.estimates import GROUPS, method_gains, method_means, per_prompt
 from ..statistics.intervals import mean_ci, rank_correlation
-from .methods import Picks, Tables, picks
+from .comparison import Picks, Tables, picks
 
 METHODS = ("ICDPO", "ICDPO + Ŝ", "ICDPO + ŜR")  # the bars of Figures 2 and 4, from top to bottom
 BESIDE = ("Base", "ICL", "Source")  # the source's own responses are the paper's "corresponding teachers"
@@ -28,7 +28,7 @@ def comparisons(
 ) -> pd.DataFrame:
     """What is to be judged: columns lm, source, method, domain, prompt_id, response, and the prompt and its chosen response.
 
-    `tables` and `data` as for `methods.method_tables`; ICL answers with the first of its candidates. "Source" is left out
+    `tables` and `data` as for `comparison.method_tables`; ICL answers with the first of its candidates. "Source" is left out
     where the data have not its responses to all test prompts. Raises `InputError` for another name in `beside`.
     """
     if unknown := set(beside) - set(BESIDE):

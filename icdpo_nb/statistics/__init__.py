@@ -2,3 +2,50 @@
 
 Read in this order, each importing only from above: `intervals`, `published`, `estimates`, `beside`, `verdicts`, `seeds`.
 """
+
+from .beside import beside_published, roles_sentence
+from .estimates import TOTAL, as_text, estimate, method_gains, method_means, per_prompt, totals_of
+from .intervals import Estimate, holm, mean_ci, rank_correlation
+from .published import (
+    published_gain,
+    published_rewards,
+    published_rpo,
+    published_sources,
+    published_win_gain,
+    role_of,
+)
+from .seeds import prompt_means, seed_estimates, seed_gains, seeds_sentence
+from .verdicts import Reported, by_model, claims, claims_sentence, family_sentence, icdpo_paper, in_words
+
+__all__ = [
+    "Estimate",
+    "Reported",
+    "TOTAL",
+    "as_text",
+    "beside_published",
+    "by_model",
+    "claims",
+    "claims_sentence",
+    "estimate",
+    "family_sentence",
+    "holm",
+    "icdpo_paper",
+    "in_words",
+    "mean_ci",
+    "method_gains",
+    "method_means",
+    "per_prompt",
+    "prompt_means",
+    "published_gain",
+    "published_rewards",
+    "published_rpo",
+    "published_sources",
+    "published_win_gain",
+    "rank_correlation",
+    "role_of",
+    "roles_sentence",
+    "seed_estimates",
+    "seed_gains",
+    "seeds_sentence",
+    "totals_of",
+]

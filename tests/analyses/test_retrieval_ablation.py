@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from parts import TinyEmbedder
 
-from icdpo_nb.analyses.methods import method_rewards
+from icdpo_nb.analyses.comparison import method_rewards
 from icdpo_nb.analyses.retrieval_ablation import (
     demonstration_similarity,
     gain_and_similarity,

@@ -15,7 +15,7 @@ from conftest import save_tiny_lm
 from tqdm.auto import tqdm
 
 from icdpo_nb.algorithm import candidates_table
-from icdpo_nb.analyses.methods import work_done, work_sentence
+from icdpo_nb.analyses.comparison import work_done, work_sentence
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.common.files import digest
 from icdpo_nb.data.preferences import Preference

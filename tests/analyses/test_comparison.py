@@ -7,7 +7,7 @@ from conftest import save_tiny_lm
 from parts import TinyEmbedder, made
 
 from icdpo_nb.algorithm import candidates_table
-from icdpo_nb.analyses.methods import (
+from icdpo_nb.analyses.comparison import (
     answers,
     empties,
     for_models,
