@@ -35,6 +35,8 @@ PUBLIC = {  # what a user calls -> where it is; all else is reached through its 
     "first": "data.preferences",
     "in_domains": "data.preferences",
     "load_preferences": "data.preferences",
+    "Preference": "data.preferences",
+    "PreferenceSet": "data.preferences",
     "spread": "data.preferences",
     "contexts": "templates",
     "Embedder": "models.encoder",

@@ -24,8 +24,8 @@ from icdpo_nb.models import packaged
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.reports import report
+from icdpo_nb.reports.job import open_notebook
 from icdpo_nb.reports.parameters import check_parameters, declared_parameters, read_preset
-from icdpo_nb.reports.report import open_notebook
 from icdpo_nb.store.store import Store
 
 CONTEXT = "Human: Hi\n\nAssistant:"

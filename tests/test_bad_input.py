@@ -51,7 +51,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.data import sources
 from icdpo_nb.data.preferences import load_preferences
-from icdpo_nb.reports import report
+from icdpo_nb.reports import job
 from icdpo_nb.reports.cli import main
 
 
@@ -406,7 +406,7 @@ def desk(tmp_path_factory):
 @pytest.mark.parametrize(("words", "says"), COMMANDS)
 def test_bad_input_on_the_command_line(desk, monkeypatch, capsys, words, says):
     """Exit code 2, one line on stderr, nothing on stdout, and every file as it was; what had begun is kept as failed."""
-    monkeypatch.setattr(report, "NOTEBOOKS", desk / "notebooks")
+    monkeypatch.setattr(job, "NOTEBOOKS", desk / "notebooks")
     monkeypatch.setenv("ICDPO_STORE", str(desk / "store"))
     monkeypatch.chdir(desk)
     before = {path: path.is_file() and path.read_bytes() for path in desk.rglob("*")}

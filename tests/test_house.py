@@ -142,7 +142,7 @@ def test_every_dependency_has_a_tested_version():
 
 def test_readme_promises_what_is_there():
     readme = (ROOT / "README.md").read_text()
-    from icdpo_nb.reports.report import notebook_names
+    from icdpo_nb.reports.job import notebook_names
 
     assert re.findall(r"^\| `(\d\d_\w+)`", readme, re.M) == notebook_names()
     for target in re.findall(r"^make (\w+)", readme, re.M):

@@ -22,8 +22,9 @@ from icdpo_nb.common.errors import InputError
 from icdpo_nb.common.escaping import visible
 from icdpo_nb.engine.engine import Engine
 from icdpo_nb.reports.cli import main
+from icdpo_nb.reports.job import NOTEBOOKS, notebook_names, open_notebook, read_job
 from icdpo_nb.reports.parameters import COMMON, check_parameters
-from icdpo_nb.reports.report import NOTEBOOKS, notebook_names, open_notebook, preset_parameters, run_notebook
+from icdpo_nb.reports.report import run_notebook
 from icdpo_nb.reports.run import RUN_DIR
 from icdpo_nb.store.store import store_folder
 
@@ -440,5 +441,5 @@ def test_presets_fit_their_notebook():
     """Every preset names parameters that its notebook has, with values of their types; one serves 06_fine_tuning too."""
     for path in (NOTEBOOKS / "presets").glob("*.yaml"):
         notebook = re.search(r"For (\d\d_\w+)", path.read_text(encoding="utf-8"))[1]
-        assert preset_parameters(path.stem, notebook)
-    assert preset_parameters("instructions", "06_fine_tuning")["paper_data"] == "SyntheticGPT"
+        assert read_job(notebook, preset=path.stem).given
+    assert read_job("06_fine_tuning", preset="instructions").given["paper_data"] == "SyntheticGPT"

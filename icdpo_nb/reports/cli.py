@@ -8,17 +8,20 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import NoReturn
 
 from ..common.errors import InputError
 from ..common.escaping import scrubbed, visible
 from .compare import read_run, report_differences
-from .parameters import check_parameters
-from .progress import FILE, Display, Watcher, in_line, to_file
-from .report import finished, notebook_names, open_notebook, preset_parameters, reports_folder, run_notebook, write_gallery
+from .html import write_gallery
+from .job import Job, load_job, notebook_names, open_notebook, read_job
+from .progress import FILE, Display, Listener, Watcher, in_line, to_file
+from .report import is_current, run_job
 from .run import provenance
 from .runner import RunError
 
@@ -68,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="longest time of each notebook (default: none)")
     report.add_argument("-j", "--jobs", type=_count, default=1, help="notebooks at a time (default: 1)")
     report.set_defaults(command=_report)
+    run = commands.add_parser("run")  # without help: `report` calls it, for each of several
+    run.add_argument("job")
+    run.set_defaults(command=_run)
     compare = commands.add_parser("compare", help="what differs between two runs")
     compare.add_argument("a", help="folder of a run, for example reports/01_method")
     compare.add_argument("b", help="folder of another")
@@ -94,46 +100,48 @@ def _count(text: str) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is recorded like Ctrl-C
-    args.out = args.out or str(reports_folder())
-    todo = [(name, _given(name, args)) for name in args.notebook]  # all of them are checked before any runs
+    todo = [_job(name, args) for name in args.notebook]  # all of them are checked before any runs
     with Display() if sys.stderr.isatty() else nullcontext() as display:
         if args.jobs > 1 and len(todo) > 1:
-            commands, watcher = [_alone(name, args) for name in args.notebook], Watcher(display) if display else None
-            code = side_by_side(commands, args.jobs, _after(args.notebook), watcher)
-            write_gallery(args.out)  # two that end at once may each have missed the other
-            return code
-        for name, given in todo:
-            print(_one_report(name, given, args, display), flush=True)
+            return _several(todo, args.jobs, Watcher(display) if display else None)
+        for job in todo:
+            print(_one(job, display.show if display else None, display), flush=True)
     return 0
 
 
-def _one_report(name: str, given: dict[str, object], args: argparse.Namespace, display: Display | None) -> str:
+def _several(todo: Sequence[Job], jobs: int, watcher: Watcher | None) -> int:
+    """Make reports side by side, each in a process of its own. Returns the largest exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{i}.json" for i in range(len(todo))]
+        for job, file in zip(todo, files, strict=True):
+            job.save(file)
+        commands = [[sys.executable, "-m", "icdpo_nb.reports.cli", "run", str(file)] for file in files]
+        code = side_by_side(commands, jobs, _after(todo), watcher)
+    write_gallery(todo[0].out)  # two that end at once may each have missed the other
+    return code
+
+
+def _run(args: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print(_one(load_job(args.job), to_file(os.environ[FILE]) if FILE in os.environ else None), flush=True)
+    return 0
+
+
+def _one(job: Job, listener: Listener | None = None, display: Display | None = None) -> str:
     """Make a report, or leave it as it is; the line that says so."""
-    if args.resume and (folder := finished(name, given, args.out)):
-        return in_line(folder, read_run(folder), "as it was")
-    listener = display.show if display else to_file(os.environ[FILE]) if FILE in os.environ else None
+    if job.resume and is_current(job):
+        return in_line(job.folder, read_run(job.folder), "as it was")
     try:
-        folder = run_notebook(name, given, args.out, listener, args.timeout)
+        folder = run_job(job, listener)
     finally:
         if display:
             display.clear()
     return in_line(folder, read_run(folder))
 
 
-def _alone(name: str, args: argparse.Namespace) -> list[str]:
-    """The command that makes one of several reports."""
-    command = [sys.executable, "-m", "icdpo_nb.reports.cli", "report", name, "--out", args.out]
-    command += [text for pair in args.parameter for text in ("-p", *pair)]
-    command += ["--preset", args.preset] if args.preset else []
-    command += ["--timeout", str(args.timeout)] if args.timeout else []
-    return command + (["--resume"] if args.resume else [])
-
-
-def _after(names: Sequence[str]) -> list[set[int]]:
-    """For each notebook the numbers of those before it whose reports it reads, as its metadata say."""
-    names = [name.removesuffix(".ipynb") for name in names]
-    reads = [open_notebook(name)[0].metadata.get("icdpo_nb", {}).get("reads", ()) for name in names]
-    return [{j for j in range(i) if names[j] in reads[i]} for i in range(len(names))]
+def _after(todo: Sequence[Job]) -> list[set[int]]:
+    """For each job the numbers of those before it whose reports it reads."""
+    return [{j for j in range(i) if todo[j].notebook in job.reads} for i, job in enumerate(todo)]
 
 
 def side_by_side(
@@ -171,13 +179,12 @@ def _start(i: int, command: Sequence[str], environment: Mapping[str, str]) -> su
     return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
-def _given(name: str, args: argparse.Namespace) -> dict[str, object]:
-    """The parameters for one notebook: of the preset, and of -p, which comes after it."""
+def _job(name: str, args: argparse.Namespace) -> Job:
+    """The job of one notebook: with the parameters of the preset, and of -p, which come after it."""
     names = [n for n, _ in args.parameter]
     if twice := [n for n in names if names.count(n) > 1]:
         raise InputError(f"parameter {twice[0]} is given twice; keep one -p {twice[0]}")
-    preset = preset_parameters(args.preset, name) if args.preset else {}
-    return preset | check_parameters(dict(args.parameter), open_notebook(name)[1], name)
+    return read_job(name, dict(args.parameter), args.preset, args.out, args.timeout, args.resume)
 
 
 def _list(args: argparse.Namespace) -> int:

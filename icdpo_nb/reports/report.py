@@ -6,9 +6,7 @@ input, timed out or was interrupted leaves its notebook, as far as it came, and 
 a run that was killed a hidden folder stays, which the next run clears.
 """
 
-import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -20,48 +18,12 @@ from ..common.errors import InputError
 from ..common.escaping import scrubbed
 from ..store.store import alive, owner
 from .html import is_done, read_record, to_html, write_gallery, write_text
-from .origins import origins
-from .parameters import Parameter, check_parameters, declared_parameters, read_preset
+from .job import Job, read_job
 from .progress import Listener, Progress
-from .run import RUN_DIR, git_revision, project, provenance, versions, writing
+from .run import RUN_DIR, git_revision, provenance, versions, writing
 from .runner import RunError, execute, unfinished
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 OWNER = ".icdpo-run"  # in the hidden folder of a run: the process that makes it
-
-
-def notebook_names() -> list[str]:
-    """The names of all notebooks, in reading order."""
-    return sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
-
-
-def open_notebook(name: str):
-    """The notebook `name` (with or without .ipynb) and its declared parameters. Raises `InputError` if there is none."""
-    import difflib
-
-    import nbformat
-
-    stem = name.removesuffix(".ipynb")
-    if stem not in notebook_names():
-        near = difflib.get_close_matches(stem, notebook_names(), 1, 0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(notebook_names())}"
-        raise InputError(f"there is no notebook {name!r}; {hint}")
-    path = NOTEBOOKS / f"{stem}.ipynb"
-    try:
-        node = nbformat.read(path, as_version=4)
-    except (OSError, ValueError, nbformat.ValidationError) as error:
-        raise InputError(f"{path}: not a notebook ({str(error).splitlines()[0][:80]}); open and save it in Jupyter") from None
-    cells = [c for c in node.cells if "parameters" in c.metadata.get("tags", [])]
-    return node, declared_parameters(cells[0].source) if cells else {}
-
-
-def preset_parameters(preset: str, notebook: str) -> dict[str, object]:
-    """The parameters of `notebooks/presets/<preset>.yaml`, checked for a notebook. Raises `InputError`."""
-    path = NOTEBOOKS / "presets" / f"{preset}.yaml"
-    known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-    if preset not in known:
-        raise InputError(f"there is no preset {preset!r}; there are {', '.join(known) or 'none'}")
-    return read_preset(path, open_notebook(notebook)[1], notebook)
 
 
 def run_notebook(
@@ -71,32 +33,35 @@ def run_notebook(
     listener: Listener | None = None,
     timeout: float | None = None,
 ) -> Path:
-    """Run a notebook and render it. Returns the run's folder below `out`, which is the project's `reports` if none is given.
+    """Run a notebook and render it; `run_job` of `read_job` with these arguments."""
+    return run_job(read_job(name, parameters, None, out, timeout), listener)
 
-    Texts among `parameters` are read as the declared types. `listener` is told how far the run is, see `progress`. `timeout`:
-    seconds that the notebook may take. Raises `InputError` for bad input before running, when nothing is written, or while
-    running, and `RunError` if the notebook does not come to its end for another reason; what was run is then kept as failed.
+
+def run_job(job: Job, listener: Listener | None = None) -> Path:
+    """Run a notebook and render it. Returns the folder of its report.
+
+    `listener` is told how far the run is, see `progress`. Raises `InputError` for bad input while running, and `RunError` if
+    the notebook does not come to its end for another reason; what was run is then kept as failed.
     """
-    node, declared = open_notebook(name)
-    given = check_parameters(parameters, declared, name)
-    values = {p.name: p.default for p in declared.values()} | given
-    out = Path(out) if out else reports_folder()
-    run_id = _run_id(name.removesuffix(".ipynb"), given, declared)
-    record = {"run": run_id, "notebook": name, "title": _title(node), "parameters": values, "seed": values.get("seed")}
-    record["origins"] = origins(node, values, out)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with _hidden(out, run_id) as hidden:
-            folder = hidden / run_id
+    record = {"run": job.run_id, "notebook": job.notebook, "title": job.title, "parameters": job.values}
+    record |= {"seed": job.values.get("seed"), "origins": job.origins}
+    with writing(job.out):
+        job.out.mkdir(parents=True, exist_ok=True)
+        with _hidden(job.out, job.run_id) as hidden:
+            folder = hidden / job.run_id
             folder.mkdir()
-            _run(node, given, record, folder, timeout, listener)
-        write_gallery(out)
-    return out / run_id
+            _run(job, record, folder, listener)
+        write_gallery(job.out)
+    return job.folder
 
 
-def reports_folder() -> Path:
-    """The project's folder of reports, from the current folder."""
-    return Path(os.path.relpath(project() / "reports"))
+def is_current(job: Job) -> bool:
+    """Whether the report is there, and would come out the same again.
+
+    It had the same values of all parameters, defaults included, the same code, library versions and files: see `origins`.
+    """
+    record = read_record(job.folder / "run.json")
+    return is_done(record) and record.get("parameters") == job.values and record.get("origins") == job.origins
 
 
 @contextmanager
@@ -111,13 +76,13 @@ def _hidden(out: Path, run_id: str) -> Iterator[Path]:
         yield Path(hidden)
 
 
-def _run(node, given: dict, record: dict, folder: Path, timeout: float | None, listener: Listener | None) -> None:
-    """Run a notebook in a folder, and put that beside its parent: under its name if all is well, else as `<name>.failed`."""
-    began, done, failed = time.time(), folder.parents[1] / folder.name, folder.parents[1] / f"{folder.name}.failed"
-    progress = Progress(folder.name, node.cells, read_record(done / "run.json"), listener)
+def _run(job: Job, record: dict, folder: Path, listener: Listener | None) -> None:
+    """Run a notebook in a folder, and put that in its place: under its name if all is well, else as `<name>.failed`."""
+    began, done, failed = time.time(), job.folder, job.out / f"{job.run_id}.failed"
+    progress = Progress(job.run_id, job.node.cells, read_record(done / "run.json"), listener)
     try:
-        execute(node, folder / "notebook.ipynb", given, {RUN_DIR: str(folder.resolve())}, timeout, progress.enter)
-        progress.enter(len(node.cells))
+        execute(job.node, folder / "notebook.ipynb", job.given, {RUN_DIR: str(folder.resolve())}, job.timeout, progress.enter)
+        progress.enter(len(job.node.cells))
         record["cells"] = progress.seconds
         _complete(record, folder, began, "done")
         footer = f"{folder.name} · finished {record['finished']} after {record['seconds']:.0f} s · {record['provenance']}"
@@ -177,29 +142,3 @@ def _place(folder: Path, target: Path) -> None:
 
 def _clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-def finished(name: str, parameters: Mapping[str, object], out: Path | str | None = None) -> Path | None:
-    """The folder of a run that is done and would come out the same again; or None.
-
-    It had the same values of all parameters, defaults included, the same code, library versions and files: see `origins`.
-    """
-    node, declared = open_notebook(name)
-    given = check_parameters(parameters, declared, name)
-    values, out = {p.name: p.default for p in declared.values()} | given, Path(out) if out else reports_folder()
-    folder = out / _run_id(name.removesuffix(".ipynb"), given, declared)
-    record = read_record(folder / "run.json")
-    same = is_done(record) and record.get("parameters") == values and record.get("origins") == origins(node, values, out)
-    return folder if same else None
-
-
-def _run_id(stem: str, given: Mapping[str, object], declared: Mapping[str, Parameter]) -> str:
-    """`01_method` for the defaults, `01_method-3f2a9c` for other parameters; the same parameters give the same id."""
-    changed = {k: v for k, v in given.items() if declared[k].default != v}
-    digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]
-    return f"{stem}-{digest}" if changed else stem
-
-
-def _title(node) -> str:
-    first = next((c.source for c in node.cells if c.cell_type == "markdown"), "")
-    return first.lstrip("# ").split("\n")[0]

@@ -85,6 +85,11 @@ def project() -> Path:
     return next((f for f in (here, *here.parents) if (f / "notebooks").is_dir() and (f / "reports").is_dir()), here)
 
 
+def reports_folder() -> Path:
+    """The project's folder of reports, from the current folder."""
+    return Path(os.path.relpath(project() / "reports"))
+
+
 @contextmanager
 def writing(folder: Path):
     """Says in one sentence that a folder cannot be written, or that the disk is full."""

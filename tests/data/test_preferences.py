@@ -118,8 +118,8 @@ def test_presets_for_summaries_read_local_comparisons(tmp_path, monkeypatch):
     """A file shaped like TL;DR, through the parameters of the two notebooks; the judge gets RPO's question and the post."""
     from icdpo_nb.judging.endpoint import SUMMARIZATION
     from icdpo_nb.judging.judges import load_judge
+    from icdpo_nb.reports.job import open_notebook, read_job
     from icdpo_nb.reports.parameters import check_parameters
-    from icdpo_nb.reports.report import open_notebook, preset_parameters
 
     monkeypatch.setenv("ICDPO_JUDGE_KEY", "any")
     rows = [{"info": {"id": f"t{i}", "post": f"I lost key {i}. What now?", "title": "Keys", "subreddit": "help"},
@@ -129,7 +129,7 @@ def test_presets_for_summaries_read_local_comparisons(tmp_path, monkeypatch):
     given = {"01_method": ("summarization", {}), "05_win_rate": ("summarization-judge", {"judge_model": "m"})}
     for notebook, (preset, own) in given.items():
         mine = check_parameters({"preferences": file, **own}, open_notebook(notebook)[1], notebook)
-        p = preset_parameters(preset, notebook) | mine
+        p = read_job(notebook, preset=preset).given | mine
         limits = (p["max_prompt_tokens"], p["max_response_tokens"])
         (source,) = p["demonstrations"]
         how = {"max_tokens": limits, "count_tokens": lambda texts: [len(t.split()) for t in texts]}
@@ -144,10 +144,10 @@ def test_presets_for_summaries_read_local_comparisons(tmp_path, monkeypatch):
 
 def test_instructions_keep_to_appendix_a():
     """Prompts and responses of at most 128 and 200 tokens on SyntheticGPT, in both notebooks that the preset serves."""
-    from icdpo_nb.reports.report import preset_parameters
+    from icdpo_nb.reports.job import read_job
 
     for notebook in ("01_method", "06_fine_tuning"):
-        p = preset_parameters("instructions", notebook)
+        p = read_job(notebook, preset="instructions").given
         assert (p["max_prompt_tokens"], p["max_response_tokens"]) == (128, 200)
 
 

@@ -16,7 +16,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from icdpo_nb.reports import report
+from icdpo_nb.reports import job
 from icdpo_nb.reports.cli import main
 from icdpo_nb.reports.progress import Progress, in_line, remaining, spoken, steps, to_file
 
@@ -47,7 +47,7 @@ def make_notebooks(folder):
 def waiting(tmp_path, monkeypatch):
     """The two notebooks in place of ours; the folder of reports."""
     make_notebooks(tmp_path / "notebooks")
-    monkeypatch.setattr(report, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(job, "NOTEBOOKS", tmp_path / "notebooks")
     return tmp_path / "reports"
 
 
@@ -109,9 +109,8 @@ def test_without_a_terminal_a_finished_notebook_is_one_line(waiting, capfd):
 
 
 CODE = """import pathlib, signal, sys
-from icdpo_nb.reports import cli, report
-report.NOTEBOOKS = pathlib.Path({notebooks!r})
-cli._alone = lambda name, args: [sys.executable, "-c", CODE, "report", name, "-o", args.out, "-p", "go", {go!r}]
+from icdpo_nb.reports import cli, job
+job.NOTEBOOKS = pathlib.Path({notebooks!r})
 sys.exit(cli.main(sys.argv[1:]))"""
 
 
@@ -150,8 +149,7 @@ def test_on_a_terminal_each_notebook_has_its_line(tmp_path, names):
     """Its step, cell and time; what is left is known the second time. What is finished stands above, with its answer."""
     make_notebooks(tmp_path / "notebooks")
     go, jobs, out = tmp_path / "go", str(len(names)), tmp_path / "reports"
-    code = CODE.format(notebooks=str(tmp_path / "notebooks"), go=str(go))
-    code = f"CODE = {code!r}\n{code}"
+    code = CODE.format(notebooks=str(tmp_path / "notebooks"))
     command = [sys.executable, "-c", code, "report", *names, "-o", str(out), "-p", "go", str(go), "-j", jobs]
     for left in (r"time left unknown", r"about (\d+ min )?\d+ s left")[: len(names)]:
         go.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from icdpo_nb.common.errors import InputError
-from icdpo_nb.reports import origins, report
+from icdpo_nb.reports import job, origins, report
 from icdpo_nb.reports.cli import main, side_by_side
 from icdpo_nb.reports.parameters import check_parameters, declared_parameters
 from icdpo_nb.reports.run import Run, project
@@ -51,7 +51,7 @@ run.finish(answer=f"n is {{n}}, {{name}}", rate=rate)"""
     folder = tmp_path / "notebooks"
     folder.mkdir()
     nbformat.write(new_notebook(cells=cells), folder / "05_small.ipynb")
-    monkeypatch.setattr(report, "NOTEBOOKS", folder)
+    monkeypatch.setattr(job, "NOTEBOOKS", folder)
     return tmp_path / "reports"
 
 
@@ -117,7 +117,7 @@ def test_bad_input_in_a_notebook_is_kept_as_failed(small, capsys):
     record = json.loads((failed / "run.json").read_text())
     assert (record["status"], record["exception"]) == ("failed", "bad input: too loud; lower your voice")
     assert "git " in (failed / "notebook.ipynb").read_text(), "what ran before it is there"
-    path = report.NOTEBOOKS / "05_small.ipynb"
+    path = job.NOTEBOOKS / "05_small.ipynb"
     path.write_text(path.read_text().replace("too loud; lower your voice", "still").replace("if loud", "if not loud"))
     assert main(options) == 0
     assert sorted(p.name for p in small.iterdir()) == [failed.name.removesuffix(".failed"), "index.html"]
@@ -157,10 +157,10 @@ def test_resume_compares_parameters_code_and_data(small, tmp_path, monkeypatch):
     monkeypatch.setattr(origins, "PACKAGE", code)
     given = {"name": str(data)}
     folder = report.run_notebook("05_small", given, small)
-    notebook = report.NOTEBOOKS / "05_small.ipynb"
+    notebook = job.NOTEBOOKS / "05_small.ipynb"
 
     def remade() -> bool:
-        return report.finished("05_small", given, small) != folder
+        return not report.is_current(job.read_job("05_small", given, out=small))
 
     assert not remade()
     changes = [(code / "a.py", "2"), (code / "new.py", ""), (data, "{ }")]
@@ -184,7 +184,7 @@ def test_resume_compares_parameters_code_and_data(small, tmp_path, monkeypatch):
 
 def test_origins_are_files_that_are_named_and_reports_that_are_read(small, tmp_path):
     """Tables of a report without what it cost; a part of a model's name, from the project; a folder from the current one."""
-    node = nbformat.read(report.NOTEBOOKS / "05_small.ipynb", as_version=4)
+    node = nbformat.read(job.NOTEBOOKS / "05_small.ipynb", as_version=4)
     node.metadata["icdpo_nb"] = {"reads": ["01_method"]}
     values = {"lms": ["x+model", "raw"], "n": 3}
     for folder in (small / "01_method", tmp_path / "model", tmp_path / "elsewhere"):
@@ -230,7 +230,7 @@ def ending(tmp_path, monkeypatch):
     cells = [new_markdown_cell("# How will it end?"), parameters, new_code_cell(ENDING), new_code_cell("1")]
     (tmp_path / "notebooks").mkdir()
     nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / "06_ending.ipynb")
-    monkeypatch.setattr(report, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(job, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setenv("HUB_TOKEN", TOKEN)
     older = tmp_path / "reports" / "06_ending"
     older.mkdir(parents=True)
@@ -279,8 +279,8 @@ def test_how_runs_end(ending, monkeypatch, capfd, how, options, code, says):
 def test_an_interrupted_run_is_kept_as_failed(ending, monkeypatch, sign):
     monkeypatch.setenv("HOW", "slow")
     code = f"""import sys, pathlib, signal
-from icdpo_nb.reports import cli, report
-report.NOTEBOOKS = pathlib.Path({str(report.NOTEBOOKS)!r})
+from icdpo_nb.reports import cli, job, report
+job.NOTEBOOKS = pathlib.Path({str(job.NOTEBOOKS)!r})
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in a shell's background inherits that it is ignored
 sys.exit(cli.main(["report", "06_ending", "-o", {str(ending)!r}]))"""
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as command:
@@ -302,8 +302,8 @@ def test_what_a_killed_run_left_is_cleared(ending, monkeypatch):
     """By the next run; a folder of a run that still goes on stays, and so does one that is none of ours."""
     monkeypatch.setenv("HOW", "slow")
     code = f"""import pathlib
-from icdpo_nb.reports import report
-report.NOTEBOOKS = pathlib.Path({str(report.NOTEBOOKS)!r})
+from icdpo_nb.reports import job, report
+job.NOTEBOOKS = pathlib.Path({str(job.NOTEBOOKS)!r})
 report.run_notebook("06_ending", {{}}, {str(ending)!r})"""
     with subprocess.Popen([sys.executable, "-c", code]) as command:
         while not (begun := [p for p in ending.glob(".*/*/pid.json") if p.read_text()]):
@@ -407,7 +407,7 @@ def test_list_shows_parameters(small, capsys):
 
 
 def test_presets(small, monkeypatch, capsys):
-    presets = report.NOTEBOOKS / "presets"
+    presets = job.NOTEBOOKS / "presets"
     presets.mkdir()
     (presets / "loud.yaml").write_text("n: 5\nname: preset\n")
     assert main(["report", "05_small", "--preset", "loud", "-p", "n", "6", "-o", str(small)]) == 0
@@ -470,11 +470,15 @@ def test_side_by_side_ends_what_runs_when_it_is_interrupted(tmp_path, monkeypatc
 
 def test_each_of_several_reports_is_asked_for_with_the_same_options(ending, monkeypatch, capfd):
     asked = []
-    monkeypatch.setattr("icdpo_nb.reports.cli.side_by_side", lambda commands, jobs, *rest: asked.extend([jobs, *commands]) or 0)
-    given = ["-o", str(ending), "--timeout", "9", "--resume"]
+
+    def noted(commands, jobs, *rest):
+        asked.extend([jobs, *(job.load_job(command[-1]) for command in commands)])
+        return 0
+
+    monkeypatch.setattr("icdpo_nb.reports.cli.side_by_side", noted)
+    given = ["-o", str(ending), "--timeout", "9", "--resume", "-p", "n", "4"]
     assert main(["report", "06_ending", "06_ending", "-j", "2", *given]) == 0
-    assert asked[0] == 2
-    assert [c[3:] for c in asked[1:]] == [["report", "06_ending", "--out", str(ending), "--timeout", "9.0", "--resume"]] * 2
+    assert asked == [2] + 2 * [job.read_job("06_ending", {"n": 4}, out=ending, timeout=9.0, resume=True)]
     assert (ending / "index.html").exists()
     assert main(["report", "06_ending", "-j", "0"]) == 2
     assert "invalid" in capfd.readouterr().err

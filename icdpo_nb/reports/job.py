@@ -1,0 +1,132 @@
+"""A run before it begins: which notebook, with which parameters, and where its report goes. Made once, then passed on as it is.
+
+Whoever runs it, this process or another, needs nothing else: a job can be saved and loaded.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..common.errors import InputError
+from .origins import origins
+from .parameters import Parameter, check_parameters, declared_parameters, read_preset
+from .run import reports_folder
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a notebook. `read_job` makes it from a name and parameters, and checks both."""
+
+    notebook: str
+    node: object  # as nbformat reads it
+    given: dict[str, object]  # the parameters that were given
+    defaults: dict[str, object]  # of all parameters
+    out: Path  # the folder of reports
+    timeout: float | None = None  # seconds that the notebook may take
+    resume: bool = False  # leave the report as it is if it would come out the same
+
+    @property
+    def values(self) -> dict[str, object]:
+        """The value of every parameter."""
+        return self.defaults | self.given
+
+    @property
+    def run_id(self) -> str:
+        """`01_method` for the defaults, `01_method-3f2a9c` for other parameters; the same parameters give the same id."""
+        changed = {k: v for k, v in self.given.items() if self.defaults[k] != v}
+        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]
+        return f"{self.notebook}-{digest}" if changed else self.notebook
+
+    @property
+    def folder(self) -> Path:
+        """Where the report will lie."""
+        return self.out / self.run_id
+
+    @property
+    def title(self) -> str:
+        """The notebook's question."""
+        first = next((c.source for c in self.node.cells if c.cell_type == "markdown"), "")
+        return first.lstrip("# ").split("\n")[0]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The notebooks whose reports it reads, as its metadata say."""
+        return tuple(self.node.metadata.get("icdpo_nb", {}).get("reads", ()))
+
+    @cached_property
+    def origins(self) -> dict:
+        """What the report is made from, as digests."""
+        return origins(self.node, self.values, self.out)
+
+    def save(self, path: Path) -> None:
+        """Write the job as JSON."""
+        import nbformat
+
+        plain = {**vars(self), "out": str(self.out), "node": nbformat.writes(self.node)}
+        plain.pop("origins", None)
+        path.write_text(json.dumps(plain), encoding="utf-8")
+
+
+def load_job(path: Path | str) -> Job:
+    """A job that was saved."""
+    import nbformat
+
+    plain = json.loads(Path(path).read_text(encoding="utf-8"))
+    return Job(**{**plain, "out": Path(plain["out"]), "node": nbformat.reads(plain["node"], as_version=4)})
+
+
+def read_job(
+    name: str,
+    parameters: Mapping[str, object] | None = None,
+    preset: str | None = None,
+    out: Path | str | None = None,
+    timeout: float | None = None,
+    resume: bool = False,
+) -> Job:
+    """A job for the notebook `name` (with or without .ipynb), with the parameters of a preset and, after them, those given.
+
+    Texts are read as the declared types. `out`: the project's `reports` if none is given. Raises `InputError` for bad input.
+    """
+    node, declared = open_notebook(name)
+    read = read_preset(_preset_path(preset), declared, name) if preset else {}
+    given = read | check_parameters(parameters or {}, declared, name)
+    defaults = {p.name: p.default for p in declared.values()}
+    folder = Path(out) if out else reports_folder()
+    return Job(name.removesuffix(".ipynb"), node, given, defaults, folder, timeout, resume)
+
+
+def notebook_names() -> list[str]:
+    """The names of all notebooks, in reading order."""
+    return sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+def open_notebook(name: str) -> tuple[object, dict[str, Parameter]]:
+    """The notebook `name` (with or without .ipynb) and its declared parameters. Raises `InputError` if there is none."""
+    import nbformat
+
+    stem = name.removesuffix(".ipynb")
+    if stem not in notebook_names():
+        near = difflib.get_close_matches(stem, notebook_names(), 1, 0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(notebook_names())}"
+        raise InputError(f"there is no notebook {name!r}; {hint}")
+    path = NOTEBOOKS / f"{stem}.ipynb"
+    try:
+        node = nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise InputError(f"{path}: not a notebook ({str(error).splitlines()[0][:80]}); open and save it in Jupyter") from None
+    cells = [c for c in node.cells if "parameters" in c.metadata.get("tags", [])]
+    return node, declared_parameters(cells[0].source) if cells else {}
+
+
+def _preset_path(preset: str) -> Path:
+    """The file `notebooks/presets/<preset>.yaml`. Raises `InputError` if there is none."""
+    known = sorted(p.stem for p in (NOTEBOOKS / "presets").glob("*.yaml"))
+    if preset not in known:
+        raise InputError(f"there is no preset {preset!r}; there are {', '.join(known) or 'none'}")
+    return NOTEBOOKS / "presets" / f"{preset}.yaml"
