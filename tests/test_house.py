@@ -97,8 +97,13 @@ def test_every_room_is_packaged():
     assert project["tool"]["setuptools"]["packages"] == wanted
 
 
-def test_import_is_light():
-    code = "import sys, icdpo_nb; print([m for m in ('torch', 'transformers', 'pandas', 'matplotlib') if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [("icdpo_nb", ("torch", "transformers", "pandas", "matplotlib")), ("icdpo_nb.reports.cli", ("torch", "transformers", "scipy"))],
+)
+def test_import_is_light(module, heavy):
+    """The package costs nothing, and the command line begins at once: what a notebook needs is imported in its kernel."""
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

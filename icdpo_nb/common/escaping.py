@@ -7,6 +7,7 @@ import re
 import unicodedata
 
 LIMIT = 2_000  # characters of a text that a table or a sentence of a report shows; the run's own tables hold all of it
+TEXT = 5 * LIMIT  # characters of a text that stands by itself: contexts are long
 KEPT = "\n\t\u200c\u200d\u00ad"  # line breaks, and the joiners and soft hyphens that some scripts and emoji need
 SECRET = re.compile("key|token|secret|passw", re.IGNORECASE)  # names of environment variables that hold one
 SHORTEST_SECRET = 8  # characters; shorter values, as "false" in TOKENIZERS_PARALLELISM, would be found in ordinary text

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..algorithm import select
 from ..common.errors import InputError
 from ..common.escaping import label
 
@@ -53,6 +52,8 @@ def differences(a: dict, b: dict, part: str) -> pd.DataFrame:
 
 def flips(a: Path | str, b: Path | str, score: str = "S") -> pd.DataFrame:
     """Prompts of candidates tables of the same name for which `score` chose another text: columns table, prompt_id, A, B."""
+    from ..algorithm import select  # torch comes with it, and the command line is to begin at once
+
     rows = []
     for path in sorted(Path(a).glob("candidates*.jsonl")):
         other = Path(b) / path.name

@@ -19,9 +19,8 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from ..common.errors import InputError
-from ..common.escaping import escaped
+from ..common.escaping import TEXT, escaped
 from .parameters import check_value
-from .tables import TEXT
 
 RUN_DIR = "ICDPO_RUN_DIR"  # set by the runner: where a batch run leaves its results
 PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "rank-bm25", "numpy", "scipy", "pandas")

@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
 
-from ..common.escaping import LIMIT, escaped
+from ..common.escaping import TEXT, escaped
 from ..statistics.beside import beside_published
 from ..statistics.estimates import GROUPS, as_text
 from ..statistics.published import MODELS
 from ..statistics.verdicts import HIGHER, LOWER, NOT, OPEN, SIGNS, VERDICTS, needed_text, rounded_up
 
-TEXT = 5 * LIMIT  # characters of a text that stands by itself: contexts are long
 HEADINGS = {"source": "demonstrations", "better": "method", "worse": "minus"}  # of the columns of a tidy table
 
 

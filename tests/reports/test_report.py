@@ -156,7 +156,7 @@ def test_resume_compares_parameters_code_and_data(small, tmp_path, monkeypatch):
     data.write_text("{}")
     monkeypatch.setattr(origins, "PACKAGE", code)
     given = {"name": str(data)}
-    folder = report.run_notebook("05_small", given, small)
+    report.run_notebook("05_small", given, small)
     notebook = job.NOTEBOOKS / "05_small.ipynb"
 
     def remade() -> bool:
