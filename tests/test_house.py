@@ -99,7 +99,10 @@ def test_every_room_is_packaged():
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
-    [("icdpo_nb", ("torch", "transformers", "pandas", "matplotlib")), ("icdpo_nb.reports.cli", ("torch", "transformers", "scipy"))],
+    [
+        ("icdpo_nb", ("torch", "transformers", "pandas", "matplotlib")),
+        ("icdpo_nb.reports.cli", ("torch", "transformers", "scipy")),
+    ],
 )
 def test_import_is_light(module, heavy):
     """The package costs nothing, and the command line begins at once: what a notebook needs is imported in its kernel."""

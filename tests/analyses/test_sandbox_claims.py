@@ -12,6 +12,7 @@ from icdpo_nb.data.preferences import load_preferences
 from icdpo_nb.judging.rewards import correct_order, load_reward
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
+from icdpo_nb.reports.figures_of_training import plot_transfer
 from icdpo_nb.sandbox import world
 from icdpo_nb.sandbox.phrases import STYLES
 from icdpo_nb.sandbox.reward import RULES, find_topic, true_reward
@@ -134,7 +135,7 @@ def test_transfer_and_its_exhibits():
         assert read.loc[style, "shown"] == pytest.approx(best["shown"] - worst["shown"])
     points = diagnosis.points_by_attribute(rows, ["raw", "teacher-b"])
     assert np.allclose(points.sum(), rows.groupby("situation")["reward"].mean()[["raw", "teacher-b"]])
-    lines = {line.get_label() for line in diagnosis.plot_transfer(means.reset_index(), validation.SOURCES).lines}
+    lines = {line.get_label() for line in plot_transfer(means.reset_index(), validation.SOURCES).lines}
     assert {*(f"made, {style}" for style in STYLES), *validation.SOURCES} <= lines
     nll = diagnosis.nll_by_level(lm, ["helpful"], 3)
     assert nll["style"].tolist() == list(STYLES)

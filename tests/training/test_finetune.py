@@ -14,7 +14,7 @@ from icdpo_nb.common.errors import InputError
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.templates import base_context
-from icdpo_nb.training import finetune
+from icdpo_nb.training import finetune, trainers
 from icdpo_nb.training.finetune import adapter_at, fine_tune, loss_curves, training_cost, training_record
 from icdpo_nb.training.recipes import METHODS, Recipe, paper_recipe, recipe_settings
 
@@ -298,7 +298,7 @@ def test_an_interrupted_training_goes_on(tuned_base, cache, tmp_path, monkeypatc
     recipe = Recipe("DPO", **SMALL_RECIPE | {"batch": 1})
     with monkeypatch.context() as patch:
         patch.setattr(finetune, "stop_when_not_finite", lambda *given: Interrupt())
-        patch.setattr(finetune, "CHECKPOINTS", 6)
+        patch.setattr(trainers, "CHECKPOINTS", 6)
         with pytest.raises(KeyboardInterrupt):
             fine_tune(load_lm(tuned_base), FEW_PAIRS, recipe)
     (partial,) = (cache / "adapters").glob("*.partial")
