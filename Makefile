@@ -14,7 +14,7 @@ report: $(INSTALLED) ## run the notebooks and render reports/index.html
 	$(BIN)/icdpo-nb report --jobs 2 01_method 00_start_here 02_retrieval_ablation 04_consistency_mrr 05_win_rate 03_demo_source_nll
 	@echo "open reports/index.html"
 
-report-all: report ## the same, and the fine-tuning (nine minutes more)
+report-all: report ## the same, and the fine-tuning (half an hour more)
 	$(BIN)/icdpo-nb report 06_fine_tuning 08_relative_preference
 
 test: $(INSTALLED) ## run the test suite, a process for each core

@@ -63,8 +63,8 @@ def plot_settings(rows: pd.DataFrame, wins: pd.DataFrame) -> list[plt.Axes]:
             ax.plot(line["number"], line["paper"].map(np.mean), color=color, ls=":", lw=1.6)
         ax.set_title(title, fontsize=10.5)
         ax.set(xlabel=table["varied"].iloc[0], ylabel="win rate, %")
-    handles = {h.get_label(): h for _, ax in panels for h in ax.get_legend_handles_labels()[0]}
-    panels[0][1].figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    handles = {h.get_label(): h for _, ax in grid for h in ax.get_legend_handles_labels()[0]}
+    grid[0][1].figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return [ax for _, ax in grid]
 
 
