@@ -52,6 +52,12 @@ def test_the_rooms_are_all_there_is():
         assert sorted(modules_of(room)) == sorted(p.stem for p in (PACKAGE / room).glob("*.py") if p.stem != "__init__"), room
 
 
+def test_tests_stand_in_the_rooms_of_what_they_test():
+    folders = {p.name for p in (ROOT / "tests").iterdir() if p.is_dir() and any(p.glob("test_*.py"))}
+    rooms = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert folders == rooms
+
+
 @pytest.mark.parametrize("path", MODULES, ids=NAMES.values())
 def test_imports_only_from_above(path):
     here = NAMES[path].split(".")
