@@ -38,6 +38,9 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(f"{error.how}: {error}", error.code)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
+    except BrokenPipeError:  # whoever reads has read enough, as in `icdpo-nb list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -406,6 +406,14 @@ def test_list_shows_parameters(small, capsys):
     assert "  rate: float = 0.5  a share" in capsys.readouterr().out
 
 
+def test_a_reader_may_stop_reading():
+    command = [sys.executable, "-m", "icdpo_nb.reports.cli", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as listing:
+        listing.stdout.close()
+        assert listing.stderr.read() == ""
+        assert listing.wait(60) == 0
+
+
 def test_presets(small, monkeypatch, capsys):
     presets = job.NOTEBOOKS / "presets"
     presets.mkdir()
