@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Protocol as Interface
+from uuid import uuid4
 
 import numpy as np
 
@@ -58,8 +59,7 @@ class BM25Retriever:
     def __init__(self, support: Sequence[Preference], window: int = 30, tokenize: Tokenize = words):
         self.support, self.window, self.tokenize = tuple(support), window, tokenize
         _check_k(self.support, 1)
-        owner = getattr(tokenize, "__self__", None)  # the language model of `lm.tokenize`
-        self.identity = {"retriever": "BM25", "window": window, "tokens": getattr(owner, "fingerprint", tokenize.__qualname__)}
+        self.identity = {"retriever": "BM25", "window": window, "tokens": _identity(tokenize)}
 
     @cached_property
     def index(self) -> tuple:
@@ -192,6 +192,15 @@ def encoder_sentence(embed: Embedder, prompts: Sequence[Preference], data: Mappi
     embed.told = True
     texts = [p.prompt for p in (*prompts, *(p for d in data.values() for p in d.support))]
     return " ".join(filter(None, (f"Sentence encoder: {embed.name}.", embed.cut_note(texts))))
+
+
+def _identity(tokenize: Tokenize) -> str:
+    """A text that no other tokenisation has: of a language model its fingerprint, of a function its name."""
+    owner = getattr(tokenize, "__self__", None)  # the language model of `lm.tokenize`
+    name = getattr(tokenize, "__qualname__", "<unnamed>")
+    if hasattr(owner, "fingerprint"):
+        return owner.fingerprint
+    return f"{name} {uuid4()}" if "<" in name else name  # two lambdas have one name, so what they find is kept for neither
 
 
 def _gist(p: Preference) -> str:

@@ -26,13 +26,23 @@ def make_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, folder: Pat
         return _own_trainer(model, tokenizer, rows, recipe, config, lora)
     if recipe.method == "SFT":
         taught = [{"prompt": r["prompt"], "completion": r["chosen"]} for r in rows]
-        args = trl.SFTConfig(**config, completion_only_loss=True)
+        args = on_one_device(trl.SFTConfig(**config, completion_only_loss=True))
         return trl.SFTTrainer(model, args=args, train_dataset=Dataset.from_list(taught), **given)
     if recipe.method == "KTO":
-        args = trl.KTOConfig(**config, beta=recipe.beta)
+        args = on_one_device(trl.KTOConfig(**config, beta=recipe.beta))
         return trl.KTOTrainer(model, args=args, train_dataset=Dataset.from_list(mismatched(rows, recipe.batch)), **given)
-    args = trl.DPOConfig(**config, beta=recipe.beta, loss_type=[{"DPO": "sigmoid", "IPO": "ipo"}[recipe.method]])
+    loss = [{"DPO": "sigmoid", "IPO": "ipo"}[recipe.method]]
+    args = on_one_device(trl.DPOConfig(**config, beta=recipe.beta, loss_type=loss))
     return trl.DPOTrainer(model, args=args, train_dataset=Dataset.from_list(rows), **given)
+
+
+def on_one_device(args):
+    """Training arguments whose batch is the recipe's, however many GPUs can be seen.
+
+    transformers would hold a batch for each of them, and split it: other steps and other contrast matrices under one name.
+    """
+    args._n_gpu = min(args.n_gpu, 1)
+    return args
 
 
 def _arguments(model, recipe: Recipe, steps: int, folder: Path, quiet: bool) -> dict:
@@ -77,7 +87,7 @@ def _own_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, config: dic
     items = rpo_items(rows, tokenizer, config.pop("max_length"), recipe.method != "RPO-Unpaired", recipe.seed)
     names = ("beta", "tau", "weighting", "alpha", "matrix")
     how = {name: value for name, value in recipe.used.items() if name in names}
-    args = TrainingArguments(**config, remove_unused_columns=False)
+    args = on_one_device(TrainingArguments(**config, remove_unused_columns=False))
     trainer = IPOTrainer if recipe.method == "IPO" else RPOTrainer
     return trainer(get_peft_model(model, lora), args=args, train_dataset=items, **how)
 

@@ -70,6 +70,12 @@ def test_bm25_without_a_common_word_keeps_the_order(pairs):
     assert [d.prompt_id for d in BM25Retriever(pairs).retrieve(["Human: zzz"[7:]], 3)[0]] == [p.prompt_id for p in pairs[:3]]
 
 
+def test_what_two_lambdas_find_is_not_taken_for_each_other(pairs):
+    first, other = (BM25Retriever(pairs, tokenize=lambda text, by=by: text.split(by)).identity for by in " e")
+    assert first != other
+    assert BM25Retriever(pairs).identity == BM25Retriever(pairs).identity
+
+
 def test_random_is_seeded_per_prompt(pairs):
     prompts = [p.prompt for p in pairs]
     a, b = RandomRetriever(pairs, 0), RandomRetriever(pairs, 1)

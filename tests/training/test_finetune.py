@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import FEW_PAIRS, SMALL_RECIPE, Lengths, save_tiny_lm, training_in
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.models.lm import load_lm
@@ -141,6 +141,14 @@ def test_ipo_by_equation_5_and_as_trl_has_it(tuned_base, tuned, tmp_path):
     np.testing.assert_allclose(
         [e["loss"] for e in theirs.state.log_history if "loss" in e], training_record(folder)["losses"], rtol=1e-3
     )
+
+
+def test_several_gpus_change_no_batch(tmp_path):
+    """transformers multiplies the batch by their number; here two are pretended."""
+    args = TrainingArguments(str(tmp_path), per_device_train_batch_size=8, use_cpu=True, report_to=[])
+    args._n_gpu = 2
+    assert args.train_batch_size == 16
+    assert trainers.on_one_device(args).train_batch_size == 8
 
 
 def test_the_papers_recipe(tuned_base, tmp_path):
