@@ -11,9 +11,10 @@ from ..baselines import BLOCK_TOKENS, WITHOUT_DEMONSTRATIONS, guidance, one_at_r
 from ..common.errors import InputError
 from ..data.preferences import Preference, PreferenceSet, domains_of
 from ..judging.rewards import Reward
+from ..models.encoder import Embedder
 from ..models.lm import CausalLM
 from ..protocol import Protocol
-from ..retrieval.retrievers import Embedder, by_domain
+from ..retrieval.retrievers import by_domain
 from ..scoring import is_empty
 from ..statistics.estimates import method_means, per_prompt
 from ..statistics.intervals import mean_ci

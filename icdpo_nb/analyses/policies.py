@@ -13,9 +13,9 @@ from ..common.errors import InputError
 from ..data.preferences import Preference
 from ..judging.rewards import Reward
 from ..models.checkpoints import split_adapters
+from ..models.encoder import Embedder
 from ..models.lm import CausalLM, load_lm
 from ..protocol import RECOMMENDED, Protocol
-from ..retrieval.retrievers import Embedder
 from ..statistics.estimates import method_gains, method_means, per_prompt, totals_of
 from ..statistics.intervals import Estimate
 from ..store.kept import stored

@@ -16,9 +16,9 @@ from ..common.errors import InputError
 from ..data.preferences import Preference
 from ..judging.judges import RewardJudge, judge_pairs
 from ..judging.rewards import Reward
+from ..models.encoder import MINILM, Embedder
 from ..models.lm import CausalLM, load_lm
 from ..protocol import RECOMMENDED, Protocol
-from ..retrieval.retrievers import MINILM, Embedder
 from ..statistics.estimates import as_text
 from ..statistics.published import published_rpo
 from ..statistics.verdicts import VERDICTS, Reported

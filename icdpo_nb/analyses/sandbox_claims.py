@@ -13,9 +13,9 @@ from ..algorithm import select
 from ..common.errors import InputError
 from ..data.preferences import Preference, PreferenceSet, in_domains
 from ..judging.rewards import Reward
+from ..models.encoder import Embedder
 from ..models.lm import CausalLM
 from ..protocol import RECOMMENDED, Protocol
-from ..retrieval.retrievers import Embedder
 from ..sandbox.reward import RULES
 from ..statistics.intervals import mean_ci
 from ..statistics.verdicts import OPEN, Reported, n_to_decide, verdict

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from ..data.preferences import Preference
+from ..models.encoder import Embedder
 from ..models.lm import CausalLM, load_lm
 from ..protocol import RECOMMENDED, Protocol
-from ..retrieval.retrievers import Embedder
 from ..statistics.verdicts import INERT
 from ..store.kept import stored
 from ..templates import base_context

@@ -1,4 +1,4 @@
-"""Where prepared files lie, and digests of values."""
+"""Where prepared files lie, how a file is written, and digests of values."""
 
 import hashlib
 import json
@@ -19,3 +19,10 @@ def digest(value: object) -> str:
 def checksum(text: str) -> str:
     """sha256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair has no UTF-8
+    os.replace(partial, path)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..common.errors import InputError
+from ..common.files import checksum
 from .rows import broken, label, named_split, response, sides
 from .sources import Rows, read_source
 
@@ -126,7 +127,7 @@ def load_sources(names: Sequence[str], source: str | Path, **options) -> dict[st
 
 
 def _digest(parts: dict[str, Sequence[Preference]]) -> str:
-    return hashlib.sha256(json.dumps({s: [vars(p) for p in ps] for s, ps in parts.items()}).encode()).hexdigest()
+    return checksum(json.dumps({s: [vars(p) for p in ps] for s, ps in parts.items()}))
 
 
 def first(prompts: Sequence[Preference], n: int) -> list[Preference]:
@@ -190,7 +191,7 @@ def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
         if reason := _unusable(prompt, {"chosen": chosen, "rejected": rejected, column: demonstration}):
             dropped[reason] += 1
             continue
-        content = hashlib.sha256(f"{split}\0{prompt}\0{chosen}\0{rejected}".encode()).hexdigest()[:12]
+        content = checksum(f"{split}\0{prompt}\0{chosen}\0{rejected}")[:12]
         prompt_id = prompt_id or content
         if seen.get(prompt_id) == content:
             dropped["duplicate rows"] += 1

@@ -20,9 +20,10 @@ from ..common.files import digest
 from ..data.preferences import Preference, load_preferences
 from ..engine.packing import right_pad, token_batches
 from ..models.checkpoints import fingerprint, load_checkpoint
+from ..models.encoder import Embedder
 from ..models.lm import CausalLM
 from ..protocol import RECOMMENDED, Protocol
-from ..retrieval.retrievers import Embedder, SBERTRetriever
+from ..retrieval.retrievers import SBERTRetriever
 from ..scoring import is_empty
 from ..templates import base_context
 

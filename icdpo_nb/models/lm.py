@@ -8,11 +8,11 @@ unmodified policy, in nats, float32. Nothing is inherited from a model's generat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hashlib import sha256
 
 import numpy as np
 
 from ..common.errors import InputError
+from ..common.files import checksum
 from ..engine.decoding import Sampled
 from ..engine.engine import NO_BAR, Engine
 from ..protocol import RECOMMENDED, Protocol, seed_of
@@ -63,7 +63,7 @@ class CausalLM:
         """What tells this model from any other: a digest of its files, or hub id and commit."""
         found = fingerprint(self.engine.model.name_or_path, self.revision)
         for folder in self.adapters:
-            found = sha256(f"{found}+{fingerprint(folder, '')}".encode()).hexdigest()
+            found = checksum(f"{found}+{fingerprint(folder, '')}")
         return found
 
     # ------------------------------------------------------------ text and tokens

@@ -1,10 +1,10 @@
 """A report as one offline HTML file, and the gallery of all reports."""
 
 import json
-import os
 from pathlib import Path
 
 from ..common.escaping import escaped, visible
+from ..common.files import write_whole
 
 HERE = Path(__file__).parent
 TAGS = ["p", "div", "span", "br", "pre", "details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td"]
@@ -37,7 +37,7 @@ def write_gallery(out: Path | str) -> Path:
     runs.sort(key=lambda r: r["finished"], reverse=True)
     environment = Environment(loader=FileSystemLoader(HERE / "template"), autoescape=True)
     environment.filters["shown"] = lambda value: Markup(escaped(str(value)))
-    write_text(out / "index.html", environment.get_template("gallery.html.j2").render(runs=runs, css=_css()))
+    write_whole(out / "index.html", environment.get_template("gallery.html.j2").render(runs=runs, css=_css()))
     return out / "index.html"
 
 
@@ -57,10 +57,3 @@ def read_record(path: Path) -> dict:
 def is_done(record: dict) -> bool:
     """Whether this is the record of a finished run; one that cannot be read is none."""
     return record.get("status") == "done" and {"run", "finished", "headline"} <= record.keys()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate pair has no UTF-8
-    os.replace(partial, path)

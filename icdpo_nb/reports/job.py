@@ -4,15 +4,15 @@ Whoever runs it, this process or another, needs nothing else: a job can be saved
 """
 
 import difflib
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
 from ..common.errors import InputError
-from .origins import origins
+from ..common.files import checksum
+from .origins import origins, reads
 from .parameters import Parameter, check_parameters, declared_parameters, read_preset
 from .run import reports_folder
 
@@ -40,8 +40,7 @@ class Job:
     def run_id(self) -> str:
         """`01_method` for the defaults, `01_method-3f2a9c` for other parameters; the same parameters give the same id."""
         changed = {k: v for k, v in self.given.items() if self.defaults[k] != v}
-        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]
-        return f"{self.notebook}-{digest}" if changed else self.notebook
+        return f"{self.notebook}-{checksum(json.dumps(changed, sort_keys=True))[:6]}" if changed else self.notebook
 
     @property
     def folder(self) -> Path:
@@ -57,7 +56,7 @@ class Job:
     @property
     def reads(self) -> tuple[str, ...]:
         """The notebooks whose reports it reads, as its metadata say."""
-        return tuple(self.node.metadata.get("icdpo_nb", {}).get("reads", ()))
+        return reads(self.node)
 
     @cached_property
     def origins(self) -> dict:
@@ -68,8 +67,8 @@ class Job:
         """Write the job as JSON."""
         import nbformat
 
-        plain = {**vars(self), "out": str(self.out), "node": nbformat.writes(self.node)}
-        plain.pop("origins", None)
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain |= {"out": str(self.out), "node": nbformat.writes(self.node)}
         path.write_text(json.dumps(plain), encoding="utf-8")
 
 

@@ -24,8 +24,13 @@ def origins(node, values: Mapping[str, object], reports: Path) -> dict:
     whether a model or data set has changed there.
     """
     named = {text: found for text in _texts(values) if (found := _digest_of(text))}
-    read = {f"report {name}": _tables(reports / name) for name in node.metadata.get("icdpo_nb", {}).get("reads", ())}
+    read = {f"report {name}": _tables(reports / name) for name in reads(node)}
     return {"code": _code(node), "versions": versions(), "files": named | read}
+
+
+def reads(node) -> tuple[str, ...]:
+    """The notebooks whose reports a notebook reads, as its metadata say."""
+    return tuple(node.metadata.get("icdpo_nb", {}).get("reads", ()))
 
 
 def _code(node) -> str:

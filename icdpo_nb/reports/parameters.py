@@ -71,16 +71,16 @@ def declared_parameters(source: str) -> dict[str, Parameter]:
             raise InputError(form + repr(line))
         default = check_value(node.target.id, value, KINDS[kind])
         note = line.partition("  # ")[2].strip()
-        found[node.target.id] = _as_everywhere(Parameter(node.target.id, KINDS[kind], default, note))
+        found[node.target.id] = Parameter(node.target.id, KINDS[kind], default, note)
+        _check_common(found[node.target.id])
     return found
 
 
-def _as_everywhere(own: Parameter) -> Parameter:
-    """The parameter, if it has the type that its name has in every notebook (`COMMON`). Raises `InputError`."""
+def _check_common(own: Parameter) -> None:
+    """Raises `InputError` for a parameter of another type than its name has in every notebook (`COMMON`)."""
     kind, meaning = COMMON.get(own.name, (own.kind, ""))
     if own.kind is not kind:
         raise InputError(f"parameters cell: {own.name} is {kind.__name__} in every notebook ({meaning})")
-    return own
 
 
 def check_parameters(given: Mapping[str, object], declared: Mapping[str, Parameter], where: str) -> dict[str, object]:

@@ -6,7 +6,6 @@ cell by cell.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..common.escaping import label
+from ..common.files import write_whole
 
 FILE = "ICDPO_PROGRESS"  # set for a process that runs one of several notebooks: where it leaves its state
 REFRESHED = 4  # times a second that a terminal's lines are drawn
@@ -100,10 +100,8 @@ def to_file(path: Path | str) -> Listener:
     """A listener that keeps the last state in a file, which is at no moment half."""
 
     def keep(state: dict) -> None:
-        partial = Path(f"{path}.{os.getpid()}")
         with suppress(OSError):  # a full disk is no reason to stop a run
-            partial.write_text(json.dumps(state), encoding="utf-8")
-            os.replace(partial, path)
+            write_whole(Path(path), json.dumps(state))
 
     return keep
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from ..common.errors import InputError
 from ..common.escaping import scrubbed
+from ..common.files import write_whole
 from ..store.store import alive, owner
-from .html import is_done, read_record, to_html, write_gallery, write_text
+from .html import is_done, read_record, to_html, write_gallery
 from .job import Job, read_job
 from .progress import Listener, Progress
 from .run import RUN_DIR, git_revision, provenance, versions, writing
@@ -72,7 +73,7 @@ def _hidden(out: Path, run_id: str) -> Iterator[Path]:
             if not alive(mark.read_text(encoding="utf-8")):
                 shutil.rmtree(mark.parent, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=f".{run_id}-") as hidden:
-        write_text(Path(hidden) / OWNER, owner())
+        write_whole(Path(hidden) / OWNER, owner())
         yield Path(hidden)
 
 
@@ -86,7 +87,7 @@ def _run(job: Job, record: dict, folder: Path, listener: Listener | None) -> Non
         record["cells"] = progress.seconds
         _complete(record, folder, began, "done")
         footer = f"{folder.name} · finished {record['finished']} after {record['seconds']:.0f} s · {record['provenance']}"
-        write_text(folder / "report.html", to_html(folder / "notebook.ipynb", record["title"], footer))
+        write_whole(folder / "report.html", to_html(folder / "notebook.ipynb", record["title"], footer))
         _place(folder, done)
         shutil.rmtree(failed, ignore_errors=True)  # of an earlier attempt
     except (Exception, KeyboardInterrupt) as error:
@@ -112,7 +113,7 @@ def _complete(record: dict, folder: Path, began: float, status: str) -> None:
     )
     record["tokens"] = sum(row.get("tokens", 0) for row in record["work"])
     record["added tokens"] = sum(row.get("added tokens", 0) for row in record["work"])
-    write_text(folder / "run.json", scrubbed(json.dumps(record, indent=1, ensure_ascii=False)) + "\n")
+    write_whole(folder / "run.json", scrubbed(json.dumps(record, indent=1, ensure_ascii=False)) + "\n")
 
 
 def _scrub(folder: Path) -> None:
@@ -121,7 +122,7 @@ def _scrub(folder: Path) -> None:
         if path.is_file() and path.suffix in (".json", ".jsonl", ".ipynb"):
             text = path.read_text(encoding="utf-8")
             if (clean := scrubbed(text)) != text:
-                write_text(path, clean)
+                write_whole(path, clean)
 
 
 def _reason(error: BaseException, folder: Path) -> str:

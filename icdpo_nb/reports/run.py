@@ -1,6 +1,5 @@
 """The run of a notebook: `run = nb.start(globals())` at its top, `run.save(...)` for tables, `run.finish(...)` at its end."""
 
-import hashlib
 import json
 import os
 import random
@@ -20,6 +19,7 @@ from IPython.display import HTML, display
 
 from ..common.errors import InputError
 from ..common.escaping import TEXT, escaped
+from ..common.files import checksum
 from .parameters import check_value
 
 RUN_DIR = "ICDPO_RUN_DIR"  # set by the runner: where a batch run leaves its results
@@ -104,7 +104,7 @@ def _file_name(name: str) -> str:
     plain = re.sub(r"[^\w.+-]", "-", name)
     if plain == name and len(name) <= 100:
         return name
-    return f"{plain[:30]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}-{plain[-50:]}"
+    return f"{plain[:30]}-{checksum(name)[:8]}-{plain[-50:]}"
 
 
 def start(namespace: dict, seed: int | None = None) -> Run:

@@ -47,6 +47,10 @@ class Setup:
     @cached_property
     def embed(self) -> Embedder:
         """The sentence encoder of the paper, or its offline stand-in."""
+        return self._encoder
+
+    @cached_property
+    def _encoder(self) -> Embedder:
         return stored(Embedder(), self.store)
 
     @cached_property
@@ -56,13 +60,18 @@ class Setup:
 
     def load_reward(self, name: str) -> Reward:
         """Another reward, a second judge say."""
-        return stored(load_reward(name, self.embed), self.store)
+        return stored(load_reward(name, self._encoder), self.store)  # not `embed`: the notebook has not asked for it
 
     @cached_property
     def data(self) -> dict[str, PreferenceSet]:
         """A preference set for each source of `demonstrations`, as `leaks` leaves it."""
+        return self._settled[0]
+
+    @cached_property
+    def _settled(self) -> tuple[dict[str, PreferenceSet], str]:
+        """The preference sets as `leaks` leaves them, and what that means in a sentence; as loaded without that parameter."""
         leaks = self.given.get("leaks")
-        return settle_leaks(self.loaded, self.prompts, leaks)[0] if leaks else self.loaded
+        return settle_leaks(self.loaded, self.prompts, leaks) if leaks else (self.loaded, "")
 
     @cached_property
     def loaded(self) -> dict[str, PreferenceSet]:
@@ -88,24 +97,21 @@ class Setup:
 
     def show(self, *sentences: str, models: Mapping[str, CausalLM] | None = None, **others: object) -> None:
         """Show what the run rests on, and keep it for run.json. `models` and `others`: what the notebook loaded besides."""
-        if "reward" in self.given:
-            self.reward  # noqa: B018  (made now, so that the run's record names it)
-        made = vars(self)
+        made = vars(self)  # what the notebook has asked for so far
         models = {**made.get("models", {}), **{name: lm for name, lm in (models or {}).items() if lm is not None}}
         data = made.get("data", made.get("loaded", {}))
-        parts = {name: made[part] for name, part in (("encoder", "embed"), ("reward", "reward")) if part in made}
-        self.run.uses(models, data, **{**parts, **others})
+        parts = {"encoder": self.embed} if "embed" in made else {}
+        parts |= {"reward": self.reward} if "reward" in self.given else {}
+        self.run.uses(models, data, **parts | others)
         named = ", ".join(f"{name} ({lm.revision}, {lm.dtype} on {lm.device})" for name, lm in models.items())
-        notes = [f"{d.describe()}." for d in data.values()]
-        if "data" in made and self.given.get("leaks"):
-            notes.append(settle_leaks(self.loaded, self.prompts, self.given["leaks"])[1])
-        show_note(" ".join(notes))
+        leaked = self._settled[1] if "data" in made else ""
+        show_note(" ".join(filter(None, [*(f"{d.describe()}." for d in data.values()), leaked])))
         found = [f"{len(self.prompts)} test prompts."] if "prompts" in made else []
         found.append(f"Language model{'s' if len(models) > 1 else ''}: {named}.")
         if "embed" in made:
             found.append(encoder_sentence(self.embed, made.get("prompts", []), data))
         found.append(f"Protocol: {self.protocol.name}.")
-        if "reward" in made:
+        if "reward" in parts:
             found.append(self.reward.note)
         show_note(" ".join([*found, *sentences]))
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from ..common.errors import InputError
 from ..data.preferences import Preference, PreferenceSet
-from ..models.encoder import MINILM as MINILM  # the encoder belongs to retrieval for whoever imports from here
 from ..models.encoder import Embedder
 from ..protocol import RECOMMENDED, Protocol, seed_of
 

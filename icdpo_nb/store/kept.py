@@ -17,9 +17,10 @@ import torch
 from ..common.files import digest
 from ..data.preferences import Preference
 from ..engine.engine import NO_BAR, Engine
+from ..models.encoder import Embedder
 from ..models.lm import CausalLM, Response
 from ..protocol import Protocol
-from ..retrieval.retrievers import Embedder, Retriever
+from ..retrieval.retrievers import Retriever
 from .store import Store
 
 T = TypeVar("T")

@@ -24,9 +24,9 @@ from ..common.errors import InputError
 from ..common.files import cache_folder, digest
 from ..data.preferences import Preference
 from ..models.checkpoints import fingerprint, load_adapted
+from ..models.encoder import Embedder
 from ..models.lm import CausalLM
 from ..protocol import RECOMMENDED, Protocol
-from ..retrieval.retrievers import Embedder
 from ..templates import base_context
 from .recipes import Recipe
 from .trainers import SIDES, adapter_at, keep_steps, last_checkpoint, make_trainer, stop_when_not_finite

@@ -44,6 +44,7 @@ def test_parts_are_those_that_the_parameters_name(tmp_path, shown):
     assert list(kept["models"]) == [], "it asked for no model"
     assert list(kept["data"]) == ["teacher-a", "raw"]
     assert kept["others"]["reward"]["name"] == made.reward.name
+    assert list(kept["others"]) == ["reward"], "the encoder that a reward may need is none of the notebook's"
     assert shown[0].count("dropped:") == 2
     assert shown[1].startswith("3 test prompts.")
     assert shown[1].endswith("And so on.")

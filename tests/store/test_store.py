@@ -19,10 +19,11 @@ from icdpo_nb.analyses.comparison import work_done, work_sentence
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.common.files import digest
 from icdpo_nb.data.preferences import Preference
+from icdpo_nb.models.encoder import Embedder
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.reports.cli import main
-from icdpo_nb.retrieval.retrievers import Embedder, RandomRetriever
+from icdpo_nb.retrieval.retrievers import RandomRetriever
 from icdpo_nb.store.kept import SECONDS, TOKENS, StoredEmbedder, StoredLM, cost_when_computed, work_of
 from icdpo_nb.store.store import Store
 
