@@ -14,11 +14,11 @@ from tqdm.auto import tqdm
 
 from .common.errors import InputError
 from .data.preferences import Preference
-from .models.lm import CausalLM, Response
+from .models.interface import LanguageModel
+from .models.tokens import Response
 from .protocol import RECOMMENDED, Protocol
 from .retrieval.retrievers import Retriever
 from .scoring import SCORES, is_empty, score
-from .store.kept import StoredLM, StoredRetriever
 from .templates import base_context, contexts
 
 CONTEXTS = ("base", "icl", "icl_rejected")
@@ -41,7 +41,7 @@ class Selection:
 
 
 def icdpo(
-    prompt: str, retriever: Retriever, lm: CausalLM, name: str = "S", protocol: Protocol = RECOMMENDED, seed: int = 0
+    prompt: str, retriever: Retriever, lm: LanguageModel, name: str = "S", protocol: Protocol = RECOMMENDED, seed: int = 0
 ) -> Selection:
     """In-Context Direct Preference Optimization, Algorithm 1, for one prompt x.
 
@@ -59,7 +59,7 @@ def icdpo(
 def candidates_table(
     prompts: Sequence[Preference],
     retrievers: Mapping[str, Retriever] | None,
-    lm: CausalLM,
+    lm: LanguageModel,
     protocol: Protocol = RECOMMENDED,
     seed: int = 0,
     rescore: bool = False,
@@ -74,8 +74,6 @@ def candidates_table(
     finish ("stop", "eos", "length"), logp_base, logp_icl, logp_icl_rejected (nats), and S, S_hat, ICL.
     """
     if retrievers:
-        if isinstance(lm, StoredLM):
-            retrievers = {domain: StoredRetriever(r, lm.store) for domain, r in retrievers.items()}
         demos, origin = _retrieve(prompts, retrievers, protocol.n_demos), "icl"
         text = [contexts(ds, p.prompt, protocol) for ds, p in zip(demos, prompts, strict=True)]
     else:
@@ -91,7 +89,7 @@ def responses_table(
     demos: Sequence[Sequence[Preference]],
     text: Sequence[Mapping[str, str]],
     sampled: Sequence[Sequence[Response]],
-    lm: CausalLM,
+    lm: LanguageModel,
     protocol: Protocol = RECOMMENDED,
     rescore: bool = False,
 ) -> pd.DataFrame:
@@ -116,7 +114,7 @@ def responses_table(
 
 
 def _score_contexts(
-    lm: CausalLM, text: Sequence[Mapping[str, str]], sampled: Sequence[Sequence[Response]], rescore: bool
+    lm: LanguageModel, text: Sequence[Mapping[str, str]], sampled: Sequence[Sequence[Response]], rescore: bool
 ) -> dict[tuple[str, int], list[float]]:
     """Σ log π of each prompt's responses under each of its contexts, by (context, index of the prompt)."""
     cases = [(c, i) for i, t in enumerate(text) for c in t]

@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 from .algorithm import Selection, candidates_table, responses_table
 from .common.errors import InputError
 from .data.preferences import Preference
-from .engine.engine import NO_BAR
 from .judging.rewards import Reward
-from .models.lm import UNBEGUN, CausalLM, Response
+from .models.interface import NO_BAR, LanguageModel
+from .models.tokens import EMPTY, Response
 from .protocol import RECOMMENDED, Protocol, seed_of
 from .retrieval.retrievers import Retriever
 from .scoring import is_empty
@@ -30,24 +30,26 @@ WITHOUT_DEMONSTRATIONS = ("Base", "RM-Aug", "RM-BoN")
 # ---------------------------------------------------------------- for one prompt, as icdpo()
 
 
-def base(prompt: str, retriever: Retriever | None, lm: CausalLM, protocol: Protocol = RECOMMENDED, seed: int = 0) -> Selection:
+def base(
+    prompt: str, retriever: Retriever | None, lm: LanguageModel, protocol: Protocol = RECOMMENDED, seed: int = 0
+) -> Selection:
     """Base: one response sampled from the prompt alone. No demonstrations: `retriever` is not asked."""
     return _chosen(prompt, None, lm, protocol.but(n_candidates=1), seed)
 
 
-def icl(prompt: str, retriever: Retriever, lm: CausalLM, protocol: Protocol = RECOMMENDED, seed: int = 0) -> Selection:
+def icl(prompt: str, retriever: Retriever, lm: LanguageModel, protocol: Protocol = RECOMMENDED, seed: int = 0) -> Selection:
     """ICL (section 3.3): of n responses sampled with demonstrations, a random one."""
     rng = np.random.default_rng(seed_of(seed, "icl", prompt))
     return _chosen(prompt, retriever, lm, protocol, seed, lambda texts: rng.random(len(texts)))
 
 
-def icl_uni(prompt: str, retriever: Retriever, lm: CausalLM, protocol: Protocol = RECOMMENDED, seed: int = 0) -> Selection:
+def icl_uni(prompt: str, retriever: Retriever, lm: LanguageModel, protocol: Protocol = RECOMMENDED, seed: int = 0) -> Selection:
     """ICL_uni (section 3.3): one response sampled with demonstrations."""
     return _chosen(prompt, retriever, lm, protocol.but(n_candidates=1), seed)
 
 
 def greedy(
-    prompt: str, retriever: Retriever | None, lm: CausalLM, protocol: Protocol = RECOMMENDED, seed: int = 0
+    prompt: str, retriever: Retriever | None, lm: LanguageModel, protocol: Protocol = RECOMMENDED, seed: int = 0
 ) -> Selection:
     """Greedy search (footnote 2): the most probable token at each step; without a retriever, from the prompt alone."""
     return _chosen(prompt, retriever, lm, protocol.but(n_candidates=1, top_k=1), seed)
@@ -56,7 +58,7 @@ def greedy(
 def rm_bon(
     prompt: str,
     retriever: Retriever | None,
-    lm: CausalLM,
+    lm: LanguageModel,
     teacher: Reward,
     protocol: Protocol = RECOMMENDED,
     seed: int = 0,
@@ -68,7 +70,7 @@ def rm_bon(
 def rm_aug(
     prompt: str,
     retriever: Retriever | None,
-    lm: CausalLM,
+    lm: LanguageModel,
     teacher: Reward,
     protocol: Protocol = RECOMMENDED,
     seed: int = 0,
@@ -85,7 +87,7 @@ def rm_aug(
 
 
 def _chosen(
-    prompt: str, retriever: Retriever | None, lm: CausalLM, protocol: Protocol, seed: int, scorer: Callable | None = None
+    prompt: str, retriever: Retriever | None, lm: LanguageModel, protocol: Protocol, seed: int, scorer: Callable | None = None
 ) -> Selection:
     """n responses with demonstrations, or without a retriever from the prompt alone, and what `scorer(texts)` gives each."""
     demos = retriever.retrieve([prompt], protocol.n_demos)[0] if retriever else []
@@ -107,7 +109,7 @@ def guidance(teacher: Reward, prompts: Sequence[str], responses: Sequence[str]) 
 
 def blockwise(
     prompts: Sequence[str],
-    lm: CausalLM,
+    lm: LanguageModel,
     teacher: Reward,
     protocol: Protocol = RECOMMENDED,
     seed: int = 0,
@@ -129,7 +131,7 @@ def blockwise(
             raise InputError(f"RM-Aug: {name} is {value}, but must be at least 1")
     as_sampled = protocol.but(scored_tokens="sampled", eos_scored="if_sampled")  # which tokens are scored is settled at the end
     texts = [base_context(x, protocol) for x in prompts]
-    best, scores = [UNBEGUN] * len(prompts), np.full(len(prompts), -np.inf)
+    best, scores = [EMPTY] * len(prompts), np.full(len(prompts), -np.inf)
     going, n_tokens = [*range(len(prompts))], 0  # what goes on has n_tokens tokens, whatever the prompt
     while going:
         block = as_sampled.but(max_new_tokens=min(block_tokens, protocol.max_new_tokens - n_tokens))
@@ -148,7 +150,7 @@ def blockwise(
 
 def rm_aug_table(
     prompts: Sequence[Preference],
-    lm: CausalLM,
+    lm: LanguageModel,
     teacher: Reward,
     protocol: Protocol = RECOMMENDED,
     seed: int = 0,
@@ -165,7 +167,7 @@ def rm_aug_table(
 def greedy_table(
     prompts: Sequence[Preference],
     retrievers: Mapping[str, Retriever] | None,
-    lm: CausalLM,
+    lm: LanguageModel,
     protocol: Protocol = RECOMMENDED,
 ) -> pd.DataFrame:
     """Greedy search for many prompts: a candidates table with one row a prompt."""
@@ -177,7 +179,7 @@ def one_sample(candidates: pd.DataFrame) -> pd.DataFrame:
     return candidates[candidates["candidate_id"] == 0].reset_index(drop=True)
 
 
-def one_at_random(candidates: pd.DataFrame) -> pd.DataFrame:
-    """ICL: a random one of each prompt's candidates; its reward is their mean, which a random choice gives on average."""
+def expected_random_choice(candidates: pd.DataFrame) -> pd.DataFrame:
+    """ICL: a random one of each prompt's candidates. The first stands for it, with the mean reward, its expectation."""
     mean = candidates.groupby("prompt_id", sort=False)["reward"].mean()
     return one_sample(candidates).assign(reward=mean.to_numpy())

@@ -8,7 +8,7 @@ from parts import Fixed
 
 from icdpo_nb.algorithm import CONTEXTS, add_scores, candidates_table, icdpo, responses_table, select
 from icdpo_nb.common.errors import InputError
-from icdpo_nb.models.lm import Response
+from icdpo_nb.models.tokens import Response
 from icdpo_nb.protocol import PROTOCOLS, RECOMMENDED
 from icdpo_nb.retrieval.retrievers import by_domain
 from icdpo_nb.templates import base_context, contexts

@@ -14,22 +14,22 @@ from icdpo_nb.algorithm import candidates_table, select
 from icdpo_nb.baselines import (
     base,
     blockwise,
+    expected_random_choice,
     greedy,
     greedy_table,
     icl,
     icl_uni,
-    one_at_random,
     one_sample,
     rm_aug,
     rm_aug_table,
     rm_bon,
 )
 from icdpo_nb.common.errors import InputError
-from icdpo_nb.judging.rewards import TeacherReward, scored_by
+from icdpo_nb.judging.rewards import TeacherReward, with_rewards
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import PROTOCOLS, RECOMMENDED, seed_of
-from icdpo_nb.store.kept import StoredLM
 from icdpo_nb.store.store import Store
+from icdpo_nb.store.stored import StoredLM
 from icdpo_nb.templates import base_context, icl_context, stop_position
 
 SHORT = RECOMMENDED.but(max_new_tokens=12)
@@ -69,7 +69,7 @@ def test_rm_bon_by_hand(pairs, monkeypatch, tiny_lm):
     texts, expected = [["xyz", "aab", "bax"], ["", "xx", "yy"], ["", "", ""]], ["aab", "xx", ""]
     for said, chosen in zip(texts, expected, strict=True):
         given = [tiny_lm.encode_response(t) for t in said]
-        monkeypatch.setattr(tiny_lm, "_sample", lambda contexts, n, *rest, given=given: [given[:n] for _ in contexts])
+        monkeypatch.setattr(tiny_lm, "sample", lambda contexts, n, *rest, given=given: [given[:n] for _ in contexts])
         found = rm_bon(pairs[0].prompt, None, tiny_lm, teacher := Vowels())
         assert found.best.text == chosen
         assert teacher.asked == [(pairs[0].prompt, t) for t in said]
@@ -88,7 +88,7 @@ def test_an_empty_response_is_not_chosen_by_any_teacher(pairs, monkeypatch, tiny
     """Nor by one that gives it a high score; in RM-BoN, in RM-Aug and in their table."""
     given = [tiny_lm.encode_response(t, RECOMMENDED.but(eos_scored="always")) for t in ("long", "", "ab")]
     given = [replace(y, finish="eos") for y in given]
-    monkeypatch.setattr(tiny_lm, "_sample", lambda contexts, n, *rest: [given[:n] for _ in contexts])
+    monkeypatch.setattr(tiny_lm, "sample", lambda contexts, n, *rest: [given[:n] for _ in contexts])
     found = rm_bon(pairs[0].prompt, None, tiny_lm, Shortest())
     assert found.best.text == "ab"
     assert found.scores.tolist() == [-4, -np.inf, -2]
@@ -97,7 +97,7 @@ def test_an_empty_response_is_not_chosen_by_any_teacher(pairs, monkeypatch, tiny
 
 
 def test_rm_bon_table_equals_rm_bon(pairs, tiny_lm):
-    table = select(scored_by(candidates_table(pairs, None, tiny_lm, SHORT, seed=2), {"teacher": Vowels()}), "teacher")
+    table = select(with_rewards(candidates_table(pairs, None, tiny_lm, SHORT, seed=2), teacher=Vowels()), "teacher")
     for p, text, score in zip(pairs, table["response"], table["teacher"], strict=True):
         one = rm_bon(p.prompt, None, tiny_lm, Vowels(), SHORT, seed=2)
         assert (one.best.text, one.scores.max()) == (text, score)
@@ -111,7 +111,7 @@ def test_base_is_the_first_of_n(pairs, tiny_lm):
     assert [base(p.prompt, None, tiny_lm, SHORT, 4).best.text for p in pairs] == alone["response"].tolist()
 
 
-def test_icl_takes_one_at_random(pairs, tiny_lm):
+def test_icl_takes_expected_random_choice(pairs, tiny_lm):
     found = [icl(pairs[4].prompt, Fixed(pairs), tiny_lm, SHORT, seed=s) for s in range(10)]
     assert {int(np.argmax(f.scores)) for f in found} == {0, 1, 2}, "each of them, some time"
     again = icl(pairs[4].prompt, Fixed(pairs), tiny_lm, SHORT, seed=7)
@@ -119,7 +119,7 @@ def test_icl_takes_one_at_random(pairs, tiny_lm):
     assert icl_uni(pairs[4].prompt, Fixed(pairs), tiny_lm, SHORT, 7).best.text == found[7].responses[0].text
     assert found[0].demos == pairs[:2]
     table = candidates_table(pairs[4:5], {"harmless": Fixed(pairs)}, tiny_lm, SHORT).assign(reward=[1.0, 2.0, 6.0])
-    assert one_at_random(table)["reward"].tolist() == [3.0], "what a random choice gives on average"
+    assert expected_random_choice(table)["reward"].tolist() == [3.0], "what a random choice gives on average"
 
 
 @pytest.mark.parametrize("demos", [0, 2])
@@ -193,7 +193,7 @@ def test_rm_aug_equals_a_plain_one(pairs, model, judged, teacher, request):
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_one_block_is_rm_bon(pairs, eager_lm, name):
     protocol = PROTOCOLS[name].but(max_new_tokens=10, n_candidates=4)
-    table = select(scored_by(candidates_table(pairs, None, eager_lm, protocol, seed=3), {"teacher": Vowels()}), "teacher")
+    table = select(with_rewards(candidates_table(pairs, None, eager_lm, protocol, seed=3), teacher=Vowels()), "teacher")
     for m in (10, 99):
         one_block = rm_aug_table(pairs, eager_lm, Vowels(), protocol, seed=3, block_tokens=m)
         columns = ["prompt_id", "response", "n_tokens", "finish", "teacher"]

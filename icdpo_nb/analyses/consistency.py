@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..algorithm import CONTEXTS
 from ..data.preferences import Preference
-from ..models.lm import CausalLM
+from ..models.interface import LanguageModel
 from ..protocol import Protocol
 from ..retrieval.retrievers import Retriever
 from ..scoring import SCORES, is_empty, score
@@ -64,25 +64,25 @@ MEASURES = {
 }
 
 
-def consistency_mrr(tables: Mapping[tuple[str, str, str], pd.DataFrame], truth: str = "reward") -> pd.DataFrame:
+def consistency_mrr(candidates: pd.DataFrame, truth: str = "reward") -> pd.DataFrame:
     """Every measure for every scorer on every prompt: columns lm, source (the retriever), method (the scorer), domain,
     prompt_id, and one for each of `MEASURES`.
 
-    `tables`: scored candidates by (lm, source, retriever); `truth`: the column of the judge.
+    `candidates`: as from `sampling.sample_candidates`, of one source, with a column for each scorer. `truth`: the column of the
+    judge.
     """
     rows = []
-    for (lm, _, kind), table in tables.items():
-        for prompt_id, part in table.groupby("prompt_id", sort=False):
-            judge = part[truth].to_numpy(float)
-            for column, name in SCORERS.items():
-                x = part[column].to_numpy(float)
-                measured = (reciprocal_rank(x, judge), reciprocal_rank(judge, x), rank_agreement(x, judge))
-                rows.append((lm, kind, name, part["domain"].iloc[0], prompt_id, *measured))
+    for (lm, retriever, domain, prompt_id), part in candidates.groupby(["lm", "retriever", "domain", "prompt_id"], sort=False):
+        judge = part[truth].to_numpy(float)
+        for column, name in SCORERS.items():
+            x = part[column].to_numpy(float)
+            measured = (reciprocal_rank(x, judge), reciprocal_rank(judge, x), rank_agreement(x, judge))
+            rows.append((lm, retriever, name, domain, prompt_id, *measured))
     return pd.DataFrame(rows, columns=["lm", "source", "method", "domain", "prompt_id", *MEASURES])
 
 
 def pair_scores(
-    prompts: Sequence[Preference], retrievers: Mapping[str, Retriever], lm: CausalLM, protocol: Protocol
+    prompts: Sequence[Preference], retrievers: Mapping[str, Retriever], lm: LanguageModel, protocol: Protocol
 ) -> pd.DataFrame:
     """S, Ŝ and π* of the data's own chosen and rejected responses: columns prompt_id, domain, side, S, S_hat, ICL."""
     demos = [retrievers[p.domain].retrieve([p.prompt], protocol.n_demos)[0] for p in prompts]

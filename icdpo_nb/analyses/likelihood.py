@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..common.errors import InputError
 from ..data.preferences import Preference, PreferenceSet, domains_of, first
-from ..models.lm import CausalLM
+from ..models.interface import LanguageModel
 from ..protocol import Protocol
 from ..retrieval.retrievers import RandomRetriever
 from ..statistics.estimates import GROUPS, estimate, method_gains
@@ -36,7 +36,7 @@ def common_prompts(sources: Mapping[str, PreferenceSet], domains: Sequence[str],
 def source_nll(
     asked: Sequence[Preference],
     sources: Mapping[str, PreferenceSet],
-    lm: CausalLM,
+    lm: LanguageModel,
     protocol: Protocol,
     seed: int = 0,
 ) -> pd.DataFrame:

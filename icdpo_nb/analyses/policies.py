@@ -1,6 +1,6 @@
 """What fine-tuned policies answer, and what the score S makes of it: section 4.1 and Table 4."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -8,21 +8,25 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..algorithm import add_scores, responses_table, select
-from ..baselines import one_at_random
+from ..baselines import expected_random_choice
 from ..common.errors import InputError
 from ..data.preferences import Preference
-from ..judging.rewards import Reward
+from ..judging.rewards import Reward, with_rewards
 from ..models.checkpoints import split_adapters
 from ..models.encoder import Embedder
-from ..models.lm import CausalLM, load_lm
+from ..models.interface import LanguageModel
+from ..models.lm import load_lm
 from ..protocol import RECOMMENDED, Protocol
 from ..statistics.estimates import method_gains, method_means, per_prompt, totals_of
 from ..statistics.intervals import Estimate
-from ..store.kept import stored
+from ..store.stored import stored
 from ..templates import base_context
 from ..training.finetune import Plan, adapter_at, fine_tune_all
-from ..training.recipes import METHODS, Recipe
-from .comparison import Tables, picks, work_done
+from ..training.recipes import METHODS as TRAINED
+from ..training.recipes import Recipe
+from .comparison import METHODS, Method, chosen_responses
+from .cost import work_done
+from .sampling import with_origin
 
 BEGINS = ("sft", "base")
 
@@ -30,7 +34,7 @@ BEGINS = ("sft", "base")
 class Trained(NamedTuple):
     """A trained policy."""
 
-    reference: CausalLM  # what it began as, the π0 of its S
+    reference: LanguageModel  # what it began as, the π0 of its S
     folder: Path  # of its adapter
 
     @property
@@ -50,7 +54,7 @@ def adapter_name(model: str) -> str:
 
 
 def train_policies(
-    lm: CausalLM,
+    lm: LanguageModel,
     taught: Mapping[str, Sequence[Preference]],
     recipes: Mapping[str, Recipe],
     seeds: Sequence[int],
@@ -67,7 +71,7 @@ def train_policies(
     if begin not in BEGINS:
         raise InputError(f"begin is {begin!r}, but must be {' or '.join(BEGINS)}")
 
-    def plans(methods: Sequence[str], references: Mapping[tuple[str, int], CausalLM]) -> dict[tuple[str, str, int], Plan]:
+    def plans(methods: Sequence[str], references: Mapping[tuple[str, int], LanguageModel]) -> dict[tuple[str, str, int], Plan]:
         return {
             (source, method, s): Plan(references[source, s], pairs, replace(recipes[method], seed=s), embed)
             for source, pairs in taught.items()
@@ -88,7 +92,11 @@ def train_policies(
 
 
 def policy_table(
-    prompts: Sequence[Preference], policy: CausalLM, reference: CausalLM, protocol: Protocol = RECOMMENDED, seed: int = 0
+    prompts: Sequence[Preference],
+    policy: LanguageModel,
+    reference: LanguageModel,
+    protocol: Protocol = RECOMMENDED,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Candidates of a fine-tuned policy and their score S, with π* the policy and π0 its reference (section 4.1, Table 4).
 
@@ -103,32 +111,29 @@ def policy_table(
     return add_scores(table.assign(logp_icl=logp), protocol.but(reduction="mean"))
 
 
-def policy_tables(
+def sample_policies(
     prompts: Sequence[Preference],
     policies: Mapping[tuple[str, str, int], Trained],
-    lm: CausalLM,
-    reward: Reward,
+    lm: LanguageModel,
     protocol: Protocol = RECOMMENDED,
     keep: bool = True,
-) -> tuple[Tables, pd.DataFrame]:
-    """`policy_table` with rewards for every policy, by (name of the base model, source, method); and `work_done`.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`policy_table` of every policy by (source, method, seed) as one candidates table (see `sampling`); and `work_done`.
 
-    The tables of a method's training seeds stand below each other, with columns seed (of training and of sampling) and adapter
-    (`adapter_name`). One policy is loaded at a time. `keep`: whether what is sampled and scored is found again. The work's last
-    rows are those of the references and of the base model, whatever they did before included.
+    The source is what a policy was trained on, the policy its method; with columns seed (of training and of sampling) and
+    adapter (`adapter_name`). One policy is loaded at a time. `keep`: whether what is sampled and scored is found again. The
+    work's last rows are those of the references and of the base model, whatever they did before included.
     """
-    parts: dict[tuple[str, str, str], list[pd.DataFrame]] = {}
-    work = []
+    parts, work = [], []
     for (source, method, seed), trained in policies.items():
         policy = stored(load_lm(trained.model), keep)
         table = policy_table(prompts, policy, trained.reference, protocol, seed)
-        scored = reward.score(list(table["prompt"]), list(table["response"]))
-        columns = {"reward": scored, "seed": seed, "adapter": adapter_name(trained.model)}
-        parts.setdefault((lm.name, source, method), []).append(table.assign(**columns))
+        named = with_origin(table, lm.name, source, policy=method)
+        parts.append(named.assign(seed=seed, adapter=adapter_name(trained.model)))
         work.append(work_done({f"{method}, {source}, seed {seed}": policy}))
-    tables = {key: pd.concat(found, ignore_index=True) for key, found in parts.items()}
     references = {adapter_name(t.reference.name): t.reference for t in policies.values() if t.reference is not lm}
-    return tables, pd.concat([*work, work_done({**references, lm.name: lm})], ignore_index=True)
+    work.append(work_done({**references, lm.name: lm}))
+    return pd.concat(parts, ignore_index=True), pd.concat(work, ignore_index=True)
 
 
 def first_candidates(table: pd.DataFrame, n: int) -> pd.DataFrame:
@@ -136,55 +141,41 @@ def first_candidates(table: pd.DataFrame, n: int) -> pd.DataFrame:
     return table[table["candidate_id"] < n].reset_index(drop=True)
 
 
-def each_seed(table: pd.DataFrame, pick: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
-    """A choice of one response a prompt, made for every training seed of a table apart."""
-    return pd.concat([pick(part) for _, part in table.groupby("seed", sort=False)], ignore_index=True)
-
-
-def best_by_s(table: pd.DataFrame) -> pd.DataFrame:
-    """The candidate that S chooses, of each prompt."""
-    return select(table, "S")
-
-
-def tuned_picks(tables: Tables, lm: str, source: str) -> dict[str, pd.DataFrame]:
-    """The response of each method of Table 4 for one model and source, and of those beside it: one row a prompt and seed.
+def tuned_methods(methods: Sequence[str] = TRAINED) -> dict[str, Method]:
+    """The methods of Table 4, and those it is compared with.
 
     A policy answers with one of its candidates at random, whose reward is their mean, and "+ S" with the one that S chooses.
-    What is not trained has neither seed nor adapter.
     """
-    beside = picks(tables, lm, source)
-    found = {name: beside[name] for name in ("Base", "ICDPO", "ICDPO + Ŝ", "ICDPO + ŜR")}
-    for method in METHODS:
-        if (table := tables.get((lm, source, method))) is not None:
-            found |= {method: each_seed(table, one_at_random), f"{method} + S": each_seed(table, best_by_s)}
+    found = {name: METHODS[name] for name in ("Base", "ICDPO", "ICDPO + Ŝ", "ICDPO + ŜR")}
+    for method in methods:
+        found |= {method: Method("random", policy=method), f"{method} + S": Method("S", policy=method)}
     return found
 
 
-def tuned_rewards(tables: Tables, seeds: Sequence[int]) -> pd.DataFrame:
-    """The reward of every method on every prompt from every training seed.
+def in_every_seed(chosen: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
+    """The chosen responses from every training seed.
 
-    Columns lm, source, method, seed, adapter, domain, prompt_id, reward. What is not trained is the same in every seed, and its
-    adapter is the base model's name; so a difference from it has the seeds of the other side alone.
+    What is not trained is the same in every seed, and its adapter is the base model's name; so a difference from it has the
+    seeds of the other side alone.
     """
-    parts, columns = [], ["seed", "adapter", "domain", "prompt_id", "reward"]
-    for lm, source in dict.fromkeys((lm, source) for lm, source, _ in tables if source != "none"):
-        for method, table in tuned_picks(tables, lm, source).items():
-            every = [table] if "seed" in table else [table.assign(seed=s, adapter=lm) for s in seeds]
-            parts += [part[columns].assign(lm=lm, source=source, method=method) for part in every]
-    return pd.concat(parts, ignore_index=True)[["lm", "source", "method", *columns]]
+    of_row = [list(seeds) if pd.isna(s) else [int(s)] for s in chosen["seed"]]
+    return chosen.assign(seed=of_row, adapter=chosen["adapter"].fillna(chosen["lm"])).explode("seed", ignore_index=True)
 
 
 def mean_of_seeds(rewards: pd.DataFrame) -> pd.DataFrame:
-    """`tuned_rewards` with the seeds' mean for each prompt: input for `estimates.method_means`."""
+    """Rewards of several training seeds as their mean for each prompt: input for `estimates.method_means`."""
     return rewards.groupby(["lm", "source", "method", "domain", "prompt_id"], sort=False)["reward"].mean().reset_index()
 
 
-def reward_by_n(tables: Tables, totals: str = "macro", seed: int = 0) -> pd.DataFrame:
-    """Total reward of each policy with S for n = 1, 2, …: `method_means` with a column n. With n = 1 nothing is chosen."""
+def reward_by_n(candidates: pd.DataFrame, totals: str = "macro", seed: int = 0) -> pd.DataFrame:
+    """Total reward of each policy with S for n = 1, 2, …: `method_means` with a column n_candidates.
+
+    `candidates`: as from `sample_policies`. With n = 1 nothing is chosen.
+    """
     parts = []
-    for (lm, source, method), table in tables.items():
+    for (_, method), table in candidates.groupby(["source", "policy"], sort=False):
         for n in range(1, int(table["candidate_id"].max()) + 2):
-            chosen = per_prompt({method: each_seed(first_candidates(table, n), best_by_s)}, lm, source)
+            chosen = chosen_responses(first_candidates(table, n), {method: Method("S", policy=method)})
             means = method_means(mean_of_seeds(chosen), totals=totals, seed=seed)
             parts.append(totals_of(means).assign(n_candidates=n))
     return pd.concat(parts, ignore_index=True)
@@ -212,8 +203,8 @@ def along_training(
         for step in steps[name]:
             policy = stored(load_lm(f"{plan.lm.name}+{adapter_at(folders[name], step)}"), keep)
             table = policy_table(prompts, policy, plan.lm, protocol, plan.recipe.seed)
-            scored = table.assign(reward=reward.score(list(table["prompt"]), list(table["response"])))
-            found = {"policy": one_at_random(scored), "policy + S": select(scored, "S")}
+            scored = with_rewards(table, reward=reward)
+            found = {"policy": expected_random_choice(scored), "policy + S": select(scored, "S")}
             parts.append(per_prompt(found, plan.lm.name, name).assign(step=step))
     return pd.concat(parts, ignore_index=True)
 

@@ -22,11 +22,11 @@ from ..protocol import RECOMMENDED, Protocol
 from ..statistics.estimates import as_text
 from ..statistics.published import published_rpo
 from ..statistics.verdicts import VERDICTS, Reported
-from ..store.kept import stored
+from ..store.stored import stored
 from ..templates import base_context
 from ..training.finetune import Plan, fine_tune_all
 from ..training.recipes import Recipe
-from .comparison import work_done
+from .cost import work_done
 from .policies import adapter_name
 from .win_rate import POINTS
 

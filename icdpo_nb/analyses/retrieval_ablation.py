@@ -5,42 +5,36 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ..algorithm import select
-from ..baselines import one_at_random, one_sample
 from ..data.preferences import Preference, PreferenceSet, domains_of
 from ..models.encoder import Embedder
 from ..protocol import Protocol
 from ..retrieval.retrievers import Tokenize, by_domain
-from .comparison import Tables
+from .comparison import Method
+from .sampling import NONE
 
 RETRIEVERS = ("random", "BM25", "SBERT", "R")
+METHODS = {  # of Table 3, and SBERT alone
+    "ICDPO + R": Method("S", "R"),
+    "ICDPO + SBERT": Method("S", "SBERT"),
+    "ICDPO + BM25": Method("S", "BM25"),
+    "ICDPO": Method("S", "random"),
+    "ICL": Method("random", "random"),
+    "ICL_uni": Method("first", "random"),
+}
 
 
-def retrieval_picks(tables: Tables, lm: str, source: str) -> dict[str, pd.DataFrame]:
-    """The response of each method of Table 3, and of SBERT alone, for one model and source: a table with one row a prompt."""
-    random = tables[lm, source, "random"]
-    retrieved = {f"ICDPO + {kind}": tables[lm, source, kind] for kind in reversed(RETRIEVERS[1:])}
-    return {
-        **{method: select(table, "S") for method, table in retrieved.items()},
-        "ICDPO": select(random, "S"),
-        "ICL": one_at_random(random),
-        "ICL_uni": one_sample(random),
-    }
-
-
-def demonstration_similarity(tables: Tables, data: Mapping[str, PreferenceSet], embed: Embedder) -> pd.DataFrame:
+def demonstration_similarity(candidates: pd.DataFrame, data: Mapping[str, PreferenceSet], embed: Embedder) -> pd.DataFrame:
     """How near the demonstrations are to their prompt: mean cosine of sentence embeddings.
 
     Columns lm, source, method (the retriever), domain, prompt_id, similarity.
     """
     parts = []
-    for (lm, source, kind), table in tables.items():
-        if source == "none":
-            continue
+    shown = candidates[candidates["retriever"] != NONE]
+    for (lm, source, retriever), table in shown.groupby(["lm", "source", "retriever"], sort=False):
         rows = table.drop_duplicates("prompt_id")
         text = {d.prompt_id: d.prompt for d in data[source].support}
         found = [_near(embed, x, [text[i] for i in ids]) for x, ids in zip(rows["prompt"], rows["demo_ids"], strict=True)]
-        parts.append(rows[["domain", "prompt_id"]].assign(lm=lm, source=source, method=kind, similarity=found))
+        parts.append(rows[["domain", "prompt_id"]].assign(lm=lm, source=source, method=retriever, similarity=found))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -70,13 +64,13 @@ def window_similarity(
     return pd.DataFrame(rows, columns=["lm", "source", "method", "domain", "prompt_id", "similarity"])
 
 
-def gain_and_similarity(per_prompt: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFrame:
+def gain_and_similarity(chosen: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFrame:
     """What R gains on each prompt over random demonstrations, beside how near its demonstrations are.
 
     Columns lm, source, domain, prompt_id, gain (reward of ICDPO + R minus ICDPO), similarity.
     """
     keys = ["lm", "source", "domain", "prompt_id"]
-    wide = per_prompt.pivot(index=keys, columns="method", values="reward").reset_index()
+    wide = chosen.pivot(index=keys, columns="method", values="reward").reset_index()
     gain = wide.assign(gain=wide["ICDPO + R"] - wide["ICDPO"])[[*keys, "gain"]]
     return similarity[similarity["method"] == "R"][[*keys, "similarity"]].merge(gain, on=keys)  # in the order of the runs
 

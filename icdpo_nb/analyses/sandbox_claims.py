@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ..algorithm import select
 from ..common.errors import InputError
 from ..data.preferences import Preference, PreferenceSet, in_domains
-from ..judging.rewards import Reward
+from ..judging.rewards import Reward, with_rewards
 from ..models.encoder import Embedder
-from ..models.lm import CausalLM
+from ..models.interface import LanguageModel
 from ..protocol import RECOMMENDED, Protocol
 from ..sandbox.reward import RULES
 from ..statistics.intervals import mean_ci
 from ..statistics.verdicts import OPEN, Reported, n_to_decide, verdict
 from ..templates import base_context
-from .comparison import method_tables, picks
+from .comparison import METHODS, Method, chosen_responses
+from .sampling import sample_candidates
 
 # The smallest difference in reward that matters: the least that any rule of the true reward gives or takes for one occurrence,
 # an unknown word. It is fixed by the rules, before any result.
@@ -46,31 +46,31 @@ SOURCES = ("raw", "teacher-a", "teacher-b")
 def contrasts(
     prompts: Sequence[Preference],
     data: Mapping[str, PreferenceSet],
-    lm: CausalLM,
+    lm: LanguageModel,
     reward: Reward,
     embed: Embedder,
     protocol: Protocol = RECOMMENDED,
     seed: int = 0,
 ) -> pd.DataFrame:
     """One row a prompt: prompt_id, domain, and the contrast of every claim but the seventh (see `nll_gap`)."""
-    tables, _ = method_tables(prompts, data, {lm.name: lm}, reward, embed, protocol, seed)
-    value = {s: {m: t["reward"].to_numpy() for m, t in picks(tables, lm.name, s).items()} for s in SOURCES}
-    a, alone = value["teacher-a"], select(tables[lm.name, "teacher-a", "random"], "ICL")["reward"].to_numpy()
-    retrieval = {s: value[s]["ICDPO + ŜR"] - value[s]["ICDPO + Ŝ"] for s in SOURCES}
-    return pd.DataFrame({
-        "prompt_id": [p.prompt_id for p in prompts],
-        "domain": [p.domain for p in prompts],
+    candidates = with_rewards(sample_candidates(prompts, data, {lm.name: lm}, embed, protocol, seed), reward=reward)
+    chosen = chosen_responses(candidates, {**METHODS, "π*": Method("ICL", "random")})
+    wide = chosen.pivot(index=["domain", "prompt_id"], columns=["source", "method"], values="reward")
+    wide = wide.loc[[(p.domain, p.prompt_id) for p in prompts]]  # in the order of the prompts
+    a, retrieval = wide["teacher-a"], {s: wide[s]["ICDPO + ŜR"] - wide[s]["ICDPO + Ŝ"] for s in SOURCES}
+    found = pd.DataFrame({
         "1 ICL > Base": a["ICL"] - a["Base"],
         "2 S > ICL": a["ICDPO"] - a["ICL"],
         "3 Ŝ > S": a["ICDPO + Ŝ"] - a["ICDPO"],
         "4 ŜR > Ŝ": retrieval["teacher-a"],
         "5 R: A > raw": retrieval["teacher-a"] - retrieval["raw"],
-        "6 A > B": a["ICDPO"] - value["teacher-b"]["ICDPO"],
-        "8 S > π*": a["ICDPO"] - alone,
+        "6 A > B": a["ICDPO"] - wide["teacher-b"]["ICDPO"],
+        "8 S > π*": a["ICDPO"] - a["π*"],
     })  # fmt: skip
+    return found.reset_index()[["prompt_id", "domain", *found]]
 
 
-def nll_gap(data: Mapping[str, PreferenceSet], lm: CausalLM, domains: Sequence[str], n: int) -> pd.DataFrame:
+def nll_gap(data: Mapping[str, PreferenceSet], lm: LanguageModel, domains: Sequence[str], n: int) -> pd.DataFrame:
     """Claim 7 on n support prompts of each domain: NLL per token of B's response minus A's, given only the prompt."""
     a, b = ([p for d in domains for p in in_domains(data[s].support, [d])[:n]] for s in ("teacher-a", "teacher-b"))
     if [p.prompt_id for p in a] != [p.prompt_id for p in b]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.preferences import Preference, PreferenceSet, domains_of
-from ..models.lm import CausalLM
+from ..models.interface import LanguageModel
 from ..protocol import RECOMMENDED, Protocol, seed_of
 from ..retrieval.retrievers import by_domain
 from ..sandbox.phrases import FRAMES, STYLES
@@ -99,7 +99,7 @@ def style_of(response: str) -> str | None:
 
 
 def transfer(
-    lm: CausalLM,
+    lm: LanguageModel,
     prompts: Sequence[Preference],
     data: Mapping[str, PreferenceSet],
     protocol: Protocol = RECOMMENDED,
@@ -158,7 +158,7 @@ def points_by_attribute(rows: pd.DataFrame, chosen: Sequence[str]) -> pd.DataFra
     return means[(means != 0).any(axis=1)].rename_axis("attribute")
 
 
-def nll_by_level(lm: CausalLM, domains: Sequence[str], n: int, seed: int = 0) -> pd.DataFrame:
+def nll_by_level(lm: LanguageModel, domains: Sequence[str], n: int, seed: int = 0) -> pd.DataFrame:
     """NLL per token of n made responses of each style and level, given the prompt alone; levels as the columns.
 
     The same topics, prompts and levels stand in every style, so that a column compares styles at equal quality.

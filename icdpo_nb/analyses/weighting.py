@@ -12,10 +12,11 @@ import pandas as pd
 
 from ..data.preferences import Preference
 from ..models.encoder import Embedder
-from ..models.lm import CausalLM, load_lm
+from ..models.interface import LanguageModel
+from ..models.lm import load_lm
 from ..protocol import RECOMMENDED, Protocol
 from ..statistics.verdicts import INERT
-from ..store.kept import stored
+from ..store.stored import stored
 from ..templates import base_context
 from ..training.finetune import Plan, drawn, fine_tune_all
 from ..training.losses import contrast_matrix, diagonal_weights, gradient_cosine, prompt_weights, uniform_weights
@@ -28,7 +29,7 @@ WEIGHTINGS = {f"τ = {tau}": ("embedding", tau) for tau in (0.25, 0.5, 0.75)} | 
 
 
 def log_ratios(
-    pairs: Sequence[Preference], policy: CausalLM, reference: CausalLM, protocol: Protocol = RECOMMENDED
+    pairs: Sequence[Preference], policy: LanguageModel, reference: LanguageModel, protocol: Protocol = RECOMMENDED
 ) -> tuple[np.ndarray, np.ndarray]:
     """log π - log π_ref of the chosen and of the rejected responses, EOS included, summed over tokens, nats; shapes (M,)."""
     always, contexts = protocol.but(eos_scored="always"), [base_context(p.prompt, protocol) for p in pairs]
@@ -40,8 +41,8 @@ def log_ratios(
 
 def contrasts(
     pairs: Sequence[Preference],
-    policy: CausalLM,
-    reference: CausalLM,
+    policy: LanguageModel,
+    reference: LanguageModel,
     embed: Embedder,
     recipe: Recipe,
     protocol: Protocol = RECOMMENDED,
@@ -65,8 +66,8 @@ def _weights(pairs: Sequence[Preference], weighting: str, tau: float, alpha: flo
 
 def weight_effect(
     pairs: Sequence[Preference],
-    policy: CausalLM,
-    reference: CausalLM,
+    policy: LanguageModel,
+    reference: LanguageModel,
     embed: Embedder,
     recipe: Recipe,
     protocol: Protocol = RECOMMENDED,
@@ -94,7 +95,7 @@ def weight_effect(
 def weight_effects(
     policies: Mapping[tuple[str, int], str],
     recipes: Mapping[str, Recipe],
-    references: Mapping[int, CausalLM],
+    references: Mapping[int, LanguageModel],
     pairs: Sequence[Preference],
     embed: Embedder,
     protocol: Protocol = RECOMMENDED,
@@ -167,7 +168,7 @@ def effect_sentence(table: pd.DataFrame, against: str = "RPO-Paired") -> str:
 
 
 def score_sizes(
-    reference: CausalLM,
+    reference: LanguageModel,
     pairs: Sequence[Preference],
     dev: Sequence[Preference],
     embed: Embedder,

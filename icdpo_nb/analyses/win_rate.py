@@ -10,9 +10,8 @@ import pandas as pd
 from ..common.errors import InputError
 from ..data.preferences import Preference, PreferenceSet
 from ..judging.judges import Judge, both_orders, judge_pairs
-from ..statistics.estimates import GROUPS, method_gains, method_means, per_prompt
+from ..statistics.estimates import GROUPS, method_gains, method_means
 from ..statistics.intervals import mean_ci, rank_correlation
-from .comparison import Picks, Tables, picks
 
 METHODS = ("ICDPO", "ICDPO + Ŝ", "ICDPO + ŜR")  # the bars of Figures 2 and 4, from top to bottom
 BESIDE = ("Base", "ICL", "Source")  # the source's own responses are the paper's "corresponding teachers"
@@ -20,27 +19,25 @@ POINTS = {"win": 1.0, "tie": 0.5, "lose": 0.0}
 
 
 def comparisons(
-    tables: Tables,
+    chosen: pd.DataFrame,
     data: Mapping[str, PreferenceSet],
     prompts: Sequence[Preference],
     beside: Sequence[str] = BESIDE,
-    picks: Picks = picks,
 ) -> pd.DataFrame:
     """What is to be judged: columns lm, source, method, domain, prompt_id, response, and the prompt and its chosen response.
 
-    `tables` and `data` as for `comparison.method_tables`; ICL answers with the first of its candidates. "Source" is left out
-    where the data have not its responses to all test prompts. Raises `InputError` for another name in `beside`.
+    `chosen`: as from `comparison.chosen_responses`; ICL answers with the first of its candidates. "Source" is left out where
+    the data lack its responses to some test prompts. Raises `InputError` for another name in `beside`.
     """
     if unknown := set(beside) - set(BESIDE):
         raise InputError(f"beside names {', '.join(sorted(unknown))}, but may name {', '.join(BESIDE)} only")
-    found = []
-    for lm, source in dict.fromkeys((lm, source) for lm, source, _ in tables if source != "none"):
-        methods, own = picks(tables, lm, source), data[source].answers
-        if all(p.prompt_id in own for p in prompts):
-            rows = [(p.domain, p.prompt_id, own[p.prompt_id]) for p in prompts]
-            methods["Source"] = pd.DataFrame(rows, columns=["domain", "prompt_id", "response"])
-        wanted = {name: t for name, t in methods.items() if name in (*METHODS, *beside)}
-        found.append(per_prompt(wanted, lm, source, value="response"))
+    columns, found = [*GROUPS, "method", "domain", "prompt_id", "response"], []
+    for (lm, source), part in chosen.groupby(GROUPS, sort=False):
+        found.append(part.loc[part["method"].isin([*METHODS, *beside]), columns])
+        own = data[source].answers
+        if "Source" in beside and all(p.prompt_id in own for p in prompts):
+            rows = [(lm, source, "Source", p.domain, p.prompt_id, own[p.prompt_id]) for p in prompts]
+            found.append(pd.DataFrame(rows, columns=columns))
     table, of = pd.concat(found, ignore_index=True), {p.prompt_id: p for p in prompts}
     given = {"prompt": [of[i].prompt for i in table["prompt_id"]], "chosen": [of[i].chosen for i in table["prompt_id"]]}
     return table.assign(**given)

@@ -6,7 +6,7 @@ from typing import Protocol as Interface
 import pandas as pd
 
 from ..models.encoder import Embedder
-from ..store.kept import stored
+from ..store.stored import stored
 from .endpoint import Answer, EndpointJudge
 from .rewards import Reward, load_reward
 

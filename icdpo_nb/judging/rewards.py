@@ -6,7 +6,7 @@ annotated responses can serve as rewards too. Each carries a `note` on its worth
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from threading import Lock
@@ -21,7 +21,7 @@ from ..data.preferences import Preference, load_preferences
 from ..engine.packing import right_pad, token_batches
 from ..models.checkpoints import fingerprint, load_checkpoint
 from ..models.encoder import Embedder
-from ..models.lm import CausalLM
+from ..models.interface import LanguageModel
 from ..protocol import RECOMMENDED, Protocol
 from ..retrieval.retrievers import SBERTRetriever
 from ..scoring import is_empty
@@ -152,7 +152,7 @@ class TeacherReward:
     one teacher; it answers them one after another.
     """
 
-    def __init__(self, teacher: CausalLM, protocol: Protocol = RECOMMENDED):
+    def __init__(self, teacher: LanguageModel, protocol: Protocol = RECOMMENDED):
         self.teacher, self.protocol, self.name, self._turn = teacher, protocol, teacher.name, Lock()
         self.fingerprint = f"{teacher.fingerprint} {digest(protocol.settings())}"
         self.note = f"The reward is the mean log-probability under the teacher LM {teacher.name}."
@@ -194,10 +194,10 @@ class NeighbourReward:
         return np.array([(good @ v).mean() - (bad @ v).mean() for v, (good, bad) in zip(vectors, sides, strict=True)], float)
 
 
-def scored_by(table: pd.DataFrame, scorers: Mapping[str, Reward]) -> pd.DataFrame:
-    """A candidates table with a column for every scorer that reads texts."""
-    texts, responses = list(table["prompt"]), list(table["response"])
-    return table.assign(**{name: scorer.score(texts, responses) for name, scorer in scorers.items()})
+def with_rewards(table: pd.DataFrame, **rewards: Reward) -> pd.DataFrame:
+    """A candidates table with a column for each of the rewards."""
+    prompts, responses = list(table["prompt"]), list(table["response"])
+    return table.assign(**{name: reward.score(prompts, responses) for name, reward in rewards.items()})
 
 
 def correct_order(reward: Reward, pairs: Sequence[Preference]) -> np.ndarray:

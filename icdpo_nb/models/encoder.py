@@ -20,6 +20,20 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 SIDE = "cut at the left"  # what is left out of a text that is too long for the encoder
 
 
+class Remembered:
+    """Vectors of texts, each computed once by `compute(texts)`, shape (n_texts, dim); models side by side may share it."""
+
+    def __init__(self, compute: Callable[[Sequence[str]], np.ndarray]):
+        self.compute, self._known, self._lock = compute, {}, Lock()
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        with self._lock:
+            new = [t for t in dict.fromkeys(texts) if t not in self._known]
+            if new:
+                self._known.update(zip(new, self.compute(new), strict=True))
+        return np.stack([self._known[t] for t in texts])
+
+
 class Embedder:
     """Normalised sentence embeddings that are computed once per text; the packaged encoder is loaded for the first of them.
 
@@ -30,12 +44,12 @@ class Embedder:
     last turn of a dialogue always counts (section 2.4); the first such texts are warned of, with their number.
     """
 
-    told = False  # whether the reader has heard of texts that are too long, or will in another way
+    _silent = False  # whether the reader knows of texts that are too long
 
     def __init__(self, name: str = "auto"):
         if name == "auto":
             name = SBERT if _cached(SBERT) else MINILM
-        self.name, self._known, self._lock = name.rpartition("/")[2], {}, Lock()
+        self.name, self._remembered = name.rpartition("/")[2], Remembered(self._new)
         if name == MINILM:
             self.path, weights = _minilm_folder(), MINILM_SHA256
         else:
@@ -72,14 +86,17 @@ class Embedder:
         return AutoTokenizer.from_pretrained(self.path) if self.name == MINILM else self.model.tokenizer  # without its weights
 
     def cut_note(self, texts: Sequence[str]) -> str:
-        """How many of these texts are longer than what the encoder reads, as a sentence; empty where none is."""
+        """How many of these texts are longer than what the encoder reads, as a sentence; empty where none is.
+
+        A reader who is told so is not warned as well.
+        """
         each = list(dict.fromkeys(texts))
         longer = [t for t in each if len(t) > self.limit - 2]  # a token has a character or more
         tokens = self._tokenizer(longer, truncation=False, verbose=False)["input_ids"] if longer else []
         n = sum(len(ids) > self.limit for ids in tokens)
         if not n:
             return ""
-        self.told = True
+        self.silence()
         verb, whose = ("is", "its beginning is") if n == 1 else ("are", "their beginnings are")
         return f"{n:,} of {len(each):,} texts {verb} longer than the encoder's {self.limit} tokens; {whose} left out."
 
@@ -92,20 +109,25 @@ class Embedder:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32, shape (n_texts, dim)."""
-        with self._lock:  # models that run side by side ask for the same texts
-            new = [t for t in dict.fromkeys(texts) if t not in self._known]
-            if new:
-                self._known.update(zip(new, self.vectors(new), strict=True))
-                self._warn(new)
-        return np.stack([self._known[t] for t in texts])
+        return self._remembered(texts)
 
-    def _warn(self, texts: Sequence[str]) -> None:
-        if not self.told and (note := self.cut_note(texts)):
-            warnings.warn(note, stacklevel=3)
+    def _new(self, texts: Sequence[str]) -> np.ndarray:
+        found = self.vectors(texts)
+        self.warn_of_cut(texts)
+        return found
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
         """The same, computed; their last digits depend on what is computed together."""
         return self._encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+
+    def warn_of_cut(self, texts: Sequence[str]) -> None:
+        """Warn, once, that some of these texts are longer than what the encoder reads."""
+        if not self._silent and (note := self.cut_note(texts)):
+            warnings.warn(note, stacklevel=3)
+
+    def silence(self) -> None:
+        """Warn of no text that is cut: the reader knows, or will be told in another way."""
+        self._silent = True
 
 
 def _weights_sha256(model) -> str:

@@ -51,28 +51,28 @@ def differences(a: dict, b: dict, part: str) -> pd.DataFrame:
 
 
 def flips(a: Path | str, b: Path | str, score: str = "S") -> pd.DataFrame:
-    """Prompts of candidates tables of the same name for which `score` chose another text: columns table, prompt_id, A, B."""
+    """Prompts for which `score` chose another text in two runs' candidates tables: columns candidates, prompt_id, A, B.
+
+    The column candidates says which rows of the table these are: the language model, source, retriever, policy and seed.
+    """
     from ..algorithm import select  # torch comes with it, and the command line is to begin at once
 
-    rows = []
-    for path in sorted(Path(a).glob("candidates*.jsonl")):
-        other = Path(b) / path.name
-        if not other.exists():
-            continue
+    texts = []
+    for folder in (a, b):
+        path = Path(folder) / "candidates.jsonl"
+        if not path.exists():
+            return pd.DataFrame(columns=["candidates", "prompt_id", "A", "B"])
+        table = pd.read_json(path, lines=True, convert_dates=False, dtype={"response": str, "prompt_id": str})
+        by = [column for column in ("lm", "source", "retriever", "policy", "seed") if column in table]
+        parts = table.groupby(by, sort=False, dropna=False)
+        scored = {key: part for key, part in parts if part[score].notna().any()}  # without demonstrations nothing chooses
         chosen = [
-            pd.read_json(p, lines=True, convert_dates=False, dtype={"response": str, "prompt_id": str}) for p in (path, other)
+            select(part.fillna({score: float("-inf")}), score).assign(candidates=", ".join(str(k) for k in key if k == k))
+            for key, part in scored.items()
         ]
-        if any(t[score].isna().all() for t in chosen):  # sampled without demonstrations: nothing chooses
-            continue
-        chosen = [
-            select(t.assign(**{score: t[score].fillna(float("-inf"))}), score).set_index("prompt_id")["response"]
-            for t in chosen
-        ]
-        both = chosen[0].to_frame("A").join(chosen[1].rename("B"), how="inner")
-        both = both[both["A"] != both["B"]].reset_index()
-        rows.append(both.assign(table=path.stem.removeprefix("candidates").strip("_")))
-    columns = ["table", "prompt_id", "A", "B"]
-    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+        texts.append(pd.concat(chosen).set_index(["candidates", "prompt_id"])["response"])
+    both = texts[0].to_frame("A").join(texts[1].rename("B"), how="inner")
+    return both[both["A"] != both["B"]].reset_index()
 
 
 def report_differences(a: Path | str, b: Path | str) -> str:
@@ -89,7 +89,7 @@ def report_differences(a: Path | str, b: Path | str) -> str:
     changed = flips(a, b)
     said += ["", f"prompts whose chosen response changed (score S): {len(changed)}"]
     for row in changed.head(20).itertuples():
-        said += [f"  {_line(row.table)} {_line(row.prompt_id)}", f"    A: {_line(row.A)}", f"    B: {_line(row.B)}"]
+        said += [f"  {_line(row.candidates)} {_line(row.prompt_id)}", f"    A: {_line(row.A)}", f"    B: {_line(row.B)}"]
     return "\n".join(said)
 
 

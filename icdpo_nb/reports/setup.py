@@ -10,10 +10,11 @@ from ..common.errors import InputError
 from ..data.preferences import Preference, PreferenceSet, first, in_domains, load_sources
 from ..judging.rewards import Reward, load_reward
 from ..models.encoder import Embedder
-from ..models.lm import CausalLM, load_lm
+from ..models.interface import LanguageModel
+from ..models.lm import load_lm
 from ..protocol import Protocol, named_protocol
 from ..retrieval.retrievers import encoder_sentence, settle_leaks
-from ..store.kept import stored
+from ..store.stored import stored
 from .parameters import SETTINGS
 from .run import Run
 from .tables import show_note
@@ -35,12 +36,12 @@ class Setup:
         return named_protocol(self.given.get("protocol", "RECOMMENDED")).but(**own)
 
     @cached_property
-    def models(self) -> dict[str, CausalLM]:
+    def models(self) -> dict[str, LanguageModel]:
         """The language models of `lms`, or that of `lm`, by name."""
         names = self.given.get("lms") or [self.given["lm"]]
         return {name: self.lm(name) for name in names}
 
-    def lm(self, name: str) -> CausalLM | None:
+    def lm(self, name: str) -> LanguageModel | None:
         """Another language model, a teacher say; None for "" and "none"."""
         return stored(load_lm(name), self.store) if name not in ("", "none") else None
 
@@ -95,7 +96,7 @@ class Setup:
         """Whether results are kept and found again."""
         return bool(self.given.get("store", True))
 
-    def show(self, *sentences: str, models: Mapping[str, CausalLM] | None = None, **others: object) -> None:
+    def show(self, *sentences: str, models: Mapping[str, LanguageModel] | None = None, **others: object) -> None:
         """Show what the run rests on, and keep it for run.json. `models` and `others`: what the notebook loaded besides."""
         made = vars(self)  # what the notebook has asked for so far
         models = {**made.get("models", {}), **{name: lm for name, lm in (models or {}).items() if lm is not None}}

@@ -188,7 +188,7 @@ def encoder_sentence(embed: Embedder, prompts: Sequence[Preference], data: Mappi
 
     A report says it so; no warning follows.
     """
-    embed.told = True
+    embed.silence()
     texts = [p.prompt for p in (*prompts, *(p for d in data.values() for p in d.support))]
     return " ".join(filter(None, (f"Sentence encoder: {embed.name}.", embed.cut_note(texts))))
 

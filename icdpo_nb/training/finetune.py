@@ -25,7 +25,7 @@ from ..common.files import cache_folder, digest
 from ..data.preferences import Preference
 from ..models.checkpoints import fingerprint, load_adapted
 from ..models.encoder import Embedder
-from ..models.lm import CausalLM
+from ..models.interface import LanguageModel
 from ..protocol import RECOMMENDED, Protocol
 from ..templates import base_context
 from .recipes import Recipe
@@ -40,14 +40,14 @@ LIBRARIES = 2**30  # bytes of a process that trains, without the model
 class Plan(NamedTuple):
     """A policy to be trained: the model that it begins as, which is its reference too, and what it learns."""
 
-    lm: CausalLM
+    lm: LanguageModel
     pairs: Sequence[Preference]  # the recipe's seed draws `n_pairs` of them
     recipe: Recipe
     embed: Embedder | None = None  # tells RPO how alike two prompts are; nothing else has a use for it
 
 
 def fine_tune(
-    lm: CausalLM,
+    lm: LanguageModel,
     pairs: Sequence[Preference],
     recipe: Recipe,
     protocol: Protocol = RECOMMENDED,
@@ -157,7 +157,7 @@ def _job(plan: Plan, protocol: Protocol) -> _Job:
     folder = cache_folder() / "adapters" / digest(given)[:16]
     record = {"method": recipe.method, "recipe": recipe.used, "base": lm.name, "base_fingerprint": lm.fingerprint}
     model = (lm.name, lm.dtype, lm.device, lm.revision)
-    return _Job(model, lm.engine.n_parameters, rows, [p.prompt for p in taught], recipe, encoder, folder, record)
+    return _Job(model, lm.n_parameters, rows, [p.prompt for p in taught], recipe, encoder, folder, record)
 
 
 def _encoder(recipe: Recipe, embed: Embedder | None) -> Embedder | None:

@@ -19,7 +19,7 @@ from icdpo_nb.analyses.consistency import (
     rank_agreement,
     reciprocal_rank,
 )
-from icdpo_nb.judging.rewards import scored_by
+from icdpo_nb.judging.rewards import with_rewards
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.retrieval.retrievers import RandomRetriever
 
@@ -73,8 +73,8 @@ def table() -> pd.DataFrame:
 
 
 def test_every_scorer_is_measured():
-    scored = scored_by(table(), {"teacher": Length(), "rm": Length(), "neighbours": Length()})
-    found = consistency_mrr({("m", "a", "random"): scored})
+    scored = with_rewards(table(), teacher=Length(), rm=Length(), neighbours=Length())
+    found = consistency_mrr(scored.assign(lm="m", source="a", retriever="random"))
     assert len(found) == 2 * len(SCORERS)
     mean = found.groupby("method")[list(MEASURES)].mean()
     assert mean.loc["ICDPO (S)"].tolist() == pytest.approx([1 / 3, 1 / 3, -1])

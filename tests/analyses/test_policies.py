@@ -1,9 +1,11 @@
 """Fine-tuned policies: the score S on them, and the methods of Table 4."""
 
+import pandas as pd
 import pytest
 from conftest import FEW_PAIRS, SMALL_RECIPE, Lengths, training_in
 
 from icdpo_nb.algorithm import candidates_table
+from icdpo_nb.analyses.comparison import chosen_responses
 from icdpo_nb.analyses.policies import (
     _points,
     adapter_name,
@@ -11,15 +13,17 @@ from icdpo_nb.analyses.policies import (
     along_sentence,
     along_training,
     first_candidates,
+    in_every_seed,
     mean_of_seeds,
     policy_table,
-    policy_tables,
     reward_by_n,
+    sample_policies,
     train_policies,
-    tuned_picks,
-    tuned_rewards,
+    tuned_methods,
 )
+from icdpo_nb.analyses.sampling import with_origin
 from icdpo_nb.common.errors import InputError
+from icdpo_nb.judging.rewards import with_rewards
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.templates import base_context
@@ -70,25 +74,24 @@ def test_preference_losses_begin_as_the_sft_policy_of_their_seed(tuned_base, pol
 def test_the_methods_of_table_4(tuned_base, policies):
     """A policy answers with the mean of its candidates, + S with the best by S, in every seed; with n = 1 S has no choice."""
     lm, protocol = load_lm(tuned_base), RECOMMENDED.but(max_new_tokens=5, n_candidates=3)
-    tables, work = policy_tables(FEW_PAIRS[:4], policies, lm, Lengths(), protocol, keep=False)
+    answered, work = sample_policies(FEW_PAIRS[:4], policies, lm, protocol, keep=False)
     assert list(work["model"])[:4] == ["SFT, raw, seed 3", "SFT, raw, seed 4", "DPO, raw, seed 3", "DPO, raw, seed 4"]
     assert len(work) == 4 + 2 + 1, "the two references and the base model too"
-    assert list(tables) == [(tuned_base, "raw", "SFT"), (tuned_base, "raw", "DPO")]
-    dpo = tables[tuned_base, "raw", "DPO"]
-    assert (dpo["reward"] == dpo["response"].str.len()).all()
+    assert answered[["lm", "source", "policy"]].drop_duplicates().values.tolist() == [
+        [tuned_base, "raw", "SFT"],
+        [tuned_base, "raw", "DPO"],
+    ]
+    answered = with_rewards(answered, reward=Lengths())
+    dpo = answered[answered["policy"] == "DPO"]
     names = {seed: adapter_name(policies["raw", "DPO", seed].model) for seed in (3, 4)}
     assert dpo.groupby("seed")["adapter"].unique().map(list).to_dict() == {seed: [name] for seed, name in names.items()}
     assert names[3].count("+") == 2, "SFT's adapter and DPO's"
     beside = candidates_table(FEW_PAIRS[:4], None, lm, protocol).assign(reward=0.0)
-    of_icdpo = beside.assign(S=0.0, S_hat=0.0)
-    among = tables | {
-        (tuned_base, "none", "none"): beside,
-        (tuned_base, "raw", "random"): of_icdpo,
-        (tuned_base, "raw", "R"): of_icdpo,
-    }
-    found = tuned_picks(among, tuned_base, "raw")
-    assert list(found) == ["Base", "ICDPO", "ICDPO + Ŝ", "ICDPO + ŜR", "SFT", "SFT + S", "DPO", "DPO + S"]
-    rewards = tuned_rewards(among, [3, 4])
+    of_icdpo = [with_origin(beside.assign(S=0.0, S_hat=0.0), tuned_base, "raw", kind) for kind in ("random", "R")]
+    among = pd.concat([with_origin(beside, tuned_base), *of_icdpo, answered], ignore_index=True)
+    rewards = in_every_seed(chosen_responses(among, tuned_methods()), [3, 4])
+    wanted = ["Base", "ICDPO", "ICDPO + Ŝ", "ICDPO + ŜR", "SFT", "SFT + S", "DPO", "DPO + S"]
+    assert rewards["method"].drop_duplicates().tolist() == wanted
     assert (rewards.groupby(["method", "seed"]).size() == 4).all()
     assert set(rewards.loc[rewards["method"] == "ICDPO", "adapter"]) == {tuned_base}
     at = rewards.set_index(["method", "seed", "prompt_id"])
@@ -99,7 +102,7 @@ def test_the_methods_of_table_4(tuned_base, policies):
         assert at.loc[("DPO + S", seed, prompt), "adapter"] == names[seed]
     means = mean_of_seeds(rewards).set_index(["method", "prompt_id"])["reward"]
     assert means["DPO + S", "0"] == pytest.approx(at.loc["DPO + S"].xs("0", level="prompt_id")["reward"].mean())
-    by_n = reward_by_n(tables).set_index(["method", "n_candidates"])["mean"]
+    by_n = reward_by_n(answered).set_index(["method", "n_candidates"])["mean"]
     assert by_n["DPO", 3] == pytest.approx(means["DPO + S"].mean())
     assert by_n["DPO", 1] == pytest.approx(dpo[dpo["candidate_id"] == 0]["reward"].mean())
     one = policies["raw", "DPO", 3]

@@ -5,13 +5,14 @@ import pandas as pd
 import pytest
 from parts import TinyEmbedder
 
-from icdpo_nb.analyses.comparison import method_rewards
+from icdpo_nb.analyses.comparison import chosen_responses
 from icdpo_nb.analyses.retrieval_ablation import (
+    METHODS,
     demonstration_similarity,
     gain_and_similarity,
-    retrieval_picks,
     window_similarity,
 )
+from icdpo_nb.analyses.sampling import with_origin
 from icdpo_nb.data.preferences import Preference, PreferenceSet
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.retrieval.retrievers import words
@@ -30,18 +31,19 @@ def made(rewards, s, demo_ids=("a",)) -> pd.DataFrame:
 
 
 @pytest.fixture
-def tables():
-    return {
-        ("lm", "none", "none"): made([0.0, 0, 0, 0], [0.0, 0, 0, 0], ()),
-        ("lm", "raw", "random"): made([1.0, 3, 5, 7], [2.0, 1, 1, 2]),
-        ("lm", "raw", "BM25"): made([2.0, 4, 6, 8], [1.0, 2, 1, 2], ("a", "b")),
-        ("lm", "raw", "SBERT"): made([0.0, 1, 2, 3], [1.0, 0, 1, 0]),
-        ("lm", "raw", "R"): made([9.0, 8, 7, 6], [1.0, 0, 0, 1], ("c",)),
-    }
+def candidates():
+    parts = [
+        with_origin(made([0.0, 0, 0, 0], [0.0, 0, 0, 0], ()), "lm"),
+        with_origin(made([1.0, 3, 5, 7], [2.0, 1, 1, 2]), "lm", "raw", "random"),
+        with_origin(made([2.0, 4, 6, 8], [1.0, 2, 1, 2], ("a", "b")), "lm", "raw", "BM25"),
+        with_origin(made([0.0, 1, 2, 3], [1.0, 0, 1, 0]), "lm", "raw", "SBERT"),
+        with_origin(made([9.0, 8, 7, 6], [1.0, 0, 0, 1], ("c",)), "lm", "raw", "R"),
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
-def test_methods_by_hand(tables):
-    rewards = method_rewards(tables, retrieval_picks).pivot(index="prompt_id", columns="method", values="reward")
+def test_methods_by_hand(candidates):
+    rewards = chosen_responses(candidates, METHODS).pivot(index="prompt_id", columns="method", values="reward")
     assert rewards.loc["p"].to_dict() == {
         "ICDPO + R": 9, "ICDPO + SBERT": 0, "ICDPO + BM25": 4, "ICDPO": 1, "ICL": 2, "ICL_uni": 1,
     }  # fmt: skip
@@ -50,9 +52,9 @@ def test_methods_by_hand(tables):
     }  # fmt: skip
 
 
-def test_similarity_is_the_mean_cosine(tables):
+def test_similarity_is_the_mean_cosine(candidates):
     embed = TinyEmbedder()
-    found = demonstration_similarity(tables, DATA, embed).set_index(["method", "prompt_id"])["similarity"]
+    found = demonstration_similarity(candidates, DATA, embed).set_index(["method", "prompt_id"])["similarity"]
     rice, pasta, kites = embed([p.prompt for p in SUPPORT])
     assert found["random", "p"] == pytest.approx(1), "the prompt itself"
     assert found["BM25", "p"] == pytest.approx((1 + rice @ pasta) / 2)
@@ -60,9 +62,9 @@ def test_similarity_is_the_mean_cosine(tables):
     assert set(found.index.get_level_values(0)) == {"random", "BM25", "SBERT", "R"}, "Base has no demonstrations"
 
 
-def test_gain_stands_beside_the_similarity_of_r(tables):
-    similarity = demonstration_similarity(tables, DATA, TinyEmbedder())
-    found = gain_and_similarity(method_rewards(tables, retrieval_picks), similarity).set_index("prompt_id")
+def test_gain_stands_beside_the_similarity_of_r(candidates):
+    similarity = demonstration_similarity(candidates, DATA, TinyEmbedder())
+    found = gain_and_similarity(chosen_responses(candidates, METHODS), similarity).set_index("prompt_id")
     assert found["gain"].to_dict() == {"p": 9 - 1, "q": 6 - 7}
     assert found.loc["q", "similarity"] == pytest.approx(1)
 

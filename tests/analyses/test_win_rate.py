@@ -6,6 +6,8 @@ import pytest
 from parts import Length, made
 from scipy.stats import binomtest
 
+from icdpo_nb.analyses.comparison import chosen_responses
+from icdpo_nb.analyses.sampling import with_origin
 from icdpo_nb.analyses.win_rate import (
     METHODS,
     agreement_sentence,
@@ -26,11 +28,12 @@ from icdpo_nb.statistics.estimates import estimate, totals_of
 from icdpo_nb.statistics.verdicts import AGREES, Reported, claims, in_words
 
 PROMPTS = [Preference(i, "all", f"Human: {i}?", "chosen", "no") for i in "pq"]
-TABLES = {
-    ("lm", "none", "none"): made([[1], [2]], [[0], [0]], [[0], [0]]),
-    ("lm", "a", "random"): made([[3, 6, 9], [0, 3, 0]], [[1, 3, 2], [5, 6, 7]], [[9, 1, 1], [1, 2, 0]]),
-    ("lm", "a", "R"): made([[1, 2, 3], [4, 5, 6]], [[3, 2, 1], [3, 2, 1]], [[1, 1, 2], [2, 1, 1]]),
-}
+CANDIDATES = [
+    with_origin(made([[1], [2]], [[0], [0]], [[0], [0]]), "lm"),
+    with_origin(made([[3, 6, 9], [0, 3, 0]], [[1, 3, 2], [5, 6, 7]], [[9, 1, 1], [1, 2, 0]]), "lm", "a", "random"),
+    with_origin(made([[1, 2, 3], [4, 5, 6]], [[3, 2, 1], [3, 2, 1]], [[1, 1, 2], [2, 1, 1]]), "lm", "a", "R"),
+]
+CHOSEN = chosen_responses(pd.concat(CANDIDATES, ignore_index=True))
 
 
 def preferences(**answers: str) -> dict[str, PreferenceSet]:
@@ -38,7 +41,7 @@ def preferences(**answers: str) -> dict[str, PreferenceSet]:
 
 
 def test_what_is_compared():
-    found = comparisons(TABLES, preferences(p="from the source", q="as well"), PROMPTS)
+    found = comparisons(CHOSEN, preferences(p="from the source", q="as well"), PROMPTS)
     assert list(found.columns) == ["lm", "source", "method", "domain", "prompt_id", "response", "prompt", "chosen"]
     assert found["method"].drop_duplicates().tolist() == ["Base", "ICL", *METHODS, "Source"]
     of = found.groupby("method")["response"].apply(list)
@@ -50,10 +53,10 @@ def test_what_is_compared():
 
 
 def test_a_source_without_all_its_answers_is_left_out():
-    assert "Source" not in set(comparisons(TABLES, preferences(p="half"), PROMPTS)["method"])
-    assert set(comparisons(TABLES, preferences(p="x", q="y"), PROMPTS, beside=[])["method"]) == set(METHODS)
+    assert "Source" not in set(comparisons(CHOSEN, preferences(p="half"), PROMPTS)["method"])
+    assert set(comparisons(CHOSEN, preferences(p="x", q="y"), PROMPTS, beside=[])["method"]) == set(METHODS)
     with pytest.raises(InputError, match="beside names SFT, but may name Base, ICL, Source only"):
-        comparisons(TABLES, preferences(), PROMPTS, beside=["ICL", "SFT"])
+        comparisons(CHOSEN, preferences(), PROMPTS, beside=["ICL", "SFT"])
 
 
 def verdicts(**of: str) -> pd.DataFrame:
@@ -132,7 +135,7 @@ class Stubborn:
 
 def test_judged_by_length():
     """Responses of two characters all lose against the chosen one, which has six; the source's 15 win."""
-    bouts = comparisons(TABLES, preferences(p="from the source", q="chosen"), PROMPTS)
+    bouts = comparisons(CHOSEN, preferences(p="from the source", q="chosen"), PROMPTS)
     found = judged(RewardJudge(Length()), bouts)
     assert found.groupby("method")["win"].mean().to_dict() == {"Base": 0, "ICL": 0, **dict.fromkeys(METHODS, 0), "Source": 0.75}
     assert preview(RewardJudge(Length()), bouts).endswith("nothing is to be paid.")
@@ -140,7 +143,7 @@ def test_judged_by_length():
 
 @pytest.mark.parametrize("verdict", ["failed", "unparsable"])
 def test_no_verdict_at_all_is_no_result(verdict):
-    bouts = comparisons(TABLES, preferences(), PROMPTS)
+    bouts = comparisons(CHOSEN, preferences(), PROMPTS)
     with pytest.raises(
         InputError, match=f"stubborn gave no verdict on any pair of lm, a, Base, all .*last {verdict}: 'so there'"
     ):
@@ -148,7 +151,7 @@ def test_no_verdict_at_all_is_no_result(verdict):
 
 
 def test_a_judge_of_places_is_found_out():
-    found = judged(Stubborn("A"), comparisons(TABLES, preferences(), PROMPTS))
+    found = judged(Stubborn("A"), comparisons(CHOSEN, preferences(), PROMPTS))
     assert set(found["verdict"]) == {"tie"}
     said = order_sentence(found)
     assert said == (

@@ -61,7 +61,7 @@ def rates(given: argparse.Namespace) -> pd.DataFrame:
             prompts, nb.load_lm(f"{reference.name}+{folder}"), reference, nb.RECOMMENDED.but(max_new_tokens=96)
         )
         scored = table.assign(reward=judge.score(list(table["prompt"]), list(table["response"])))
-        answers = baselines.one_at_random(scored)["reward"], nb.select(scored, "S")["reward"]
+        answers = baselines.expected_random_choice(scored)["reward"], nb.select(scored, "S")["reward"]
         rows.append((method, rate, *(statistics.mean_ci([values.to_numpy()]).text() for values in answers)))
     return pd.DataFrame(rows, columns=["method", "rate", "dev reward", "with S"])
 

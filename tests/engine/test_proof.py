@@ -10,8 +10,8 @@ from icdpo_nb.common.errors import InputError
 from icdpo_nb.engine import attention, engine, proof
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
-from icdpo_nb.store.kept import StoredLM
 from icdpo_nb.store.store import Store
+from icdpo_nb.store.stored import StoredLM
 
 CONTEXT = "Human: Hi\n\nAssistant:"
 SHORT = RECOMMENDED.but(max_new_tokens=3)
@@ -166,4 +166,4 @@ def test_the_first_score_is_counted_in_the_published_procedure(tiny):
     lm = tiny()
     y = lm.encode_response("yes")
     lm.logprobs([CONTEXT], [[y]])
-    assert lm.engine.work["published"] == len(lm.encode_context(CONTEXT)) + len(y.token_ids)
+    assert lm.published == len(lm.encode_context(CONTEXT)) + len(y.token_ids)

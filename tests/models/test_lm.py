@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.models import packaged
-from icdpo_nb.models.lm import CausalLM, Response, load_lm
+from icdpo_nb.models.lm import CausalLM, load_lm
+from icdpo_nb.models.tokens import Response
 from icdpo_nb.protocol import RECOMMENDED
 
 CONTEXT = "Human: Hi\n\nAssistant:"
@@ -64,7 +65,7 @@ def test_a_sampled_eos_keeps_its_own_id(tiny_lm, monkeypatch, tokens):
     """Of a model with several; what ended otherwise gets the tokenizer's, if any."""
     monkeypatch.setattr(tiny_lm, "eos_ids", [2, 7, 9])
     text = tiny_lm.tokenize(" ok")
-    whole = Response("ok", (*text, 9), "eos", CONTEXT, np.float32([-1, -2, -3, -4]), tiny_lm.engine)
+    whole = Response("ok", (*text, 9), "eos", CONTEXT, np.float32([-1, -2, -3, -4]), tiny_lm.identity)
     cut = replace(whole, token_ids=tuple(text), finish="length", logps=np.float32([-1, -2, -3]))
     expected = {"never": [(), ()], "if_sampled": [(9,), ()], "always": [(9,), (2,)]}
     for policy, ends in expected.items():

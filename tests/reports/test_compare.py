@@ -17,9 +17,8 @@ def make_run(folder, n, responses, s, status="done"):
               "uses": {"models": {"a": {"fingerprint": "x"}}}, "origins": {"code": f"of {n}"}}  # fmt: skip
     (folder / "run.json").write_text(json.dumps(record))
     table = pd.DataFrame({"prompt_id": ["p", "p", "q", "q"], "candidate_id": [0, 1, 0, 1], "response": responses, "S": s})
-    table.to_json(folder / "candidates_a.jsonl", orient="records", lines=True)
-    base = table.assign(S=float("nan"))
-    base.to_json(folder / "candidates_base.jsonl", orient="records", lines=True)
+    parts = [table.assign(lm="m", retriever="R"), table.assign(lm="m", retriever="none", S=float("nan"))]
+    pd.concat(parts).to_json(folder / "candidates.jsonl", orient="records", lines=True)
     return folder
 
 
@@ -42,7 +41,7 @@ def test_what_differs(runs):
 
 def test_flips(runs):
     found = flips(*runs)
-    assert found.to_dict("records") == [{"table": "a", "prompt_id": "q", "A": "1", "B": "two\n\x1b[31mlines"}]
+    assert found.to_dict("records") == [{"candidates": "m, R", "prompt_id": "q", "A": "1", "B": "two\n\x1b[31mlines"}]
     assert flips(runs[0], runs[0]).empty
 
 

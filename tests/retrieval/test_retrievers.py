@@ -27,8 +27,8 @@ from icdpo_nb.retrieval.retrievers import (  # fmt: skip
     without_leaks,
     words,
 )
-from icdpo_nb.store.kept import StoredEmbedder
 from icdpo_nb.store.store import Store
+from icdpo_nb.store.stored import StoredEmbedder
 
 
 def corpus(n: int, seed: int) -> list[Preference]:
@@ -187,7 +187,7 @@ def test_long_texts_are_warned_of_once_with_their_number():
 def test_the_report_says_which_encoder_and_how_many_texts_it_cuts(minilm, pairs):
     long = Preference("long", "all", f"Human: {filler(300)}", "x", "y")
     data = {s: PreferenceSet("set", "local", s, (*pairs, long), (), (long,), {}, "") for s in ("raw", "teacher-a")}
-    minilm.told = False
+    minilm._silent = False
     assert encoder_sentence(minilm, pairs[:2], {}) == "Sentence encoder: all-MiniLM-L6-v2."
     assert encoder_sentence(minilm, [long], data) == (
         "Sentence encoder: all-MiniLM-L6-v2. "

@@ -15,17 +15,16 @@ from conftest import save_tiny_lm
 from tqdm.auto import tqdm
 
 from icdpo_nb.algorithm import candidates_table
-from icdpo_nb.analyses.comparison import work_done, work_sentence
+from icdpo_nb.analyses.cost import work_done, work_sentence
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.common.files import digest
 from icdpo_nb.data.preferences import Preference
-from icdpo_nb.models.encoder import Embedder
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.reports.cli import main
 from icdpo_nb.retrieval.retrievers import RandomRetriever
-from icdpo_nb.store.kept import SECONDS, TOKENS, StoredEmbedder, StoredLM, cost_when_computed, work_of
 from icdpo_nb.store.store import Store
+from icdpo_nb.store.stored import SECONDS, TOKENS, StoredEmbedder, StoredLM
 
 
 def squares(store, items, log, stage="square", inputs=None):
@@ -320,12 +319,12 @@ def costed(tmp_path_factory):
 
 def test_a_run_that_finds_everything_knows_what_it_cost(costed):
     first, again = costed.first, costed(8)
-    spent, now = cost_when_computed(first), work_of(first.engine)
+    spent, now = first.cost(), first.work()
     assert {k: spent[k] for k in TOKENS} == {k: now[k] for k in TOKENS}, "nothing was found: all of it was computed now"
     assert spent["published"] > spent["prefill"] + spent["decode"] + spent["scored"] > 0
     assert [spent[k] for k in SECONDS] == pytest.approx([now[k] for k in SECONDS])
-    assert sum(work_of(again.engine).values()) == 0, "it computed nothing"
-    found = cost_when_computed(again)
+    assert sum(again.work().values()) == 0, "it computed nothing"
+    found = again.cost()
     assert {k: found[k] for k in TOKENS} == {k: spent[k] for k in TOKENS}
     assert [found[k] for k in (*SECONDS, "peak")] == pytest.approx([spent[k] for k in (*SECONDS, "peak")])
     assert found["machines"] == spent["machines"]
@@ -339,16 +338,16 @@ def test_getting_ready_is_no_cost_and_wipes_none_out(costed, tmp_path):
     y = lm.encode_response("Well.")
     lm.logprobs(["Human: Hi\n\nAssistant:"], [[y]])
     wanted = len(lm.encode_context("Human: Hi\n\nAssistant:")) + len(y.token_ids)
-    assert work_of(lm.engine)["published"] == cost_when_computed(lm)["published"] == wanted
+    assert lm.work()["published"] == lm.cost()["published"] == wanted
 
 
 def test_a_result_is_counted_once_and_a_part_has_its_part(costed):
-    lm, whole = costed(3), cost_when_computed(costed.first)
-    part = cost_when_computed(lm)
+    lm, whole = costed(3), costed.first.cost()
+    part = lm.cost()
     assert 0 < part["published"] < whole["published"] * 3 / 8, "the first prompts are the shortest"
     candidates_table([Preference("0", "all", "Human: Tell me much.", "", "")], None, lm, RECOMMENDED.but(max_new_tokens=6))
-    added = work_of(lm.engine)
-    total = cost_when_computed(lm)
+    added = lm.work()
+    total = lm.cost()
     assert total["published"] == part["published"] + added["published"] > part["published"]
     row = work_done({"tiny": lm}).iloc[0]
     assert row["tokens"] - row["added tokens"] == sum(part[k] for k in TOKENS[:3])
@@ -359,13 +358,13 @@ def test_a_result_is_counted_once_and_a_part_has_its_part(costed):
 
 def test_results_without_a_cost_are_served_and_said(costed):
     """A store as it was before costs were kept, one whose costs are damaged in part, and no store at all."""
-    whole = cost_when_computed(costed.first)
+    whole = costed.first.cost()
     file = costed.first.store.path
     harms = {"UPDATE costs SET cost = '{}' WHERE key IN (SELECT key FROM costs LIMIT 5)": 5, "DROP TABLE costs": 24}
     for harm, lacking in harms.items():
         sqlite3.connect(file, isolation_level=None).execute(harm)
         lm = costed(8)
-        found = cost_when_computed(lm)
+        found = lm.cost()
         assert (found["results"], found["without cost"]) == (24, lacking)
         assert not lm.engine.work["prefill"], "they are served"
         assert found["published"] < whole["published"]
@@ -376,7 +375,7 @@ def test_results_without_a_cost_are_served_and_said(costed):
     Store(file.parent).clean()
     lm = costed(8)
     assert work_sentence(work_done({"tiny": lm})).endswith("All of it was computed in this run.")
-    assert cost_when_computed(lm)["published"] == whole["published"]
+    assert lm.cost()["published"] == whole["published"]
 
 
 def test_fingerprint_is_that_of_the_files(tmp_path):
@@ -404,20 +403,25 @@ def test_digest_is_canonical():
     assert digest(["é"]) != digest(["e"])
 
 
-def test_embeddings_are_kept(tmp_path, monkeypatch):
-    """An encoder without weights stands for the real one, and notes what it is asked."""
+def test_embeddings_are_kept(tmp_path):
+    """An encoder without weights takes the place of the real one, and notes what it is asked."""
     asked = []
 
-    def vectors(self, texts):
-        asked.extend(texts)
-        return np.array([[t.count("a"), 1 / 3, len(t)] for t in texts], np.float32)
+    class Letters:
+        """Counts letters, as vectors."""
+
+        name = fingerprint = "letters"
+
+        def vectors(self, texts):
+            asked.extend(texts)
+            return np.array([[t.count("a"), 1 / 3, len(t)] for t in texts], np.float32)
+
+        def warn_of_cut(self, texts):
+            pass
 
     def encoder() -> StoredEmbedder:
-        bare = object.__new__(Embedder)
-        vars(bare).update(name="letters", fingerprint="letters", _known={}, _lock=threading.Lock(), limit=99)
-        return StoredEmbedder(bare, Store(tmp_path))
+        return StoredEmbedder(Letters(), Store(tmp_path))
 
-    monkeypatch.setattr(Embedder, "vectors", vectors)
     texts = ["a", "bb", "aaa", "bb", "", "é😀"]
     found = encoder()(texts)
     np.testing.assert_array_equal(

@@ -1,0 +1,90 @@
+"""Candidates of several models and sources as one table, with a tiny model."""
+
+import pandas as pd
+import pytest
+import torch
+from conftest import save_tiny_lm
+from parts import Length, TinyEmbedder
+
+from icdpo_nb.algorithm import candidates_table
+from icdpo_nb.analyses.comparison import chosen_responses
+from icdpo_nb.analyses.sampling import BASE, NONE, ORIGIN, for_models, how_sampled, sample_candidates
+from icdpo_nb.data.preferences import PreferenceSet
+from icdpo_nb.judging.rewards import TeacherReward, with_rewards
+from icdpo_nb.models.lm import load_lm
+from icdpo_nb.models.tokens import Response
+from icdpo_nb.protocol import RECOMMENDED
+from icdpo_nb.retrieval.retrievers import RandomRetriever
+
+
+@pytest.fixture
+def given(pairs, tiny_lm):
+    """What `sample_candidates` takes: prompts, sources, models, an encoder and a protocol."""
+    data = PreferenceSet("x", "local", "raw", tuple(pairs[:6]), (), tuple(pairs[6:]), {}, "0")
+    return data.test, {"raw": data}, {"tiny": tiny_lm}, TinyEmbedder(), RECOMMENDED.but(max_new_tokens=6)
+
+
+def test_candidates_of_a_model(given):
+    """n for each way of sampling, one tidy table; the scores stand in it, and no reward."""
+    found = sample_candidates(*given)
+    ways = found.groupby(ORIGIN, sort=False).size()
+    assert ways.to_dict() == {
+        ("tiny", "none", "none", "base"): 6, ("tiny", "raw", "random", "base"): 6, ("tiny", "raw", "R", "base"): 6,
+    }  # fmt: skip
+    assert how_sampled(found)["responses"].tolist() == [6, 6, 6]
+    assert "reward" not in found
+    scored = with_rewards(found, reward=Length())
+    assert (scored["reward"] == scored["response"].str.len()).all()
+
+
+def test_candidates_with_a_teacher(given, tiny_lm):
+    """The prompt alone has the teacher's score, and RM-Aug rows of its own; all else is as without one."""
+    plain, found = (sample_candidates(*given, teacher=t, block_tokens=2) for t in (None, TeacherReward(tiny_lm)))
+    told = how_sampled(found)
+    assert told["demonstrations"].tolist() == ["none", "none, RM-Aug", "raw, random", "raw, R"]
+    assert told["responses"].tolist() == [6, 2, 6, 6]
+    without = found[found["policy"] == BASE].drop(columns="teacher").reset_index(drop=True)
+    pd.testing.assert_frame_equal(without, plain)
+    alone = found["retriever"] == NONE
+    assert found.loc[alone, "teacher"].notna().all()
+    assert found.loc[~alone, "teacher"].isna().all()
+
+
+def test_empty_responses_are_counted_by_their_text(given, tiny_lm, monkeypatch):
+    """Of six an EOS alone, and white space that was cut; the teacher chooses neither, though this one likes them."""
+    said = [("a", (9,), "stop"), ("", (2,), "eos"), ("", (9, 9), "length")]
+    monkeypatch.setattr(tiny_lm, "sample", lambda contexts, n, *rest: [[Response(*y) for y in said[:n]] for _ in contexts])
+
+    class Short(Length):
+        def score(self, prompts, responses):
+            return -super().score(prompts, responses)
+
+    found = sample_candidates(*given, teacher=Short())
+    assert how_sampled(found).set_index("demonstrations")["empty"].to_dict() == {
+        "none": "67%", "none, RM-Aug": "0%", "raw, random": "67%", "raw, R": "67%",
+    }  # fmt: skip
+    chosen = chosen_responses(with_rewards(found, reward=Length()))
+    assert chosen.loc[chosen["method"] == "RM-BoN", "response"].tolist() == ["a", "a"]
+
+
+def test_models_side_by_side_give_what_each_gives_alone(tmp_path_factory, pairs):
+    """Two models at a time, the larger begins; results by name in the given order, and an error comes through."""
+    names = {kind: load_lm(str(save_tiny_lm(tmp_path_factory.mktemp(kind), kind))) for kind in ("gpt2", "llama", "qwen2")}
+    retrievers, protocol = {"harmless": RandomRetriever(pairs)}, RECOMMENDED.but(max_new_tokens=6)
+
+    def run(name):
+        return candidates_table(pairs[4:], retrievers, names[name], protocol)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = for_models(names, run)
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError):
+            for_models(names, lambda name: 1 / 0)
+    finally:
+        torch.set_num_threads(threads)
+    assert list(together) == list(names)
+    for name, table in together.items():
+        columns = ["prompt_id", "response", "n_tokens"]
+        assert table[columns].equals(run(name)[columns])
