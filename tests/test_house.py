@@ -103,6 +103,15 @@ def test_every_room_is_packaged():
     assert project["tool"]["setuptools"]["packages"] == wanted
 
 
+def test_every_data_file_is_packaged():
+    """What the package reads is installed with it: every file that is not code has a pattern, and every pattern a file."""
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["icdpo_nb"]
+    found = {pattern: {p for p in PACKAGE.glob(pattern) if p.is_file()} for pattern in patterns}
+    assert all(found.values())
+    files = {p for p in PACKAGE.rglob("[!.]*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert files == set().union(*found.values())
+
+
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [

@@ -209,14 +209,9 @@ def beside_paper(
 def _printed(table: int) -> pd.DataFrame:
     """The paper's win rates of a table as text, by method and setting: a column for each data set and base model."""
     printed = published_rpo().query("table == @table")
-    on = dict.fromkeys(zip(printed["data"], printed["model"], strict=True))
-    several = len({data for data, _ in on}) > 1
-    heads = {key: f"paper, {key[1]}{f', {key[0]}' if several else ''}, %" for key in on}
-    text = printed.assign(
-        head=[heads[key] for key in zip(printed["data"], printed["model"], strict=True)],
-        text=printed["value"].map("{:.2f}".format),
-    )
-    return text.pivot(index=["method", "setting"], columns="head", values="text")[list(heads.values())]
+    on = printed["model"] + (", " + printed["data"] if printed["data"].nunique() > 1 else "")
+    text = printed.assign(head="paper, " + on + ", %", text=printed["value"].map("{:.2f}".format))
+    return text.pivot(index=["method", "setting"], columns="head", values="text")[list(text["head"].unique())]
 
 
 def best_of_paper(rows: pd.DataFrame) -> dict[tuple[str, str], Reported]:

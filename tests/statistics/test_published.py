@@ -9,6 +9,7 @@ from icdpo_nb.common.errors import InputError
 from icdpo_nb.statistics.beside import beside_published, roles_sentence
 from icdpo_nb.statistics.published import (
     MODELS,
+    TABLES,
     NotReportedError,
     published,
     published_gain,
@@ -185,7 +186,8 @@ def test_roles_sentence():
 
 # ------------------------------------ every number, by its printed label
 
-# Transcribed from the papers by their own labels, apart from paper.py. The heading of RPO's Table 3 is "RPO Win Rate (%)".
+# Transcribed from the papers by their own labels, apart from the package's tables. The heading of RPO's Table 3 is
+# "RPO Win Rate (%)".
 PRINTED = pd.read_csv(Path(__file__).parent / "published.csv", keep_default_na=False)
 BLOCKS = {
     "HH-RLHF_raw": ("HH-RLHF", "raw"),
@@ -222,6 +224,17 @@ def test_rows_and_models_stand_in_the_printed_order():
         keys = [key for key in printed_icdpo() if key[:2] == (table, data)]
         ours = [tuple(row) for row in part[["table", "data", "source", "method", "model", "domain"]].itertuples(index=False)]
         assert ours == keys
+
+
+@pytest.mark.parametrize(("name", "noted"), [
+    ("icdpo.csv", ["3,HH-RLHF,GPT-3.5,ICL_uni,Mistral,total,45.51"]),
+    ("rpo.csv", ["8,Anthropic-HH,Mistral-7B,RPO,temperature 0.3,72.48"]),
+])  # fmt: skip
+def test_tables_are_written_as_printed(name, noted):
+    """Two digits after the point, and a note where a number does not fit the others: one a paper."""
+    cells = pd.read_csv(TABLES / name, dtype=str, keep_default_na=False)
+    assert cells["value"].str.fullmatch(r"-?\d+\.\d\d").all()
+    assert [",".join(row[:-1]) for row in cells[cells["note"] != ""].itertuples(index=False)] == noted
 
 
 # ---------------------------------------------------------------- RPO
