@@ -22,6 +22,7 @@ from .scoring import SCORES, is_empty, score
 from .templates import base_context, contexts
 
 CONTEXTS = ("base", "icl", "icl_rejected")
+ORIGIN = ["lm", "source", "retriever", "policy"]  # columns that set the rows of several candidates tables apart in one
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from ..algorithm import candidates_table
+from ..algorithm import ORIGIN, candidates_table
 from ..baselines import BLOCK_TOKENS, guidance, rm_aug_table
 from ..data.preferences import Preference, PreferenceSet, domains_of
 from ..judging.rewards import Reward
@@ -25,7 +25,6 @@ from ..scoring import is_empty
 T = TypeVar("T")
 NONE = "none"  # the source and the retriever of what was sampled from the prompt alone
 BASE = "base"  # the policy of a language model that was neither guided nor fine-tuned
-ORIGIN = ["lm", "source", "retriever", "policy"]  # the columns that set the rows of a candidates table apart
 
 
 def for_models(models: Mapping[str, LanguageModel], run: Callable[[str], T]) -> dict[str, T]:

@@ -15,6 +15,7 @@ from typing import Protocol as Interface
 import numpy as np
 import pandas as pd
 
+from ..algorithm import ORIGIN
 from ..common.errors import InputError
 from ..common.files import digest
 from ..data.preferences import Preference, load_preferences
@@ -195,9 +196,16 @@ class NeighbourReward:
 
 
 def with_rewards(table: pd.DataFrame, **rewards: Reward) -> pd.DataFrame:
-    """A candidates table with a column for each of the rewards."""
-    prompts, responses = list(table["prompt"]), list(table["response"])
-    return table.assign(**{name: reward.score(prompts, responses) for name, reward in rewards.items()})
+    """A candidates table with a column for each of the rewards.
+
+    Every `ORIGIN` is scored by itself, so that what a teacher LM computes is the same whatever else the table holds.
+    """
+    by = [column for column in ORIGIN if column in table]
+    parts = [part for _, part in table.groupby(by, sort=False)] if by else [table]
+    for name, reward in rewards.items():
+        scores = [pd.Series(reward.score(list(p["prompt"]), list(p["response"])), p.index, float) for p in parts]
+        table = table.assign(**{name: pd.concat(scores)})
+    return table
 
 
 def correct_order(reward: Reward, pairs: Sequence[Preference]) -> np.ndarray:
