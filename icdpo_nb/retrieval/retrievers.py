@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Protocol as Interface
-from uuid import uuid4
 
 import numpy as np
 
@@ -32,7 +31,6 @@ class Retriever(Interface):
     """What the rest of the workbook asks of a retriever."""
 
     support: tuple[Preference, ...]
-    identity: dict  # what its finds depend on, beside the support, the prompt and k
 
     def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
         """The k most similar support samples for each prompt, most similar first."""
@@ -43,7 +41,6 @@ class RandomRetriever:
 
     def __init__(self, support: Sequence[Preference], seed: int = 0):
         self.support, self.seed = tuple(support), seed
-        self.identity = {"retriever": "random", "seed": seed}
 
     def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
         """k distinct samples for each prompt; they depend on the seed, the prompt and the support only."""
@@ -58,7 +55,6 @@ class BM25Retriever:
     def __init__(self, support: Sequence[Preference], window: int = 30, tokenize: Tokenize = words):
         self.support, self.window, self.tokenize = tuple(support), window, tokenize
         _check_k(self.support, 1)
-        self.identity = {"retriever": "BM25", "window": window, "tokens": _identity(tokenize)}
 
     @cached_property
     def index(self) -> tuple:
@@ -99,7 +95,6 @@ class SBERTRetriever:
 
     def __init__(self, support: Sequence[Preference], embed: Embedder):
         self.support, self.embed = tuple(support), embed
-        self.identity = {"retriever": "SBERT", "encoder": embed.fingerprint}
 
     def get_scores(self, prompts: Sequence[str]) -> np.ndarray:
         """Cosine similarities, shape (n_prompts, n_support)."""
@@ -117,7 +112,6 @@ class TwoStageRetriever:
     def __init__(self, support: Sequence[Preference], embed: Embedder, window: int = 30, tokenize: Tokenize = words):
         self.coarse, self.embed = BM25Retriever(support, window, tokenize), embed
         self.support = self.coarse.support
-        self.identity = {**self.coarse.identity, "retriever": "R", "encoder": embed.fingerprint}
 
     def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
         """The k nearest in meaning among each prompt's 20 best BM25 hits (k of them if k > 20)."""
@@ -191,15 +185,6 @@ def encoder_sentence(embed: Embedder, prompts: Sequence[Preference], data: Mappi
     embed.silence()
     texts = [p.prompt for p in (*prompts, *(p for d in data.values() for p in d.support))]
     return " ".join(filter(None, (f"Sentence encoder: {embed.name}.", embed.cut_note(texts))))
-
-
-def _identity(tokenize: Tokenize) -> str:
-    """A text that no other tokenisation has: of a language model its fingerprint, of a function its name."""
-    owner = getattr(tokenize, "__self__", None)  # the language model of `lm.tokenize`
-    name = getattr(tokenize, "__qualname__", "<unnamed>")
-    if hasattr(owner, "fingerprint"):
-        return owner.fingerprint
-    return f"{name} {uuid4()}" if "<" in name else name  # two lambdas have one name, so what they find is kept for neither
 
 
 def _gist(p: Preference) -> str:

@@ -1,4 +1,4 @@
-"""Parts of the work with a store behind them: a language model, an encoder, a retriever, a reward.
+"""Parts of the work with a store behind them: a language model, an encoder, a reward.
 
 Each wraps a part, looks first for what was computed before, and leaves everything else to the part itself. A language model
 also knows what all the results that it gave cost to compute.
@@ -11,21 +11,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..common.files import digest
-from ..data.preferences import Preference
 from ..models.encoder import Embedder, Remembered
 from ..models.interface import NO_BAR, SECONDS, TOKENS, LanguageModel, machine, unless_sampled
 from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol
-from ..retrieval.retrievers import Retriever
 from .store import Store
 
 T = TypeVar("T")
 
 
 def stored(part: T, wanted: bool = True, store: Store | None = None) -> T:
-    """A language model, a sentence encoder, a retriever or a reward with a store behind it; as it is where none is `wanted`."""
-    kinds = {"logprobs": StoredLM, "vectors": StoredEmbedder, "retrieve": StoredRetriever, "score": StoredReward}
+    """A language model, a sentence encoder or a reward with a store behind it; as it is where none is `wanted`."""
+    kinds = {"logprobs": StoredLM, "vectors": StoredEmbedder, "score": StoredReward}
     kind = next((kinds[method] for method in kinds if hasattr(part, method)), None)
     if kind is None:
         raise TypeError(f"a {type(part).__name__} gives nothing that a store keeps")
@@ -166,26 +163,6 @@ class StoredEmbedder:
         found = self.store.compute("embed", {"encoder": self.fingerprint}, texts, run)
         self.embed.warn_of_cut(texts)
         return np.stack([_array(v) for v in found])
-
-
-class StoredRetriever:
-    """A retriever whose finds are kept in a store."""
-
-    def __init__(self, retriever: Retriever, store: Store):
-        self.retriever, self.store, self.support = retriever, store, retriever.support
-        self.identity = {**retriever.identity, "support": digest([vars(p) for p in retriever.support])}
-
-    def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
-        """As the retriever itself."""
-        number = {id(p): i for i, p in enumerate(self.support)}
-
-        def run(indices: list[int]) -> list:
-            found = self.retriever.retrieve([prompts[i] for i in indices], k)
-            return [[number[id(p)] for p in row] for row in found]
-
-        return [
-            [self.support[i] for i in row] for row in self.store.compute("retrieve", {**self.identity, "k": k}, prompts, run)
-        ]
 
 
 class StoredReward:
