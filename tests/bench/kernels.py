@@ -15,7 +15,7 @@ from results import write
 
 import icdpo_nb as nb
 from icdpo_nb.engine.onednn import PackedLinear
-from icdpo_nb.engine.packing import families
+from icdpo_nb.engine.prefix import families
 from icdpo_nb.retrieval.retrievers import words
 
 RUNS = 5
