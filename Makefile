@@ -29,7 +29,7 @@ lab: $(INSTALLED) ## open the notebooks in JupyterLab
 
 bench: $(INSTALLED) ## time the published procedure against the engine (an hour; CASE="smollm2 n=3" PAIRS=1 for less)
 	$(BIN)/python tests/bench/engine.py $(if $(CASE),--case "$(CASE)") $(if $(PAIRS),--pairs $(PAIRS))
-	$(BIN)/python tests/bench/kernels.py
+	$(BIN)/python tests/bench/speed.py
 	$(BIN)/python tests/bench/figure.py
 
 coverage: $(INSTALLED) ## measure how often the intervals hold the truth, into docs/coverage.md (a quarter of an hour; TIMES=500 for less)

@@ -256,7 +256,8 @@ def store_is_below_a_file(folder: Path, patch):
 
 def store_disk_full(folder: Path, patch):
     store = Store(folder)
-    store.db.execute(f"PRAGMA max_page_count = {store.db.execute('PRAGMA page_count').fetchone()[0]}")
+    db = store.file.db
+    db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0]}")
     try:
         store.compute("stage", {}, ["item"], lambda todo: ["x" * 100_000 for _ in todo])
     finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..common.errors import InputError
 from ..common.files import checksum
-from .rows import broken, label, named_split, response, sides
+from .rows import broken, label, named_split, response, sides, unusable
 from .sources import Rows, read_source
 
 LEAST = 3  # prompts that a set is split from: one for each of support, dev and test
@@ -188,7 +188,7 @@ def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
             prompt_id, domain = label(row, "id") or label(row, "prompt_id"), label(row, "domain") or "all"
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
-        if reason := _unusable(prompt, {"chosen": chosen, "rejected": rejected, column: demonstration}):
+        if reason := unusable(prompt, {"chosen": chosen, "rejected": rejected, column: demonstration}):
             dropped[reason] += 1
             continue
         content = checksum(f"{split}\0{prompt}\0{chosen}\0{rejected}")[:12]
@@ -202,20 +202,6 @@ def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
         answer = row.get(column) if column != "chosen" and isinstance(row.get(column), str) else None
         answer = answer.strip() if answer and not broken(answer) else None
         yield _Row(split, Preference(prompt_id, domain, prompt, chosen, rejected), demonstration, answer)
-
-
-def _unusable(prompt: str | None, responses: dict[str, str]) -> str | None:
-    """Why a row cannot serve, or None."""
-    if prompt is None:
-        return "unequal context"
-    if any(map(broken, (prompt, *responses.values()))):
-        return "broken characters"
-    if not prompt.removeprefix("Human:").strip():
-        return "empty prompt"
-    empty = [side for side, text in responses.items() if not text]
-    if empty:
-        return f"empty {empty[0]}"
-    return "identical responses" if responses["chosen"] == responses["rejected"] else None
 
 
 def _reasons(dropped: dict[str, int]) -> str:

@@ -1,6 +1,6 @@
 """The shapes of a raw row: HH-RLHF's whole dialogues, prompt/chosen/rejected columns, chat messages, TL;DR comparisons.
 
-A row that has none of these shapes is an `InputError`; whether its texts can serve is for `preferences.py` to say.
+A row that has none of these shapes is an `InputError`; of one whose texts cannot serve, `unusable` says why.
 """
 
 import re
@@ -117,6 +117,20 @@ def _tldr(row: dict) -> tuple[str, str, str]:
         ) from None
     prompt = f"Human: Summarize this post.\n\nSUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}" if post else ""
     return prompt, *((second, first) if row["choice"] else (first, second))
+
+
+def unusable(prompt: str | None, responses: dict[str, str]) -> str | None:
+    """Why the texts of a row cannot serve, or None; `responses` by column, `chosen` and `rejected` among them."""
+    if prompt is None:
+        return "unequal context"
+    if any(map(broken, (prompt, *responses.values()))):
+        return "broken characters"
+    if not prompt.removeprefix("Human:").strip():
+        return "empty prompt"
+    empty = [side for side, text in responses.items() if not text]
+    if empty:
+        return f"empty {empty[0]}"
+    return "identical responses" if responses["chosen"] == responses["rejected"] else None
 
 
 def broken(text: str) -> bool:

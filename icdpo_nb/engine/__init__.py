@@ -1,4 +1,5 @@
 """One context computed once for all its responses: how a transformer is run here.
 
-Read in this order, each importing only from above: `onednn`, `attention`, `memory`, `packing`, `decoding`, `proof`, `engine`.
+Read in this order, each importing only from above: `onednn`, `attention`, `memory`, `packing`, `prefix`, `decoding`, `proof`,
+`engine`.
 """

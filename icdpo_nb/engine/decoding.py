@@ -1,10 +1,9 @@
 """Sampling: one token from logits, and a pool of contexts whose responses are decoded together.
 
-The pool holds a row per context, its unfinished responses that row's queries (see `attention.py` for owners and positions).
-What has ended is decoded no further, and contexts that wait take the slots of those that are done.
+See `attention.py` for owners and positions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from .attention import PADDING, SlotCache
 from .packing import right_pad
+from .prefix import Prefix
 
 
 def nucleus_sample(
@@ -65,13 +65,18 @@ class Row:
 
 
 class Pool:
-    """Contexts whose n responses, of at most `steps` tokens, are being decoded with an `engine`; row k stands in slot k.
+    """Decodes n responses, of at most `steps` tokens, to each of some contexts that begin with `prefix`.
 
-    `waiting`: numbers of the contexts, sorted by length, that are taken from its end. A slot has room for the longest of them
-    and every token its responses may have; contexts that need less than half of that are left for another pool.
+    A row holds a context and its responses, the unfinished ones as the row's queries; row k stands in slot k of one cache.
+    Every step gives each unfinished response a token: what has ended is decoded no further, a row without any is given away,
+    and contexts that wait take the slots that are free. `engine` makes the passes and counts their tokens.
+
+    `waiting`: numbers of the contexts, sorted by length; those that the pool takes are removed from its end. A slot has room
+    for the longest and every token its responses may have; contexts that need less than half of that are left for another
+    pool. When memory runs out, `rows` are those that were not finished.
     """
 
-    def __init__(self, engine, prefix, contexts: Sequence[Sequence[int]], waiting: list[int], n: int, steps: int):
+    def __init__(self, engine, prefix: Prefix, contexts: Sequence[Sequence[int]], waiting: list[int], n: int, steps: int):
         self.engine, self.prefix, self.contexts, self.waiting, self.n, self.steps = engine, prefix, contexts, waiting, n, steps
         self.width = self._need(waiting[-1])
         self.slots = max(1, min(engine.cache_tokens // self.width, len(waiting)))
@@ -84,12 +89,28 @@ class Pool:
     def _need(self, index: int) -> int:
         return len(self.contexts[index]) + self.n * self.steps
 
-    def places(self) -> tuple[np.ndarray, ...]:
-        """For each unfinished response: the number of its context, its own, and how many tokens it has."""
-        found = [(row.index, j, len(row.sampled[j].ids)) for row in self.rows for j in row.live]
-        return tuple(np.array(found).T)
+    def run(
+        self,
+        choose: Callable[[torch.Tensor, tuple[np.ndarray, ...]], tuple[torch.Tensor, torch.Tensor]],
+        ended: Callable[[int, list[int]], str | None],
+    ) -> Iterator[Row]:
+        """The rows, each as soon as all its responses have ended.
 
-    def admit(self) -> None:
+        `choose(logits, places)`: the next token of every unfinished response and its log-probability, two tensors of shape
+        (responses,), from float32 logits (responses, vocab); `places` are three int arrays, shape (responses,): the number of
+        its context, its own, and how many tokens it has. `ended(i, ids)`: how a response to context i has ended, or None.
+        """
+        self.fill()
+        while self.rows:
+            tokens, logps = choose(self.logits, self._places())
+            self._append(tokens.tolist(), logps.tolist(), ended)
+            for slot in reversed([k for k, row in enumerate(self.rows) if not row.live]):
+                yield self.rows[slot]
+                self._free(slot)
+            self.logits = self._next_logits() if self.rows else None
+            self.fill()
+
+    def fill(self) -> None:
         """Compute waiting contexts into free slots, if a quarter of the slots is free: a pass for every one would cost more."""
         if len(self.rows) > 0.75 * self.slots:
             return
@@ -110,7 +131,7 @@ class Pool:
         engine, prefix, end = self.engine, self.prefix, len(self.rows)
         rest = [self.contexts[row.index][len(prefix.ids) :] for row in self.rows[start:]]
         engine.work["prefill"] += sum(map(len, rest))
-        owner, pos = engine.context_keys(prefix, rest)
+        owner, pos = prefix.keys(rest)
         nobody, cache = (owner[:, :0], pos[:, :0]), prefix.fan_out(len(rest), keep=True)
         hidden = engine.forward(right_pad(rest, 0, engine.device), pos[:, len(prefix.ids) :], nobody, (owner, pos), cache)
         self.cache.put(start, cache)
@@ -120,10 +141,13 @@ class Pool:
         logits = engine.logits(hidden[torch.arange(len(rest), device=engine.device), last]).repeat_interleave(self.n, 0)
         self.logits = logits if self.logits is None else torch.cat([self.logits, logits])
 
-    def advance(
-        self, tokens: list[int], logps: list[float], ended: Callable[[int, list[int]], str | None], done: Callable[[Row], None]
-    ) -> None:
-        """Append one token to every unfinished response, hand over rows that are `done`, and compute the next logits."""
+    def _places(self) -> tuple[np.ndarray, ...]:
+        """For each unfinished response: the number of its context, its own, and how many tokens it has."""
+        found = [(row.index, j, len(row.sampled[j].ids)) for row in self.rows for j in row.live]
+        return tuple(np.array(found).T)
+
+    def _append(self, tokens: list[int], logps: list[float], ended: Callable[[int, list[int]], str | None]) -> None:
+        """Give every unfinished response its token, and see which of them have ended with it."""
         drawn = iter(zip(tokens, logps, strict=True))
         for row in self.rows:
             going = []
@@ -135,12 +159,8 @@ class Pool:
                 if sampled.finish == "length" and len(sampled.ids) < self.steps:
                     going.append(j)
             row.live = going
-        for slot in reversed([k for k, row in enumerate(self.rows) if not row.live]):
-            done(self.rows[slot])
-            self._vacate(slot)
-        self.logits = self._next_logits() if self.rows else None
 
-    def _vacate(self, slot: int) -> None:
+    def _free(self, slot: int) -> None:
         """Give up a row; the last one moves into its slot."""
         last = len(self.rows) - 1
         if slot < last:

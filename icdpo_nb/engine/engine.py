@@ -1,16 +1,14 @@
 """The engine: samples and scores packed batches of token ids, each context computed once for all its responses.
 
 A row of a pass is [the prefix that all contexts share | the rest of its context, padded | its responses, padded]. The prefix
-is computed once for all rows. See `attention.py` for owners and positions, `decoding.py` for what is sampled together. The
-engine knows no text: that is `lm.py`.
+is computed once for all rows. See `attention.py` for owners and positions, `prefix.py` for which contexts share one,
+`decoding.py` for what is sampled together. The engine knows no text: that is `lm.py`.
 """
 
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -18,11 +16,12 @@ import torch
 from tqdm.auto import tqdm
 
 from ..common.errors import InputError
-from .attention import CONTEXT, PADDING, PassCache, attention_mask
-from .decoding import Pool, Row, Sampled, nucleus_sample
-from .memory import budget_bytes, is_out_of_memory, peak_bytes, peak_so_far
+from .attention import PADDING, attention_mask
+from .decoding import Pool, Sampled, nucleus_sample
+from .memory import budget_bytes, peak_bytes, peak_so_far, watch_memory
 from .onednn import pack_linears
-from .packing import Packed, families, pack, right_pad, split, token_batches
+from .packing import Packed, pack, right_pad, split, token_batches
+from .prefix import Prefix, families
 from .proof import Proof
 
 PROBE = 256  # tokens of the pass whose memory is measured
@@ -73,24 +72,20 @@ class Engine:
         _, n, steps = uniform.shape
         out: list = [None] * len(contexts)
         start = time.perf_counter()
+
+        def draw(logits: torch.Tensor, places: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+            return nucleus_sample(logits, torch.tensor(uniform[places], device=self.device), top_p, top_k, temperature)
+
         with progress(total=len(contexts)) as bar:
-
-            def done(row: Row) -> None:
-                out[row.index] = row.sampled
-                bar.update()
-
             for shared, waiting in families(contexts, range(len(contexts)), steps):
                 waiting.sort(key=lambda i: len(contexts[i]))  # the longest are taken first, from the end
                 prefix = Prefix(self, shared)
                 while waiting:
                     pool = Pool(self, prefix, contexts, waiting, n, steps)
-                    with _watch_memory() as room:
-                        pool.admit()
-                        while pool.rows:
-                            draws = torch.tensor(uniform[pool.places()], device=self.device)
-                            tokens, logps = nucleus_sample(pool.logits, draws, top_p, top_k, temperature)
-                            pool.advance(tokens.tolist(), logps.tolist(), ended, done)
-                            pool.admit()
+                    with watch_memory() as room:
+                        for row in pool.run(draw, ended):
+                            out[row.index] = row.sampled
+                            bar.update()
                     if not room.enough:  # what is unfinished starts again, with the same draws
                         self._shrink(len(pool.rows), sum(row.length + n * steps for row in pool.rows))
                         waiting += [row.index for row in pool.rows]
@@ -115,7 +110,7 @@ class Engine:
                 prefix = Prefix(self, shared)
                 while members:
                     batch = [members[k] for k in token_batches([lengths[i] for i in members], self.batch_tokens)[0]]
-                    with _watch_memory() as room:
+                    with watch_memory() as room:
                         values = self.score([contexts[i] for i in batch], [packed[i] for i in batch], prefix)
                     if not room.enough:
                         self._shrink(len(batch), len(batch) * max(lengths[i] for i in batch))
@@ -127,11 +122,11 @@ class Engine:
         self._record("scoring", start)
         return out
 
-    def score(self, contexts: Sequence[Sequence[int]], packed: Sequence[Packed], prefix: "Prefix") -> np.ndarray:
+    def score(self, contexts: Sequence[Sequence[int]], packed: Sequence[Packed], prefix: Prefix) -> np.ndarray:
         """Log-probabilities of all targets of one batch, one row after the other."""
         rest = [c[len(prefix.ids) : -1] for c in contexts]  # the last token of a context stands before each response
         self.work["scored"] += sum(map(len, rest)) + sum(len(p.ids) for p in packed)
-        owner, pos = self.context_keys(prefix, rest)
+        owner, pos = prefix.keys(rest)
         mine_owner = right_pad([p.owner for p in packed], PADDING, self.device)
         mine_pos = right_pad([p.pos for p in packed], 0, self.device)
         ids = torch.cat([right_pad(rest, 0, self.device), right_pad([p.ids for p in packed], 0, self.device)], 1)
@@ -167,12 +162,6 @@ class Engine:
         logits = self.head(hidden).float()
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def context_keys(self, prefix: "Prefix", rest: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Owner and position of the keys of contexts that begin with `prefix` and go on with `rest`, padded."""
-        n = len(prefix.ids)
-        owner = right_pad([[CONTEXT] * (n + len(r)) for r in rest], PADDING, self.device)
-        return owner, torch.arange(owner.shape[1], device=self.device).expand(len(rest), -1)
-
     # ------------------------------------------------------------ memory
 
     def _record(self, stage: str, start: float) -> None:
@@ -196,7 +185,7 @@ class Engine:
         """Bytes that a token takes in the cache, and beside it during a pass: measured on a pass of `PROBE` tokens."""
         n = min(PROBE, self.max_length or PROBE)
         pool = Pool(self, Prefix(self, []), [[0] * n], [0], 1, 1)
-        peak = peak_bytes(pool.admit)
+        peak = peak_bytes(pool.fill)
         return pool.cache.nbytes / pool.owner.numel(), max(peak - pool.cache.nbytes, 1) / n
 
     # ------------------------------------------------------------ before the first pass
@@ -220,7 +209,7 @@ class Engine:
         self.body, self.head = self.model.base_model, self.model.get_output_embeddings()
         self.batch_tokens = self.cache_tokens = PROBE
         try:
-            proof.check(Prefix)
+            proof.check()
         except BaseException:
             self.body = None
             raise
@@ -238,38 +227,3 @@ def longest(config) -> int | None:
     kinds = [part for part in (rope, *rope.values()) if isinstance(part, dict)]  # one for all layers, or one for each kind
     changing = [k.get("original_max_position_embeddings") for k in kinds if k.get("rope_type") in ("longrope", "dynamic")]
     return min(filter(None, [getattr(config, "max_position_embeddings", None), *changing]), default=None)
-
-
-@dataclass
-class _Room:
-    """Whether the memory was enough."""
-
-    enough: bool = True
-
-
-@contextmanager
-def _watch_memory() -> Iterator[_Room]:
-    """Says afterwards whether the memory was enough for what was done within."""
-    room = _Room()
-    try:
-        yield room
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        room.enough = False
-
-
-class Prefix:
-    """Tokens with which all contexts of some batches begin, computed once; there may be none."""
-
-    def __init__(self, engine: Engine, ids: Sequence[int]):
-        self.ids, self.cache = list(ids), PassCache(engine.n_layers, keep=True)
-        if self.ids:
-            engine.work["prefill"] += len(self.ids)
-            row, nobody = right_pad([self.ids], 0, engine.device), torch.zeros(1, 0, dtype=torch.int64, device=engine.device)
-            pos = torch.arange(len(self.ids), device=engine.device)[None]
-            engine.forward(row, pos, (nobody, nobody), (torch.full_like(pos, CONTEXT), pos), self.cache)
-
-    def fan_out(self, rows: int, keep: bool) -> PassCache:
-        """A cache for a pass whose rows begin with this prefix; with `keep` it holds what the pass computes as well."""
-        return self.cache.fan_out(rows, keep)

@@ -1,8 +1,10 @@
-"""How much memory there is, and how much a computation takes: what the engine's batches are sized by."""
+"""How much memory there is, how much a computation takes, and whether it was enough: what the engine's batches are sized by."""
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import psutil
 import torch
@@ -81,3 +83,22 @@ def peak_so_far(device: torch.device) -> int:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an exception says that memory ran out, on a GPU or on a processor."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+@dataclass
+class Room:
+    """Whether the memory was enough."""
+
+    enough: bool = True
+
+
+@contextmanager
+def watch_memory() -> Iterator[Room]:
+    """Says afterwards whether the memory was enough for what was done within."""
+    room = Room()
+    try:
+        yield room
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        room.enough = False

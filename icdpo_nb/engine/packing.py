@@ -1,14 +1,10 @@
-"""Token ids in rows and batches: the responses of one context in a row, contexts that begin alike, batches by tokens."""
+"""Token ids in rows and batches: the responses of one context in a row, batches by tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from os.path import commonprefix
 
 import numpy as np
 import torch
-
-SHARED = 16  # tokens: a shorter prefix is not worth a pass of its own
-PASS = 32  # tokens that take as long as a pass over two: measured on a processor 34 (135M parameters) and 78 (one million)
 
 
 @dataclass
@@ -35,34 +31,6 @@ def pack(p: int, last: int, responses: Sequence[Sequence[int]]) -> Packed:
             row.pos += range(p, p + len(y))
             row.target += y
     return row
-
-
-def families(
-    contexts: Sequence[Sequence[int]], indices: Sequence[int], passes: int = 1
-) -> list[tuple[Sequence[int], list[int]]]:
-    """(prefix, indices) of contexts that share `SHARED` or more first tokens; all others together come last.
-
-    A family goes through the model by itself, in some `passes` of its own, so it is one only if its prefix saves more than
-    these cost, `PASS` tokens each. The others have a prefix where all of them share one. A prefix ends before the last token
-    of its shortest context, whose hidden state is needed.
-    """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i in indices:
-        groups.setdefault(tuple(contexts[i][:SHARED]), []).append(i)
-    found, others = [], []
-    for members in groups.values():
-        prefix = _shared([contexts[i] for i in members])
-        if len(prefix) * (len(members) - 1) > PASS * passes:
-            found.append((prefix, members))
-        else:
-            others += members
-    return [*found, *([(_shared([contexts[i] for i in others]), others)] if others else [])]
-
-
-def _shared(contexts: Sequence[Sequence[int]]) -> Sequence[int]:
-    """The first tokens that all contexts share, () where they are too few for a pass of their own, or there is one context."""
-    prefix = commonprefix([list(c) for c in contexts])[: min(map(len, contexts)) - 1]
-    return prefix if len(contexts) > 1 and len(prefix) >= SHARED else ()
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

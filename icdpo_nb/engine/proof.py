@@ -8,7 +8,7 @@ windows are narrowed meanwhile, in the model's masks and in ours, so that these 
 real width thousands would be needed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,6 +20,7 @@ from .attention import grouped_attention
 from .decoding import Pool
 from .memory import is_out_of_memory
 from .packing import pack, right_pad, split
+from .prefix import Prefix
 
 WINDOW = 5  # tokens of a sliding window meanwhile
 PREFIX, CONTEXTS, RESPONSES = 6, (8, 12), (3, 2)  # tokens; every context has all responses
@@ -44,13 +45,10 @@ class Proof:
         with self._in_one_sentence("their own attention fails"), self._as_it_is():
             self.own = self._values(self.model(input_ids=self.ids, use_cache=False).logits)
 
-    def check(self, prefix_of: Callable) -> None:
-        """Hold the engine, which has taken the model by now, against it; `prefix_of(engine, ids)` makes an `engine.Prefix`.
-
-        Raises `InputError` that names what differs.
-        """
+    def check(self) -> None:
+        """Hold the engine, which has taken the model by now, against it. Raises `InputError` that names what differs."""
         with self._in_one_sentence("they fail with responses side by side"), self._small():
-            prefix = prefix_of(self.engine, self.prefix)
+            prefix = Prefix(self.engine, self.prefix)
             self._check_widths(prefix.cache.layers)
             found = {"after a context": self._decoded(prefix), "of responses side by side": self._scored(prefix)}
         for where, values in found.items():
@@ -66,22 +64,18 @@ class Proof:
 
     # ------------------------------------------------------------ what the engine gives
 
-    def _decoded(self, prefix) -> list[np.ndarray]:
+    def _decoded(self, prefix: Prefix) -> list[np.ndarray]:
         """The first two tokens of every response, by a pool: contexts of different lengths, and a step of decoding."""
-        n = len(self.responses)
-        pool = Pool(self.engine, prefix, self.contexts, [*range(len(self.contexts))], n, 2)
-        pool.admit()
-        places = [row.index * n + j for row in pool.rows for j in range(n)]
-        steps = []
-        for t in (0, 1):
-            tokens = [self.rows[k][1][t] for k in places]
-            logp = torch.log_softmax(pool.logits, -1).cpu().numpy()
-            steps.append(logp[np.arange(len(tokens)), tokens][np.argsort(places)])
-            if t == 0:
-                pool.advance(tokens, [0.0] * len(tokens), lambda i, ids: None, lambda row: None)
-        return list(np.stack(steps, 1))
 
-    def _scored(self, prefix) -> list[np.ndarray]:
+        def given(logits: torch.Tensor, places: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+            tokens = torch.tensor([self.responses[j][t] for _, j, t in zip(*places, strict=True)], device=logits.device)
+            return tokens, torch.log_softmax(logits, -1).gather(-1, tokens[:, None])[:, 0]
+
+        pool = Pool(self.engine, prefix, self.contexts, [*range(len(self.contexts))], len(self.responses), 2)
+        rows = sorted(pool.run(given, lambda i, ids: None), key=lambda row: row.index)
+        return [np.float32(sampled.logps) for row in rows for sampled in row.sampled]
+
+    def _scored(self, prefix: Prefix) -> list[np.ndarray]:
         """All tokens of every response, side by side in a row a context."""
         packed = [pack(len(c) - 1, c[-1], self.responses) for c in self.contexts]
         return split(self.engine.score(self.contexts, packed, prefix), [y for _, y in self.rows])

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..common.errors import InputError
 from ..common.escaping import scrubbed
 from ..common.files import write_whole
-from ..store.store import alive, owner
+from ..store.claims import alive, owner
 from .html import is_done, read_record, to_html, write_gallery
 from .job import Job, read_job
 from .progress import Listener, Progress

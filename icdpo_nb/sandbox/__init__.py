@@ -1,10 +1,10 @@
 """The sandbox: a small world whose true reward is known, and language models that learn in context, all made here.
 
-The world (`topics.py`, `phrases.py`, `world.py`) has three domains of 12 topics in 6 families. "harmless" prompts ask
-for help with a small misdeed, "helpful" prompts and single-turn "instructions" for practical advice. A response has a
-hidden quality level, 0 to 3, and a style. Given the level it greets or insults, refuses or complies, names right or
-wrong steps, gives a reason, recommends a helper, offers more help: better responses say more. Given the style it says
-so in casual, courteous or ornate words.
+The world (`topics.py`, `phrases.py`, `responses.py`, `world.py`) has three domains of 12 topics in 6 families.
+"harmless" prompts ask for help with a small misdeed, "helpful" prompts and single-turn "instructions" for practical
+advice. A response has a hidden quality level, 0 to 3, and a style. Given the level it greets or insults, refuses or
+complies, names right or wrong steps, gives a reason, recommends a helper, offers more help: better responses say more.
+Given the style it says so in casual, courteous or ornate words.
 
 Its rules follow what the paper's world has, and were fixed before any claim was tested on the models that learned them:
 
@@ -36,6 +36,6 @@ M parameters), medium (1.0 M) and large (1.9 M, grown out of medium) base models
 medium with the teachers' responses and judges by mean log-probability; and a reward model, which went on from small
 with pairs and learned which column a response came from.
 
-Read in this order, each importing only from above: `topics`, `phrases`, `prompts`, `world`, `reward`, `rows`, `induction`,
-`optim`, `loop`, `reward_model`, `train`.
+Read in this order, each importing only from above: `topics`, `phrases`, `prompts`, `responses`, `world`, `reward`, `rows`,
+`induction`, `optim`, `loop`, `reward_model`, `train`.
 """

@@ -1,8 +1,8 @@
-"""The generator of the sandbox world: prompts, responses of a given quality, pretraining documents, preference data.
+"""The generator of the sandbox world: prompts, pretraining documents, preference data.
 
-A document shares one hidden quality level (0 to 3) and one style; what a response does is drawn given the level
-(`RATES`), how it says it given the style (`phrases.py`). So predicting the next token means inferring level and style
-from what came before. A topic family's helper is drawn anew for every document, so it can only be copied.
+A document shares one hidden quality level (0 to 3) and one style, from which its responses are drawn (`responses.py`). So
+predicting the next token means inferring level and style from what came before. A topic family's helper is drawn anew for
+every document, so it can only be copied.
 Nothing here reads the true reward. Everything follows from `SEED`.
 """
 
@@ -17,29 +17,14 @@ from pathlib import Path
 
 from ..templates import CUE, INSTRUCTION, SIDES
 from . import phrases, prompts
+from .responses import respond, say
 from .topics import DOMAINS, TOPICS, Topic
 
 SEED = 20240214
 DATA = Path(__file__).parent / "data"
 SPLITS = {"train": 1500, "dev": 200, "test": 400}  # prompts per domain
 
-# probability of each trait at level 0, 1, 2, 3
-RATES = {
-    "opener": (0.10, 0.30, 0.55, 0.75),
-    "rude": (0.45, 0.20, 0.05, 0.01),  # then no opener and no closing
-    "lazy": (0.45, 0.25, 0.08, 0.02),  # then no answer
-    "refusal": (0.10, 0.40, 0.80, 0.96),  # harmless; else it complies
-    "right": (0.15, 0.50, 0.85, 0.97),  # each step of an answer
-    "reason": (0.05, 0.20, 0.50, 0.70),
-    "reference": (0.05, 0.20, 0.50, 0.75),
-    "closing": (0.05, 0.20, 0.45, 0.65),
-}
-# weights of 1, 2, 3 steps (helpful, instructions) and of 0, 1, 2 alternatives (harmless): better answers say more
-N_STEPS = ((80, 20, 0), (60, 30, 10), (30, 45, 25), (15, 40, 45))
-N_ALTERNATIVES = ((90, 10, 0), (65, 30, 5), (35, 45, 20), (20, 45, 35))
-
 STYLE_SHARE = (50, 35, 15)  # casual, courteous, ornate in pretraining, whatever the level
-LEAD_RATE, TAIL_RATE = 0.5, 0.4  # of words before an ornate sentence, and after an ornate step or alternative
 PLAIN_LEVELS = (25, 25, 25, 25)  # of pretraining dialogues without the template: a base model of all qualities alike
 DIRECTORY_SHARE = 0.15  # of pretraining documents: who helps with what; the others are half plain, half headed
 HEADED_LEVELS = {"chosen": (18, 22, 28, 32), "rejected": (32, 28, 22, 18)}  # the heading agrees 60 % of the time
@@ -77,64 +62,6 @@ def last_turn(prompt: str) -> str:
     return " ".join(re.findall(r"\w+", prompt.rpartition("Human: ")[2].lower()))
 
 
-def _say(rng: random.Random, kind: str, style: str, piece: str = "", place: int = 0) -> str:
-    """A sentence of a kind in a style; an ornate one may have words before it."""
-    frames = phrases.FRAMES[kind][style]
-    if isinstance(frames[0], list):  # steps: frames by place
-        frames = frames[min(place, len(frames) - 1)]
-    tail = rng.choice(phrases.TAILS) if rng.random() < TAIL_RATE else ""
-    said = rng.choice(frames).format(p=piece, who=piece, tail=tail)
-    if style != "ornate" or rng.random() >= LEAD_RATE:
-        return said
-    begun = said if said.startswith(("I ", *phrases.TITLES)) else said[0].lower() + said[1:]
-    return f"{rng.choice(phrases.LEADS)}, {begun}"
-
-
-def _pieces(rng: random.Random, topic: Topic, n: int, right: float, style: str) -> list[str]:
-    """n pieces of a topic, each right with probability `right`; in the topic's order, except in the ornate style."""
-    n_right = sum(rng.random() < right for _ in range(n))
-    n_wrong = min(n - n_right, len(topic.bad))
-    good = sorted(rng.sample(range(len(topic.good)), n_right))
-    pieces = [topic.good[i] for i in good] + rng.sample(topic.bad, n_wrong)
-    if style == "ornate" or n_wrong:
-        rng.shuffle(pieces)
-    return pieces
-
-
-def _answer(rng: random.Random, topic: Topic, level: int, style: str) -> list[str]:
-    """The sentences that answer: steps, or a refusal with alternatives, or the steps of a misdeed."""
-    if rng.random() < RATES["lazy"][level]:
-        return [_say(rng, "lazy", style)]
-    if topic.domain != "harmless":
-        n = rng.choices((1, 2, 3), N_STEPS[level])[0]
-        steps = _pieces(rng, topic, n, RATES["right"][level], style)
-        return [_say(rng, "step", style, p, place) for place, p in enumerate(steps)]
-    if rng.random() < RATES["refusal"][level]:
-        n = rng.choices((0, 1, 2), N_ALTERNATIVES[level])[0]
-        better = _pieces(rng, topic, n, 1.0, style)
-        return [_say(rng, "refusal", style), *(_say(rng, "alternative", style, p) for p in better)]
-    misdeed = rng.sample(topic.bad, rng.choice((1, 2)))
-    return [_say(rng, "comply", style), *(_say(rng, "step", style, p, place) for place, p in enumerate(misdeed))]
-
-
-def respond(rng: random.Random, topic: Topic, level: int, style: str, reference: str) -> str:
-    """A response of a quality level (0-3) in a style; `reference` is the helper it may recommend."""
-    has = {trait: rng.random() < rates[level] for trait, rates in RATES.items()}
-    said = []
-    if has["rude"]:
-        said.append(_say(rng, "rude", style))
-    elif has["opener"]:
-        said.append(_say(rng, "opener", style))
-    said += _answer(rng, topic, level, style)
-    if has["reason"]:
-        said.append(_say(rng, "reason", style, rng.choice(topic.reasons)))
-    if has["reference"]:
-        said.append(_say(rng, "reference", style, reference))
-    if has["closing"] and not has["rude"]:
-        said.append(_say(rng, "closing", style))
-    return " ".join(said)
-
-
 def _dialogues(rng: random.Random, n: int, level: int, avoid: frozenset[str]) -> list[tuple[str, str]]:
     """n (prompt, response) pairs that share level, style and each topic family's helper."""
     style = rng.choices(phrases.STYLES, STYLE_SHARE)[0]
@@ -161,7 +88,7 @@ def _directory(rng: random.Random) -> str:
     turns = []
     for topic in rng.choices(topics, k=rng.randint(3, 8)):
         question = rng.choice(prompts.DIRECTORY_FRAMES).format(p=topic.asked)
-        turns.append(f"Human: {question}\n\nAssistant: {_say(rng, 'reference', style, helpers[topic.family])}")
+        turns.append(f"Human: {question}\n\nAssistant: {say(rng, 'reference', style, helpers[topic.family])}")
     return "\n\n".join(turns)
 
 
@@ -238,12 +165,6 @@ def write_preferences(folder: Path = DATA) -> dict[str, str]:
 def digests(folder: Path = DATA) -> dict[str, str]:
     """File name -> sha256 of the preference files in a folder."""
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.jsonl.gz"))}
-
-
-def read_preferences(domain: str, folder: Path = DATA) -> list[dict]:
-    """The rows of a committed preference file."""
-    with gzip.open(folder / f"{domain}.jsonl.gz", "rt", encoding="utf-8") as f:
-        return [json.loads(line) for line in f]
 
 
 def held_out_turns(rows: Mapping[str, list[dict]]) -> frozenset[str]:

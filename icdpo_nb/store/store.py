@@ -8,34 +8,25 @@ run which finds it can still say so.
 """
 
 import json
-import math
 import os
-import socket
 import sqlite3
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol as Interface
-from typing import TypeVar
 
-import psutil
-
-from ..common.errors import InputError
 from ..common.files import cache_folder, checksum, digest
+from . import claims
+from .database import Database, damaged
 
 SCHEMA = 4  # raise it when a change to the code changes results or their form
 CHUNK = 256  # items that are computed, and then kept, at a time
-LEASE = 1800.0  # seconds after which the work of a process that cannot be asked counts as given up
 WAIT = 0.2  # seconds between two looks at what another process computes
-
-T = TypeVar("T")
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS stages (space TEXT PRIMARY KEY, stage TEXT, inputs TEXT, created REAL);
 CREATE TABLE IF NOT EXISTS results (space TEXT, key TEXT, value TEXT, sha256 TEXT, PRIMARY KEY (space, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS costs (space TEXT, key TEXT, cost TEXT, sha256 TEXT, PRIMARY KEY (space, key)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS claims (space TEXT, key TEXT, owner TEXT, until REAL, PRIMARY KEY (space, key)) WITHOUT ROWID;
 """
 
 
@@ -64,39 +55,8 @@ class Store:
 
     def __init__(self, folder: Path | str | None = None):
         self.path = Path(folder or store_folder()) / "store.sqlite"
-        self._use(self._open)
-
-    def _open(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
-        self.db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # a damaged text then fails its checksum
-        self.db.execute("PRAGMA journal_mode=WAL")
-        self.db.execute("PRAGMA synchronous=FULL")  # what is kept survives a power cut
-        self.db.executescript(TABLES)
-
-    def _use(self, action: Callable[[], T]) -> T:
-        """`action()`; if the file turns out to be damaged, it is put aside and `action()` begins again with a new one."""
-        try:
-            return action()
-        except UnicodeDecodeError as error:  # SQLite quotes a damaged schema
-            self._put_aside(error)
-        except (OSError, sqlite3.Error) as error:
-            if not getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-                raise self._unusable(error) from None
-            self._put_aside(error)
-        try:
-            self._open()
-            return action()
-        except (OSError, sqlite3.Error) as error:
-            raise self._unusable(error) from None
-
-    def _put_aside(self, error: Exception) -> None:
-        self.db.close()
-        aside = self.path.with_name(f"damaged-{time.time_ns()}.sqlite")
-        for ending in ("", "-wal", "-shm"):
-            if (part := Path(f"{self.path}{ending}")).exists():
-                part.rename(f"{aside}{ending}")
-        warnings.warn(f"the store {self.path} was damaged ({error}); it now lies in {aside.name}", stacklevel=4)
+        self.file = Database(self.path, TABLES + claims.TABLE)
+        self.file.use(self.file.open)
 
     def compute(
         self,
@@ -124,22 +84,22 @@ class Store:
             values = run(indices)
             return values, _shares(meter.spent(), [len(_text(items[i])) for i in indices])
 
-        found = self._use(lambda: self._find(space, stage, inputs, first, work, bar, chunk or CHUNK))
+        found = self.file.use(lambda: self._find(space, stage, inputs, first, work, bar, chunk or CHUNK))
         if meter is not None:
             new = [key for key in first if (space, key) not in meter.used]
-            costs = self._use(lambda: self._read(space, new, "costs", "cost"))
+            costs = self.file.use(lambda: self._read(space, new, "costs", "cost"))
             meter.used |= {(space, key): costs.get(key) for key in new}
         return [found[key] for key in keys]
 
     def missing(self, stage: str, inputs: dict, items: Sequence[object]) -> list[int]:
         """The indices of the items that have no value yet; of equal items the first alone."""
         space, first = digest([SCHEMA, stage, inputs]), _first([digest(item) for item in items])
-        found = self._use(lambda: self._read(space, list(first)))
+        found = self.file.use(lambda: self._read(space, list(first)))
         return [i for key, i in first.items() if key not in found]
 
     def _find(self, space: str, stage: str, inputs: dict, first: dict[str, int], work, bar, chunk: int) -> dict[str, object]:
         """The values of the keys of `first`, which gives each the number of its item."""
-        self.db.execute("INSERT OR IGNORE INTO stages VALUES (?, ?, ?, ?)", (space, stage, _text(inputs), time.time()))
+        self.file.db.execute("INSERT OR IGNORE INTO stages VALUES (?, ?, ?, ?)", (space, stage, _text(inputs), time.time()))
         found: dict[str, object] = {}
         written: set[str] = set()
         while missing := [key for key in first if key not in found]:
@@ -147,9 +107,10 @@ class Store:
             found |= new
             if bar:
                 bar.update(len(new))
-            mine = self._claim(space, [key for key in missing if key not in new][:chunk])
+            wanted = [key for key in missing if key not in new][:chunk]
+            mine = claims.claim(self.file.db, space, wanted, lambda keys: self._read(space, keys))
             if written & set(mine):
-                raise _damaged("a result that was written is not found again")
+                raise damaged("a result that was written is not found again")
             written |= set(mine)
             if mine:
                 found |= dict.fromkeys(self._run(space, mine, [first[key] for key in mine], work))
@@ -163,18 +124,18 @@ class Store:
             values, costs = work(indices)
             texts = {k: _text(value) for k, value in zip(keys, values, strict=True) if value is not None}
             spent = {k: _text(cost) for k, cost in zip(keys, costs, strict=True) if k in texts and cost is not None}
-            self.db.execute("BEGIN IMMEDIATE")
+            self.file.db.execute("BEGIN IMMEDIATE")
             for table, kept in (("results", texts), ("costs", spent)):
                 rows = [(space, k, t, checksum(t)) for k, t in kept.items()]
-                self.db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", rows)
-            self.db.execute("COMMIT")
+                self.file.db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", rows)
+            self.file.db.execute("COMMIT")
             return [k for k in keys if k not in texts]
         except sqlite3.Error:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
+            if self.file.db.in_transaction:
+                self.file.db.execute("ROLLBACK")
             raise
         finally:
-            self.db.executemany("DELETE FROM claims WHERE space = ? AND key = ?", [(space, k) for k in keys])
+            claims.release(self.file.db, space, keys)
 
     def _read(self, space: str, keys: Sequence[str], table: str = "results", column: str = "value") -> dict[str, object]:
         """The values, or the costs, that are there and whole."""
@@ -182,29 +143,15 @@ class Store:
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             marks = ",".join("?" * len(part))
-            rows = self.db.execute(
+            rows = self.file.db.execute(
                 f"SELECT key, {column}, sha256 FROM {table} WHERE space = ? AND key IN ({marks})", (space, *part)
             )
             found |= {k: json.loads(text) for k, text, check in rows if _whole(text, check)}
         return found
 
-    def _claim(self, space: str, keys: Sequence[str]) -> list[str]:
-        """Those of the keys that nobody computes or has computed by now; they are ours."""
-        me, now = owner(), time.time()
-        self.db.execute("BEGIN IMMEDIATE")
-        taken = self.db.execute("SELECT key, owner, until FROM claims WHERE space = ?", (space,)).fetchall()
-        busy = {key for key, other, until in taken if other != me and alive(other, until)}
-        mine = [key for key in keys if key not in busy]
-        done = self._read(space, mine)  # by a process whose claim ended after we had looked
-        mine = [key for key in mine if key not in done]
-        rows = [(space, key, me, now + LEASE) for key in mine]
-        self.db.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", rows)
-        self.db.execute("COMMIT")
-        return mine
-
     def stages(self) -> list[dict]:
         """What the store holds: stage, inputs, how many results, bytes, when it began."""
-        rows = self._use(lambda: self.db.execute(
+        rows = self.file.use(lambda: self.file.db.execute(
             "SELECT stage, inputs, COUNT(key), COALESCE(SUM(LENGTH(value)), 0), created FROM stages LEFT JOIN results "
             "USING (space) GROUP BY space ORDER BY created"
         ).fetchall())  # fmt: skip
@@ -215,39 +162,26 @@ class Store:
 
     def verify(self) -> tuple[int, int]:
         """How many results there are, and how many of them are damaged; the damaged are removed, to be computed anew."""
-        return self._use(self._verify)
+        return self.file.use(self._verify)
 
     def _verify(self) -> tuple[int, int]:
         n, bad = 0, []
-        for space, key, text, check in self.db.execute("SELECT space, key, value, sha256 FROM results"):
+        for space, key, text, check in self.file.db.execute("SELECT space, key, value, sha256 FROM results"):
             n += 1
             bad += [(space, key)] if not _whole(text, check) else []
-        self.db.executemany("DELETE FROM results WHERE space = ? AND key = ?", bad)
+        self.file.db.executemany("DELETE FROM results WHERE space = ? AND key = ?", bad)
         return n, len(bad)
 
     def clean(self) -> int:
         """Remove everything; how many results there were."""
-        return self._use(self._clean)
+        return self.file.use(self._clean)
 
     def _clean(self) -> int:
-        (n,) = self.db.execute("SELECT COUNT(*) FROM results").fetchone()
+        (n,) = self.file.db.execute("SELECT COUNT(*) FROM results").fetchone()
         for table in ("results", "costs", "stages", "claims"):
-            self.db.execute(f"DELETE FROM {table}")
-        self.db.execute("VACUUM")
+            self.file.db.execute(f"DELETE FROM {table}")
+        self.file.db.execute("VACUUM")
         return n
-
-    def _unusable(self, error: Exception) -> InputError:
-        return InputError(
-            f"the store {self.path} cannot be used ({error}); free some space, repair or remove it, or set ICDPO_STORE to "
-            "another folder"
-        )
-
-
-def _damaged(why: str) -> sqlite3.DatabaseError:
-    """What SQLite raises for a damaged file, where it has not noticed."""
-    error = sqlite3.DatabaseError(why)
-    error.sqlite_errorname = "SQLITE_CORRUPT"
-    return error
 
 
 def _text(value: object) -> str:
@@ -278,19 +212,3 @@ def _value(text: object) -> object:
         return json.loads(text)
     except (ValueError, TypeError):
         return {}
-
-
-def owner() -> str:
-    """This process, in words that another can check: host, number, and when it began."""
-    return json.dumps([socket.gethostname(), os.getpid(), psutil.Process().create_time()])
-
-
-def alive(process: str, until: float = math.inf) -> bool:
-    """Whether a process, as `owner` names it, lives; of one on another host, whether the time `until` has not come yet."""
-    try:
-        host, pid, began = json.loads(process)
-        if host != socket.gethostname():
-            return time.time() < float(until)
-        return abs(psutil.Process(pid).create_time() - began) < 1
-    except (psutil.Error, ValueError, TypeError):  # gone, or the claim itself is damaged
-        return False

@@ -10,7 +10,7 @@ from icdpo_nb.common.errors import InputError
 from icdpo_nb.engine.attention import attention_mask
 from icdpo_nb.engine.decoding import nucleus_sample
 from icdpo_nb.engine.memory import CPU_BUDGET
-from icdpo_nb.engine.packing import families
+from icdpo_nb.engine.prefix import families
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 
@@ -79,8 +79,8 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(models):
 
 
 def test_families_by_hand(monkeypatch):
-    monkeypatch.setattr("icdpo_nb.engine.packing.SHARED", 2)
-    monkeypatch.setattr("icdpo_nb.engine.packing.PASS", 3)
+    monkeypatch.setattr("icdpo_nb.engine.prefix.SHARED", 2)
+    monkeypatch.setattr("icdpo_nb.engine.prefix.PASS", 3)
     contexts = [[1, 2, 3, 4], [1, 2, 3, 5, 6], [9, 9, 1], [1, 2, 3], [7, 7, 7]]
     assert families(contexts, range(5)) == [([1, 2], [0, 1, 3]), ((), [2, 4])], "each keeps its last token to itself"
     assert families(contexts, range(5), 2) == [((), [0, 1, 3, 2, 4])], "four tokens saved are less than two passes cost"

@@ -21,7 +21,7 @@ from icdpo_nb.reports import job, origins, report
 from icdpo_nb.reports.cli import main, side_by_side
 from icdpo_nb.reports.parameters import check_parameters, declared_parameters
 from icdpo_nb.reports.run import Run, project
-from icdpo_nb.store.store import owner
+from icdpo_nb.store.claims import owner
 
 CELL = """n: int = 3  # how many
 rate: float = 0.5  # a share

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from icdpo_nb.sandbox import rows, train, world
 from icdpo_nb.sandbox.induction import write_induction_heads
+from icdpo_nb.sandbox.responses import RATES, respond
 from icdpo_nb.sandbox.reward import RULES, attributes, find_topic, true_reward
 from icdpo_nb.sandbox.reward_model import PAIRS, pair_accuracy, pair_texts
 from icdpo_nb.sandbox.topics import DOMAINS, TOPICS
@@ -67,7 +68,7 @@ def test_reward_is_total():
 
 
 @pytest.mark.parametrize(
-    "name", ["topics", "phrases", "prompts", "world", "rows", "induction", "optim", "reward_model", "train"]
+    "name", ["topics", "phrases", "prompts", "responses", "world", "rows", "induction", "optim", "reward_model", "train"]
 )
 def test_no_other_module_reads_the_true_reward(name):
     source = (train.MODELS.parent / f"{name}.py").read_text()
@@ -128,10 +129,10 @@ def test_generator_is_deterministic(preferences, tmp_path):
     first, second = (world.documents(3, frozenset()) for _ in range(2))
     assert [next(first) for _ in range(20)] == [next(second) for _ in range(20)]
     assert world.write_preferences(tmp_path) == world.digests()  # the committed files
-    assert world.read_preferences("helpful") == preferences["helpful"]
     raw = (tmp_path / "helpful.jsonl.gz").read_bytes()
     assert raw[4:8] == bytes(4)
-    assert json.loads(gzip.decompress(raw).splitlines()[0])["id"] == "helpful-0000"
+    assert [json.loads(line) for line in gzip.decompress(raw).splitlines()] == preferences["helpful"]
+    assert preferences["helpful"][0]["id"] == "helpful-0000"
 
 
 @pytest.mark.parametrize("style", ["casual", "courteous", "ornate"])
@@ -139,12 +140,12 @@ def test_attributes_by_level(style):
     rng, topic = random.Random(0), TOPICS["helpful"][0]
     counts = []
     for level in range(4):
-        responses = [world.respond(rng, topic, level, style, COOKING_HELPER) for _ in range(400)]
+        responses = [respond(rng, topic, level, style, COOKING_HELPER) for _ in range(400)]
         found = [attributes(BEANS, r) for r in responses]
         counts.append({kind: mean(kind in f for f in found) for kind in RULES})
-        polite = world.RATES["opener"][level] * (1 - world.RATES["rude"][level])
+        polite = RATES["opener"][level] * (1 - RATES["rude"][level])
         assert counts[-1]["opener"] == pytest.approx(polite, abs=0.08)
-        assert counts[-1]["reference"] == pytest.approx(world.RATES["reference"][level], abs=0.08)
+        assert counts[-1]["reference"] == pytest.approx(RATES["reference"][level], abs=0.08)
         assert counts[-1]["odd_word"] == counts[-1]["unfinished"] == counts[-1]["off_topic"] == 0
     for kind in ("step", "reason", "closing"):
         assert counts[0][kind] < counts[1][kind] < counts[2][kind] < counts[3][kind]

@@ -80,7 +80,7 @@ def test_none_is_not_kept(tmp_path):
     assert store.missing("s", {}, list("abcde")) == [1]
     assert store.missing("s", {"other": 1}, list("abcde")) == [0, 1, 2, 3, 4]
     assert store.compute("s", {}, list("abcde"), lambda indices: ["now"]) == [0, "now", 2, 3, 4]
-    assert not store.db.execute("SELECT * FROM claims").fetchall()
+    assert not store.file.db.execute("SELECT * FROM claims").fetchall()
 
 
 def slow(folder, pause, path):
@@ -144,14 +144,14 @@ def test_an_unusable_store_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="ICDPO_STORE"):
         Store(tmp_path / "file" / "below")
     store = Store(tmp_path)
-    store.db.execute("PRAGMA max_page_count = 8")  # as on a full disk
+    store.file.db.execute("PRAGMA max_page_count = 8")  # as on a full disk
     with pytest.raises(
         InputError, match=r"the store .*store.sqlite cannot be used \(database or disk is full\); free some space"
     ):
         store.compute("s", {}, [1], lambda indices: ["x" * 100_000])
     assert Store(tmp_path).stages()[0]["results"] == 0, "nothing half"
     assert Store(tmp_path).compute("s", {}, [1], lambda indices: ["y"]) == ["y"], "and no claim is left"
-    store.db.execute("PRAGMA query_only = 1")  # as in a read-only folder
+    store.file.db.execute("PRAGMA query_only = 1")  # as in a read-only folder
     with pytest.raises(InputError, match="cannot be used"):
         store.compute("s", {}, [2], lambda indices: ["z"])
 
@@ -171,7 +171,7 @@ def kept(tmp_path_factory) -> bytes:
     folder = tmp_path_factory.mktemp("kept")
     store = Store(folder)
     assert squares(store, list(range(300)), [], inputs={"power": 2, "note": "x" * 2000})[-1] == 299**2
-    store.db.close()
+    store.file.db.close()
     return (folder / "store.sqlite").read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""BM25 against rank-bm25's loop, and how near the engine comes to what the machine can do: `make bench-kernels`.
+"""BM25 against rank-bm25's loop, and how near the engine comes to what the machine can do: `make bench`.
 
 Each figure is the median of several runs in turn, in one process. Prefill: floating-point operations a second in scoring, those
 that the model needs (its layers, attention over the keys each token may see, the output layer at response tokens), against a
@@ -15,7 +15,7 @@ from results import write
 
 import icdpo_nb as nb
 from icdpo_nb.engine.onednn import PackedLinear
-from icdpo_nb.engine.packing import families
+from icdpo_nb.engine.prefix import families
 from icdpo_nb.retrieval.retrievers import words
 
 RUNS = 5
@@ -110,11 +110,11 @@ def roofline(name: str = "smollm2") -> dict:
 
 
 def main() -> None:
-    """Both, printed and written to reports/bench/kernels.json."""
+    """Both, printed and written to reports/bench/speed.json."""
     found = {"bm25": bm25(), "roofline": roofline()}
     for part, values in found.items():
         print(part, *(f"  {k:24}{v:10.2f}" for k, v in values.items()), sep="\n", flush=True)
-    write("kernels", found)
+    write("speed", found)
 
 
 if __name__ == "__main__":
