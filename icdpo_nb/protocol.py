@@ -11,7 +11,7 @@ from typing import Literal, get_args, get_origin
 
 from .common.errors import InputError
 
-MOST = 100_000  # candidates, tokens, demonstrations: more is a slip of the keyboard, and would fill the memory
+MAX_COUNT = 100_000  # candidates, tokens, demonstrations: more is a slip of the keyboard, and would fill the memory
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Protocol:
         for name, low in (("n_demos", 0), ("n_candidates", 1), ("max_new_tokens", 1), ("top_k", 0), ("bm25_window", 1)):
             if getattr(self, name) < low:
                 raise InputError(f"protocol: {name} is {getattr(self, name)}, but must be at least {low}")
-            if getattr(self, name) > MOST:
-                raise InputError(f"protocol: {name} is {getattr(self, name)}, but must be at most {MOST}")
+            if getattr(self, name) > MAX_COUNT:
+                raise InputError(f"protocol: {name} is {getattr(self, name)}, but must be at most {MAX_COUNT}")
         if not 0 < self.top_p <= 1:
             raise InputError(f"protocol: top_p is {self.top_p}, but must lie above 0 and at most at 1")
         if not 1e-3 <= self.temperature <= 1e3:  # beyond, logits overflow or all tokens are alike

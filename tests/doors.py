@@ -85,7 +85,7 @@ def judge(given: tuple[str, dict], folder: Path):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("OPENAI_API_KEY", raising=False)
         patch.setenv("ICDPO_JUDGE_KEY", given[0])
-        return load_judge(**{"name": "endpoint", "keep": False, **given[1]})
+        return load_judge(**{"name": "endpoint", "store": False, **given[1]})
 
 
 def broken_model(damage, folder: Path):

@@ -88,7 +88,7 @@ def forecasts(
     sources of the same roles.
     """
     rows = []
-    for (lm, later, earlier), part in gaps.groupby(["lm", "better", "worse"], sort=False):
+    for (lm, later, earlier), part in gaps.groupby(["lm", "method", "baseline"], sort=False):
         gap = estimate(part)
         forecast = finding(gap, margins[0])
         reward = _reward_gap(rewards, lm, later, earlier, totals, seed)

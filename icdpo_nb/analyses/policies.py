@@ -61,7 +61,7 @@ def train_policies(
     begin: str = "sft",
     embed: Embedder | None = None,
     protocol: Protocol = RECOMMENDED,
-    keep: bool = True,
+    store: bool = True,
 ) -> dict[tuple[str, str, int], Trained]:
     """Train every method on every source's pairs from every seed, or find it: by (source, method, seed).
 
@@ -85,7 +85,7 @@ def train_policies(
     first = plans(["SFT"], base) if "SFT" in recipes else {}
     trained = {key: Trained(lm, folder) for key, folder in fine_tune_all(first, protocol).items()}
     if begin == "sft":
-        base = {(source, s): stored(load_lm(policy.model), keep) for (source, _, s), policy in trained.items()}
+        base = {(source, s): stored(load_lm(policy.model), store) for (source, _, s), policy in trained.items()}
     rest = plans([method for method in recipes if method != "SFT"], base)
     folders = fine_tune_all(rest, protocol)
     return trained | {key: Trained(rest[key].lm, folder) for key, folder in folders.items()}
@@ -116,17 +116,17 @@ def sample_policies(
     policies: Mapping[tuple[str, str, int], Trained],
     lm: LanguageModel,
     protocol: Protocol = RECOMMENDED,
-    keep: bool = True,
+    store: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`policy_table` of every policy by (source, method, seed) as one candidates table (see `sampling`); and `work_done`.
 
     The source is what a policy was trained on, the policy its method; with columns seed (of training and of sampling) and
-    adapter (`adapter_name`). One policy is loaded at a time. `keep`: whether what is sampled and scored is found again. The
+    adapter (`adapter_name`). One policy is loaded at a time. `store`: whether what is sampled and scored is found again. The
     work's last rows are those of the references and of the base model, whatever they did before included.
     """
     parts, work = [], []
     for (source, method, seed), trained in policies.items():
-        policy = stored(load_lm(trained.model), keep)
+        policy = stored(load_lm(trained.model), store)
         table = policy_table(prompts, policy, trained.reference, protocol, seed)
         named = with_origin(table, lm.name, source, policy=method)
         parts.append(named.assign(seed=seed, adapter=adapter_name(trained.model)))
@@ -187,7 +187,7 @@ def along_training(
     points: int,
     reward: Reward,
     protocol: Protocol = RECOMMENDED,
-    keep: bool = True,
+    store: bool = True,
 ) -> pd.DataFrame:
     """Reward with and without S at points of one training, for each plan by its name.
 
@@ -201,7 +201,7 @@ def along_training(
     folders, parts = fine_tune_all(kept, protocol), []
     for name, plan in plans.items():
         for step in steps[name]:
-            policy = stored(load_lm(f"{plan.lm.name}+{adapter_at(folders[name], step)}"), keep)
+            policy = stored(load_lm(f"{plan.lm.name}+{adapter_at(folders[name], step)}"), store)
             table = policy_table(prompts, policy, plan.lm, protocol, plan.recipe.seed)
             scored = with_rewards(table, reward=reward)
             found = {"policy": expected_random_choice(scored), "policy + S": select(scored, "S")}

@@ -51,7 +51,7 @@ RPO_TABLES = {  # what the paper's tables vary
     7: "Table 7: methods under other β",
     8: "Table 8: methods under other sampling temperatures",
 }
-WITHIN = (7, 8)  # tables that compare methods within each setting
+WITHIN_SETTINGS = (7, 8)  # tables that compare methods within each setting
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class Case:
     temperature: float = 0.0  # of sampling; 0 takes the most probable token, as in the paper's Table 5
 
     @property
-    def used(self) -> tuple:
+    def effective(self) -> tuple:
         """What sets it apart from others."""
-        return tuple(self.recipe.used.items()), self.encoder if self.recipe.embeds else "", self.temperature
+        return tuple(self.recipe.effective.items()), self.encoder if self.recipe.needs_encoder else "", self.temperature
 
 
-def read_case(method: str, setting: str, usual: Case) -> Case:
-    """The experiment of a printed row; what its setting does not name is as in `usual`.
+def read_case(method: str, setting: str, default: Case) -> Case:
+    """The experiment of a printed row; what its setting does not name is as in `default`.
 
     "RPO" without more is paired, as in the paper. Raises `InputError` for a setting that `PARTS` does not know.
     """
@@ -80,11 +80,11 @@ def read_case(method: str, setting: str, usual: Case) -> Case:
             raise InputError(f"setting {part[:80]!r} is not read; say it as the paper does, as 'τ = 0.25' or 'uniform weights'")
         changes |= dict(found)
     own = {name: changes.pop(name) for name in ("encoder", "temperature") if name in changes}
-    return replace(usual, recipe=replace(usual.recipe, **changes), **own)
+    return replace(default, recipe=replace(default.recipe, **changes), **own)
 
 
 def rpo_rows(
-    tables: Sequence[int], usual: Case, encoders: Sequence[str] = (MINILM,), also: Sequence[str] = ()
+    tables: Sequence[int], default: Case, encoders: Sequence[str] = (MINILM,), also: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, dict[str, Case]]:
     """The rows of the paper's tables on Anthropic-HH, and by name the experiments that they are here.
 
@@ -101,22 +101,22 @@ def rpo_rows(
     rows += [(0, *text.partition(", ")[::2], (), ()) for text in also]
     cases, names = {}, []
     for _, method, setting, *_ in rows:
-        case = None if method == "PPO" else read_case(method, setting, usual)
-        if case and case.encoder in encoders and case.recipe.fills:
-            names.append(_name(method, setting, usual))
+        case = None if method == "PPO" else read_case(method, setting, default)
+        if case and case.encoder in encoders and case.recipe.fills_batch:
+            names.append(_name(method, setting, default))
             cases.setdefault(names[-1], case)
         else:
             names.append("")
     return pd.DataFrame(rows, columns=["table", "method", "setting", "models", "paper"]).assign(policy=names), cases
 
 
-def _name(method: str, setting: str, usual: Case) -> str:
+def _name(method: str, setting: str, default: Case) -> str:
     """The method and those parts of the setting without which it would be another experiment."""
     parts = [part for part in setting.split(", ") if part]
-    used = read_case(method, setting, usual).used
+    used = read_case(method, setting, default).effective
     without = [", ".join(parts[:i] + parts[i + 1 :]) for i in range(len(parts))]
-    kept = [part for part, rest in zip(parts, without, strict=True) if read_case(method, rest, usual).used != used]
-    return ", ".join([read_case(method, "", usual).recipe.method, *kept])
+    kept = [part for part, rest in zip(parts, without, strict=True) if read_case(method, rest, default).effective != used]
+    return ", ".join([read_case(method, "", default).recipe.method, *kept])
 
 
 def train_cases(
@@ -145,18 +145,18 @@ def case_answers(
     cases: Mapping[str, Case],
     reward: Reward,
     protocol: Protocol = RECOMMENDED,
-    keep: bool = True,
+    store: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What every policy answers from the prompt alone, and `work_done`.
 
     One answer a prompt at temperature 0, else `n_candidates`. Columns lm, source, method (the policy's name), seed, adapter
     (`policies.adapter_name`: the same for equal weights), domain, prompt_id, candidate_id, prompt, response, reward, and win:
     100 where the reward is higher than that of the data's chosen response, 50 where they are level, 0 where it is lower.
-    `keep`: whether what is sampled is found again.
+    `store`: whether what is sampled is found again.
     """
     contexts, rows, work = [base_context(p.prompt, protocol) for p in prompts], [], []
     for model in dict.fromkeys(policies.values()):
-        lm, keys = stored(load_lm(model), keep), [key for key in policies if policies[key] == model]
+        lm, keys = stored(load_lm(model), store), [key for key in policies if policies[key] == model]
         known = adapter_name(model)
         for name, seed in keys:
             temperature = cases[name].temperature
@@ -185,7 +185,7 @@ def case_answers(
     return scored.drop(columns="chosen"), pd.concat(work, ignore_index=True) if work else pd.DataFrame()
 
 
-def beside_paper(
+def with_paper(
     rows: pd.DataFrame, table: int, wins: pd.DataFrame, rewards: pd.DataFrame, larger: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """A table of the paper with our estimates: columns method, setting, win rate and reward here, and the paper's columns.
@@ -221,7 +221,7 @@ def best_of_paper(rows: pd.DataFrame) -> dict[tuple[str, str], Reported]:
     most base models. By this rule nobody chooses which comparisons are looked at.
     """
     known, found = rows[(rows["policy"] != "") & (rows["table"] > 0)], {}  # by pair, the gains for all base models of a table
-    group = known["table"].astype(str) + known["setting"].where(known["table"].isin(WITHIN), "")
+    group = known["table"].astype(str) + known["setting"].where(known["table"].isin(WITHIN_SETTINGS), "")
     for _, part in known.groupby(group, sort=False):
         top = part.loc[part["paper"].map(np.mean).idxmax()]
         for other in part.itertuples():

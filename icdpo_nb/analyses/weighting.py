@@ -100,7 +100,7 @@ def weight_effects(
     embed: Embedder,
     protocol: Protocol = RECOMMENDED,
     n: int = 64,
-    keep: bool = True,
+    store: bool = True,
 ) -> pd.DataFrame:
     """`weight_effect` of every policy of paired RPO on the last n pairs that it learned: columns method, seed, adapter, ….
 
@@ -113,7 +113,7 @@ def weight_effects(
             continue
         seen.add(model)
         last = drawn(pairs, Recipe(recipe.method, n_pairs=recipe.n_pairs, seed=seed))[-n:]
-        policy = stored(load_lm(model), keep)
+        policy = stored(load_lm(model), store)
         effect = weight_effect(last, policy, references[seed], embed, recipe, protocol)
         rows.append({"method": name, "seed": seed, "adapter": adapter_name(model), **effect})
     return pd.DataFrame(rows)
@@ -137,8 +137,8 @@ def identical_share(answers: pd.DataFrame, against: str = "RPO-Paired") -> pd.Da
 
 def same_answers(answers: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[float]:
     """`identical_share` of each pair of policies: what `verdicts.claims` takes as `same`."""
-    shares = {b: identical_share(answers, b).set_index("policy")["share"] for b in dict.fromkeys(better for better, _ in pairs)}
-    return [float(shares[better][worse]) for better, worse in pairs]
+    shares = {b: identical_share(answers, b).set_index("policy")["share"] for b in dict.fromkeys(method for method, _ in pairs)}
+    return [float(shares[method][baseline]) for method, baseline in pairs]
 
 
 def inert_table(effects: pd.DataFrame, shares: pd.DataFrame) -> pd.DataFrame:

@@ -34,7 +34,7 @@ def comparisons(
     columns, found = [*GROUPS, "method", "domain", "prompt_id", "response"], []
     for (lm, source), part in chosen.groupby(GROUPS, sort=False):
         found.append(part.loc[part["method"].isin([*METHODS, *beside]), columns])
-        own = data[source].answers
+        own = data[source].test_responses
         if "Source" in beside and all(p.prompt_id in own for p in prompts):
             rows = [(lm, source, "Source", p.domain, p.prompt_id, own[p.prompt_id]) for p in prompts]
             found.append(pd.DataFrame(rows, columns=columns))

@@ -6,9 +6,9 @@ import os
 import re
 import unicodedata
 
-LIMIT = 2_000  # characters of a text that a table or a sentence of a report shows; the run's own tables hold all of it
-TEXT = 5 * LIMIT  # characters of a text that stands by itself: contexts are long
-KEPT = "\n\t\u200c\u200d\u00ad"  # line breaks, and the joiners and soft hyphens that some scripts and emoji need
+CELL_CHARACTERS = 2_000  # of a text that a table or a sentence of a report shows; the run's own tables hold all of it
+TEXT_CHARACTERS = 5 * CELL_CHARACTERS  # of a text shown by itself: contexts are long
+SHOWN_AS_IS = "\n\t\u200c\u200d\u00ad"  # line breaks, and the joiners and soft hyphens that some scripts and emoji need
 SECRET = re.compile("key|token|secret|passw", re.IGNORECASE)  # names of environment variables that hold one
 SHORTEST_SECRET = 8  # characters; shorter values, as "false" in TOKENIZERS_PARALLELISM, would be found in ordinary text
 
@@ -22,7 +22,7 @@ def visible(text: str, limit: int | None = None) -> str:
     if limit and len(text) > limit:
         half = limit // 2
         text = f"{text[:half]} […{len(text) - 2 * half:,} characters left out…] {text[-half:]}"
-    return "".join(c if c.isprintable() or c in KEPT else _sign(c) for c in text.replace("\r\n", "\n"))
+    return "".join(c if c.isprintable() or c in SHOWN_AS_IS else _sign(c) for c in text.replace("\r\n", "\n"))
 
 
 def _sign(character: str) -> str:
@@ -33,7 +33,7 @@ def _sign(character: str) -> str:
     return f"⟨U+{code:04X}⟩" if hidden else character
 
 
-def escaped(text: str, limit: int | None = LIMIT) -> str:
+def escaped(text: str, limit: int | None = CELL_CHARACTERS) -> str:
     """A visible text for a page of HTML, where it is text and nothing else."""
     return html.escape(visible(text, limit))
 

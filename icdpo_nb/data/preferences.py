@@ -17,7 +17,7 @@ from ..common.files import checksum
 from .rows import broken, label, named_split, response, sides, unusable
 from .sources import Rows, read_source
 
-LEAST = 3  # prompts that a set is split from: one for each of support, dev and test
+MIN_PROMPTS = 3  # prompts that a set is split from: one for each of support, dev and test
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PreferenceSet:
     test: tuple[Preference, ...]
     dropped: dict[str, int]  # reason -> rows
     sha256: str  # of the kept rows, all splits
-    answers: dict[str, str] = field(default_factory=dict)  # a teacher's own responses to test prompts, by prompt_id
+    test_responses: dict[str, str] = field(default_factory=dict)  # a teacher's own responses to test prompts, by prompt_id
 
     @property
     def domains(self) -> list[str]:
@@ -80,7 +80,7 @@ def load_preferences(
     (.jsonl .json .csv .parquet, also .gz), a folder of such files named after their split, or a hub id.
     `data_dir`: sub-folder, for HH-RLHF `harmless-base` or `helpful-base`, which then also names the domain.
     `demonstrations`: "raw" takes the column `chosen` as the support responses, "teacher-a" the column `teacher_a`, and so
-    on; dev and test prompts always keep their own `chosen`, and what a teacher says to test prompts becomes `answers`.
+    on; dev and test prompts always keep their own `chosen`, and what a teacher says to test prompts becomes `test_responses`.
     `max_tokens`: longest prompt and response in tokens as counted by `count_tokens` (Appendix A: 320 and 128 for HH-RLHF, 128
     and 200 for SyntheticGPT).
     A set without a test split is split by `seed`: a tenth of the prompts is test, a tenth dev, no prompt in two of them; it
@@ -103,13 +103,14 @@ def load_preferences(
             "responses"
         )
     parts: dict[str, list[Preference]] = {"support": [], "dev": [], "test": []}
-    answers = {}
+    test_responses = {}
     for split, row in zip(_splits(rows, seed, str(source)), rows, strict=True):
         parts[split].append(replace(row.pair, chosen=row.demonstration) if split == "support" else row.pair)
         if split == "test" and row.answer:
-            answers[row.pair.prompt_id] = row.answer
+            test_responses[row.pair.prompt_id] = row.answer
     kept = {s: tuple(p) for s, p in parts.items()}
-    return PreferenceSet(name, version, demonstrations, **kept, dropped=dict(dropped), sha256=_digest(kept), answers=answers)
+    own = {"dropped": dict(dropped), "sha256": _digest(kept), "test_responses": test_responses}
+    return PreferenceSet(name, version, demonstrations, **kept, **own)
 
 
 def load_sources(names: Sequence[str], source: str | Path, **options) -> dict[str, PreferenceSet]:
@@ -234,11 +235,11 @@ def _splits(rows: list[_Row], seed: int, source: str) -> list[str]:
     if given == {"support", "dev"}:  # TL;DR has train and validation only
         return ["test" if r.split == "dev" else "support" for r in rows]
     prompts = sorted({r.pair.prompt for r in rows}, key=lambda t: hashlib.sha256(f"{seed}\0{t}".encode()).digest())
-    if len(prompts) < LEAST:
+    if len(prompts) < MIN_PROMPTS:
         few = f"{len(prompts)} different prompt{'s are' if len(prompts) > 1 else ' is'} too few"
         raise InputError(
-            f"{source}: {few} to split into support, dev and test; give at least {LEAST}, or name each row's split in a column "
-            "`split`"
+            f"{source}: {few} to split into support, dev and test; give at least {MIN_PROMPTS}, or name each row's split in a "
+            "column `split`"
         )
     tenth = max(1, round(len(prompts) / 10))
     place = {t: "test" if i < tenth else "dev" if i < 2 * tenth else "support" for i, t in enumerate(prompts)}

@@ -12,7 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 PADDING, CONTEXT = -1, 0  # owners; response j of a row has owner j + 1
-CHUNK = 256  # context queries at a time: later ones need more keys, and no query computes what it may not see
+QUERIES_AT_A_TIME = 256  # context queries at a time: later ones need more keys, and no query computes what it may not see
 
 
 def attention_mask(
@@ -50,8 +50,8 @@ def grouped_attention(
         return sdpa_attention_forward(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)
     lead, offset = query.shape[2] - attention_mask.shape[2], key.shape[2] - query.shape[2]
     parts = []
-    for start in range(0, lead, CHUNK):
-        end = min(start + CHUNK, lead)
+    for start in range(0, lead, QUERIES_AT_A_TIME):
+        end = min(start + QUERIES_AT_A_TIME, lead)
         stop, first = offset + end, max(0, offset + start - sliding_window + 1) if sliding_window else 0
         mask = _causal_mask(offset + start, stop, first, sliding_window, query)
         parts.append(_attend(query[:, :, start:end], key[:, :, first:stop], value[:, :, first:stop], mask, scaling, softcap))

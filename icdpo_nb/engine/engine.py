@@ -21,11 +21,11 @@ from .decoding import Pool, Sampled, nucleus_sample
 from .memory import budget_bytes, peak_bytes, peak_so_far, watch_memory
 from .onednn import pack_linears
 from .packing import Packed, pack, right_pad, split, token_batches
-from .prefix import Prefix, families
+from .prefix import Prefix, prefix_groups
 from .proof import Proof
 
-PROBE = 256  # tokens of the pass whose memory is measured
-SLICE = 256  # response tokens whose logits, over the whole vocabulary, exist at one time
+PROBE_TOKENS = 256  # tokens of the pass whose memory is measured
+LOGITS_AT_A_TIME = 256  # response tokens whose logits, over the whole vocabulary, exist at one time
 NO_BAR = partial(tqdm, disable=True)
 
 
@@ -77,7 +77,7 @@ class Engine:
             return nucleus_sample(logits, torch.tensor(uniform[places], device=self.device), top_p, top_k, temperature)
 
         with progress(total=len(contexts)) as bar:
-            for shared, waiting in families(contexts, range(len(contexts)), steps):
+            for shared, waiting in prefix_groups(contexts, range(len(contexts)), steps):
                 waiting.sort(key=lambda i: len(contexts[i]))  # the longest are taken first, from the end
                 prefix = Prefix(self, shared)
                 while waiting:
@@ -106,7 +106,7 @@ class Engine:
         todo = [i for i, p in enumerate(packed) if p.target]
         start = time.perf_counter()
         with progress(total=len(todo)) as bar:
-            for shared, members in families(contexts, todo):
+            for shared, members in prefix_groups(contexts, todo):
                 prefix = Prefix(self, shared)
                 while members:
                     batch = [members[k] for k in token_batches([lengths[i] for i in members], self.batch_tokens)[0]]
@@ -137,7 +137,7 @@ class Engine:
         target = torch.tensor([t for p in packed for t in p.target], device=self.device)
         values = [
             torch.log_softmax(self.logits(part), -1).gather(-1, t[:, None])[:, 0]
-            for part, t in zip(hidden.split(SLICE), target.split(SLICE), strict=True)
+            for part, t in zip(hidden.split(LOGITS_AT_A_TIME), target.split(LOGITS_AT_A_TIME), strict=True)
         ]
         return torch.cat(values).cpu().numpy()
 
@@ -182,8 +182,8 @@ class Engine:
 
     @torch.inference_mode()
     def token_bytes(self) -> tuple[float, float]:
-        """Bytes that a token takes in the cache, and beside it during a pass: measured on a pass of `PROBE` tokens."""
-        n = min(PROBE, self.max_length or PROBE)
+        """Bytes that a token takes in the cache, and beside it during a pass: measured on a pass of `PROBE_TOKENS` tokens."""
+        n = min(PROBE_TOKENS, self.max_length or PROBE_TOKENS)
         pool = Pool(self, Prefix(self, []), [[0] * n], [0], 1, 1)
         peak = peak_bytes(pool.fill)
         return pool.cache.nbytes / pool.owner.numel(), max(peak - pool.cache.nbytes, 1) / n
@@ -207,7 +207,7 @@ class Engine:
         proof, budgets = Proof(self), (self.batch_tokens, self.cache_tokens)
         pack_linears(self.model)
         self.body, self.head = self.model.base_model, self.model.get_output_embeddings()
-        self.batch_tokens = self.cache_tokens = PROBE
+        self.batch_tokens = self.cache_tokens = PROBE_TOKENS
         try:
             proof.check()
         except BaseException:

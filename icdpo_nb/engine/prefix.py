@@ -8,26 +8,27 @@ import torch
 from .attention import CONTEXT, PADDING, PassCache
 from .packing import right_pad
 
-SHARED = 16  # tokens: a shorter prefix is not worth a pass of its own
-PASS = 32  # tokens that take as long as a pass over two: measured on a processor 34 (135M parameters) and 78 (one million)
+MIN_SHARED_TOKENS = 16  # a shorter prefix is not worth a pass of its own
+# Tokens that take as long as a pass over two: measured on a processor 34 (135M parameters) and 78 (one million).
+PASS_COST_TOKENS = 32
 
 
-def families(
+def prefix_groups(
     contexts: Sequence[Sequence[int]], indices: Sequence[int], passes: int = 1
 ) -> list[tuple[Sequence[int], list[int]]]:
-    """(prefix, indices) of contexts that share `SHARED` or more first tokens; all others together come last.
+    """(prefix, indices) of contexts that share `MIN_SHARED_TOKENS` or more first tokens; all others together come last.
 
-    A family goes through the model by itself, in some `passes` of its own, so it is one only if its prefix saves more than
-    these cost, `PASS` tokens each. The others have a prefix where all of them share one. A prefix ends before the last token
-    of its shortest context, whose hidden state is needed.
+    A group goes through the model by itself, in some `passes` of its own, so it is one only if its prefix saves more than these
+    cost, `PASS_COST_TOKENS` each. The others have a prefix where all of them share one. A prefix ends before the last token of
+    its shortest context, whose hidden state is needed.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in indices:
-        groups.setdefault(tuple(contexts[i][:SHARED]), []).append(i)
+        groups.setdefault(tuple(contexts[i][:MIN_SHARED_TOKENS]), []).append(i)
     found, others = [], []
     for members in groups.values():
         prefix = _shared([contexts[i] for i in members])
-        if len(prefix) * (len(members) - 1) > PASS * passes:
+        if len(prefix) * (len(members) - 1) > PASS_COST_TOKENS * passes:
             found.append((prefix, members))
         else:
             others += members
@@ -37,7 +38,7 @@ def families(
 def _shared(contexts: Sequence[Sequence[int]]) -> Sequence[int]:
     """The first tokens that all contexts share, () where they are too few for a pass of their own, or there is one context."""
     prefix = commonprefix([list(c) for c in contexts])[: min(map(len, contexts)) - 1]
-    return prefix if len(contexts) > 1 and len(prefix) >= SHARED else ()
+    return prefix if len(contexts) > 1 and len(prefix) >= MIN_SHARED_TOKENS else ()
 
 
 class Prefix:

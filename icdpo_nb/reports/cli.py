@@ -20,7 +20,7 @@ from ..common.escaping import scrubbed, visible
 from .compare import read_run, report_differences
 from .html import write_gallery
 from .job import Job, load_job, notebook_names, open_notebook, read_job
-from .progress import FILE, Display, Listener, Watcher, in_line, to_file
+from .progress import STATE_FILE, Display, Listener, Watcher, in_line, to_file
 from .report import is_current, run_job
 from .run import provenance
 from .runner import RunError
@@ -126,7 +126,7 @@ def _several(todo: Sequence[Job], jobs: int, watcher: Watcher | None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    print(_one(load_job(args.job), to_file(os.environ[FILE]) if FILE in os.environ else None), flush=True)
+    print(_one(load_job(args.job), to_file(os.environ[STATE_FILE]) if STATE_FILE in os.environ else None), flush=True)
     return 0
 
 

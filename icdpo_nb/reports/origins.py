@@ -13,7 +13,7 @@ from ..common.files import digest
 from .run import project, versions
 
 PACKAGE = Path(__file__).parents[1]
-LARGE = 64 * 2**20  # bytes; of a larger file the size and the time of its last change stand for its content
+LARGE_BYTES = 64 * 2**20  # bytes; of a larger file the size and the time of its last change stand for its content
 
 
 def origins(node, values: Mapping[str, object], reports: Path) -> dict:
@@ -51,7 +51,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _file_digest(path: Path) -> str:
     about = path.stat()
-    if about.st_size > LARGE:
+    if about.st_size > LARGE_BYTES:
         return f"{about.st_size} {about.st_mtime_ns}"
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from ..common.escaping import label
 from ..common.files import write_whole
 
-FILE = "ICDPO_PROGRESS"  # set for a process that runs one of several notebooks: where it leaves its state
-REFRESHED = 4  # times a second that a terminal's lines are drawn
+STATE_FILE = "ICDPO_PROGRESS"  # set for a process that runs one of several notebooks: where it leaves its state
+REFRESHES_PER_SECOND = 4  # times a second that a terminal's lines are drawn
 
 Listener = Callable[[dict], None]
 
@@ -117,7 +117,7 @@ class Display:
         self.live = Live(
             get_renderable=self._lines,
             console=Console(file=sys.stderr),
-            refresh_per_second=REFRESHED,
+            refresh_per_second=REFRESHES_PER_SECOND,
             transient=True,
             redirect_stdout=sys.stdout.isatty(),
             vertical_overflow="visible",
@@ -173,7 +173,7 @@ class Watcher:
 
     def start(self, i: int, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen:
         """Start command i, in a session of its own; what it prints is held back until it has ended."""
-        told = {**environment, FILE: str(self._path(i, "json"))}
+        told = {**environment, STATE_FILE: str(self._path(i, "json"))}
         with open(self._path(i, "out"), "wb") as out, open(self._path(i, "err"), "wb") as err:
             return subprocess.Popen(command, env=told, stdout=out, stderr=err, start_new_session=True)
 

@@ -18,7 +18,7 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from ..common.errors import InputError
-from ..common.escaping import TEXT, escaped
+from ..common.escaping import TEXT_CHARACTERS, escaped
 from ..common.files import checksum
 from .parameters import check_value
 
@@ -50,7 +50,7 @@ class Run:
             with writing(self.folder):
                 (self.folder / "uses.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
-    def beside(self, name: str, named: str = "") -> Path | None:
+    def sibling(self, name: str, named: str = "") -> Path | None:
         """The folder of another notebook's run in the same reports folder, if there is one; or that which is `named`.
 
         Run by hand, from JupyterLab say, a notebook looks in the project's reports. A relative `named` begins at the project.
@@ -70,9 +70,8 @@ class Run:
         if self.folder:
             with writing(self.folder):
                 (self.folder / "headline.json").write_text(text + "\n", encoding="utf-8")
-        display(
-            HTML(f'<details class="code"><summary>headline numbers (JSON)</summary><pre>{escaped(text, TEXT)}</pre></details>')
-        )
+        shown = escaped(text, TEXT_CHARACTERS)
+        display(HTML(f'<details class="code"><summary>headline numbers (JSON)</summary><pre>{shown}</pre></details>'))
 
 
 def project() -> Path:

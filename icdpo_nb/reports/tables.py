@@ -11,18 +11,18 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
 
-from ..common.escaping import TEXT, escaped
-from ..statistics.beside import beside_published
+from ..common.escaping import TEXT_CHARACTERS, escaped
 from ..statistics.estimates import GROUPS, as_text
 from ..statistics.published import MODELS
 from ..statistics.verdicts import HIGHER, LOWER, NOT, OPEN, SIGNS, VERDICTS, needed_text, rounded_up
+from ..statistics.with_paper import with_published
 
-HEADINGS = {"source": "demonstrations", "better": "method", "worse": "minus"}  # of the columns of a tidy table
+HEADINGS = {"source": "demonstrations", "baseline": "minus"}  # of the columns of a tidy table
 
 
 def show_text(title: str, text: str) -> None:
     """A text from data or a model, as it is, with its line breaks."""
-    display(HTML(f'<div class="text-title">{escaped(title)}</div><div class="text">{escaped(text, TEXT)}</div>'))
+    display(HTML(f'<div class="text-title">{escaped(title)}</div><div class="text">{escaped(text, TEXT_CHARACTERS)}</div>'))
 
 
 def show_table(
@@ -77,11 +77,9 @@ def show_estimates(tidy: pd.DataFrame, caption: str, columns: str = "domain", **
     alike = tidy.groupby("domain")["n"].nunique().max() == 1
     text = tidy.assign(text=as_text(tidy) if alike else [f"{t} ({n})" for t, n in zip(as_text(tidy), tidy["n"], strict=True)])
     keys = [
-        c
-        for c in (*GROUPS, "method", "side", "better", "worse", "domain")
-        if c in tidy and c != columns and tidy[c].nunique() > 1
+        c for c in (*GROUPS, "method", "baseline", "side", "domain") if c in tidy and c != columns and tidy[c].nunique() > 1
     ]
-    keys = keys or [c for c in ("method", "better") if c in tidy]
+    keys = keys or [c for c in ("method",) if c in tidy]
     for column in (*keys, columns):
         text[column] = pd.Categorical(text[column], tidy[column].drop_duplicates(), ordered=True)
     wide = text.pivot(index=keys, columns=columns, values="text").reset_index()
@@ -126,7 +124,7 @@ def _verdict_cell(row) -> str:
 
 
 def show_beside(means: pd.DataFrame, caption: str, roles: Sequence[str] = (), data: str = "HH-RLHF") -> None:
-    """The table of `beside_published`; the caption says how many prompts there are, and what the paper's numbers are."""
+    """The table of `with_published`; the caption says how many prompts there are, and what the paper's numbers are."""
     counts = ", ".join(f"{d} n = {n}" for d, n in means.groupby("domain", sort=False)["n"].first().items())
     paper = f"The paper's on {data}: {' / '.join(MODELS)}, RM_test × 100, with the source of the same role; the scales differ"
-    show_table(beside_published(means, roles, data), f"{caption} Mean [95 % interval]; prompts: {counts}. {paper}.")
+    show_table(with_published(means, roles, data), f"{caption} Mean [95 % interval]; prompts: {counts}. {paper}.")

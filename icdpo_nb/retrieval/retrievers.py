@@ -16,7 +16,7 @@ from ..data.preferences import Preference, PreferenceSet
 from ..models.encoder import Embedder
 from ..protocol import RECOMMENDED, Protocol, seed_of
 
-BLOCK = 100  # prompts whose scores exist at one time
+PROMPTS_AT_A_TIME = 100  # prompts whose scores exist at one time
 SBERT_STAGE = 20  # BM25 first retrieves 20 samples, which SBERT re-ranks (Appendix B)
 
 Tokenize = Callable[[str], Sequence[Hashable]]
@@ -86,8 +86,11 @@ class BM25Retriever:
     def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
         """The k samples with the highest BM25 score for each prompt."""
         _check_k(self.support, k)
-        blocks = (prompts[i : i + BLOCK] for i in range(0, len(prompts), BLOCK))  # scores are prompts x support, so by blocks
-        return [[self.support[i] for i in _top(scores, k)] for block in blocks for scores in self.get_scores(block)]
+        found = []
+        for start in range(0, len(prompts), PROMPTS_AT_A_TIME):  # scores take prompts x support numbers
+            scores = self.get_scores(prompts[start : start + PROMPTS_AT_A_TIME])
+            found += [[self.support[i] for i in _top(row, k)] for row in scores]
+        return found
 
 
 class SBERTRetriever:

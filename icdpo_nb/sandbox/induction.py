@@ -9,7 +9,7 @@ the start is written by hand; from there on every weight is trained as a next-to
 import torch
 from transformers import LlamaForCausalLM
 
-SLOW = 3e-3  # radians a token: rotary dimensions slower than this tell little of place and can hold content
+SLOW_ROTATION = 3e-3  # radians a token: rotary dimensions slower than this tell little of place and can hold content
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def write_induction_heads(model: LlamaForCausalLM) -> None:
         before.o_proj.weight[free + h * n_kept : free + (h + 1) * n_kept, h * width : h * width + n_kept] = (
             torch.eye(n_kept) * 0.3
         )
-    slow = torch.arange(half)[speed < SLOW]
+    slow = torch.arange(half)[speed < SLOW_ROTATION]
     slow = torch.cat([slow, slow + half])
     for h in range(heads - 1):  # these look for the present token among the tokens before, and copy what stands there
         rows, part = slice(h * width, (h + 1) * width), torch.arange(1, free)[h :: heads - 1]

@@ -31,7 +31,7 @@ SIZES = {
     "large": (128, 8, 384, 4, 0, 6_000_000),  # grows out of the finished medium model
     "teacher": (128, 4, 384, 4, 0, 1_000_000),  # goes on from the finished medium model, as a chat model from its base
 }
-MORE = {"lengths": ((0.30, 256), (0.80, 512), (1.01, 1024)), "lr": (1e-2, 3e-3)}  # of a further round, `--more`
+FURTHER_ROUND = {"lengths": ((0.30, 256), (0.80, 512), (1.01, 1024)), "lr": (1e-2, 3e-3)}  # of a further round, `--more`
 FROM_MEDIUM = {  # settings of `learn_documents` for the models that start from the medium one
     "large": {"lengths": ((0.40, 256), (0.85, 512), (1.01, 1024)), "lr": (1e-2, 3e-3)},
     "teacher": {"repeats": 0.0, "lengths": ((1.01, 256),), "lr": (1e-2, 3e-3)},
@@ -164,7 +164,7 @@ def train_more(name: str, tokenizer, *, tokens: int | None, minutes: float | Non
     model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32).to(device)
     avoid = world.held_out_turns({d: world.preferences(d) for d in world.DOMAINS})
     clock = Clock(tokens or SIZES[name][5] // 2, minutes)
-    curve = learn_documents(model, tokenizer, world.documents(seed, avoid), clock, random.Random(seed), device, **MORE)
+    curve = learn_documents(model, tokenizer, world.documents(seed, avoid), clock, random.Random(seed), device, **FURTHER_ROUND)
     manifest["curves"][f"documents, seed {seed}"] = thin(curve)
     manifest["tokens"] += curve[-1]["tokens"]
     manifest["wall_seconds"] += round(time.monotonic() - start)

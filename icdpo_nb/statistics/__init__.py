@@ -1,9 +1,8 @@
 """How sure one can be: intervals, estimates, the papers' numbers, verdicts. Nothing is displayed here.
 
-Read in this order, each importing only from above: `intervals`, `published`, `estimates`, `beside`, `verdicts`, `seeds`.
+Read in this order, each importing only from above: `intervals`, `published`, `estimates`, `with_paper`, `verdicts`, `seeds`.
 """
 
-from .beside import beside_published, roles_sentence
 from .estimates import TOTAL, as_text, estimate, method_gains, method_means, per_prompt, totals_of
 from .intervals import Estimate, holm, mean_ci, rank_correlation
 from .published import (
@@ -16,13 +15,14 @@ from .published import (
 )
 from .seeds import prompt_means, seed_estimates, seed_gains, seeds_sentence
 from .verdicts import Reported, by_model, claims, claims_sentence, family_sentence, icdpo_paper, in_words
+from .with_paper import roles_sentence, with_published
 
 __all__ = [
     "Estimate",
     "Reported",
     "TOTAL",
     "as_text",
-    "beside_published",
+    "with_published",
     "by_model",
     "claims",
     "claims_sentence",

@@ -41,19 +41,19 @@ def method_means(
 def method_gains(
     per_prompt: pd.DataFrame, pairs: Sequence[tuple[str, str]], value: str = "reward", totals: str = "macro", seed: int = 0
 ) -> pd.DataFrame:
-    """Paired difference, better minus worse, over the same prompts, for each (better, worse) of `pairs`.
+    """Paired difference, method minus baseline, over the same prompts, for each (method, baseline) of `pairs`.
 
-    Input as for `method_means`. Returns columns lm, source, better, worse, domain, mean, low, high, n, p, and same: the share
-    of prompts on which the two are level.
+    Input as for `method_means`. Returns columns lm, source, method, baseline, domain, mean, low, high, n, p, and same: the
+    share of prompts on which the two are level.
     """
     rows = []
     for key, part in per_prompt.groupby(GROUPS, sort=False):
         wide = part.pivot(index=["domain", "prompt_id"], columns="method", values=value).reset_index()
-        for better, worse in pairs:
-            paired = wide.assign(gain=wide[better] - wide[worse])
+        for method, baseline in pairs:
+            paired = wide.assign(gain=wide[method] - wide[baseline])
             found = _estimates(paired, "gain", totals, seed)
             level = paired["gain"].eq(0).groupby(paired["domain"]).mean().to_dict() | {TOTAL: paired["gain"].eq(0).mean()}
-            where = {**dict(zip(GROUPS, key, strict=True)), "better": better, "worse": worse}
+            where = {**dict(zip(GROUPS, key, strict=True)), "method": method, "baseline": baseline}
             rows += [{**where, "domain": d, **vars(estimate), "same": level[d]} for d, estimate in found.items()]
     return pd.DataFrame(rows)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..common.errors import InputError
 
-LEAST = 20  # values in each group; fewer have a mean and no interval, since none would cover for skewed values
+MIN_VALUES = 20  # values in each group; fewer have a mean and no interval, since none would cover for skewed values
 RESAMPLES = 9999
 LEVEL = 0.95
 
@@ -52,7 +52,7 @@ def mean_ci(
     `groups`: one array of per-prompt values for each domain; prompts are resampled within their domain. `totals`: "macro"
     averages the domains' means (the paper's tables), "micro" all prompts (its code). `bounds`: the least and the largest
     possible value, as (0, 1) of shares, whose interval is then exact (`share_limits`). There is no interval where a domain has
-    fewer than `LEAST` prompts, nor without bounds where all values of each domain are equal.
+    fewer than `MIN_VALUES` prompts, nor without bounds where all values of each domain are equal.
 
     The studentised bootstrap (Efron and Tibshirani 1993, section 12.5) follows skewness, and Student's t keeps it from being
     too narrow where values are tied or few. 9,999 resamples.
@@ -74,7 +74,7 @@ def mean_cis(
     parts = [([g], np.ones(1)) for g in groups] + [(groups, share)]  # each group alone, and all of them with their weights
     if bounds:
         return [_bounded(*part, bounds) for part in parts]
-    known = [_moments(g, seed + k) if len(g) >= LEAST else None for k, g in enumerate(groups)]
+    known = [_moments(g, seed + k) if len(g) >= MIN_VALUES else None for k, g in enumerate(groups)]
     return [_unbounded(g, w, m) for (g, w), m in zip(parts, [*([m] for m in known), known], strict=True)]
 
 
@@ -137,7 +137,7 @@ def _bounded(groups: Sequence[np.ndarray], weights: np.ndarray, bounds: tuple[fl
     scaled = [(g - low) / (high - low) for g in groups]
     means, n = np.array([s.mean() for s in scaled]), sum(map(len, groups))
     mean = float(weights @ means)
-    if min(map(len, groups)) < LEAST:
+    if min(map(len, groups)) < MIN_VALUES:
         return Estimate(low + mean * (high - low), float("nan"), float("nan"), n)
     limits = np.array([share_limits(s.sum(), len(s)) for s in scaled])
     down, up = (float(np.sqrt(((weights * (means - side)) ** 2).sum())) for side in limits.T)
@@ -161,7 +161,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> Estimate:
     """Spearman's ρ of two values of each prompt, with a 95 % interval.
 
     By Fisher's z with the variance of Bonett and Wright (2000). NaN where one of the two never changes, and no interval for
-    fewer than `LEAST` prompts.
+    fewer than `MIN_VALUES` prompts.
     """
     from scipy.stats import norm, spearmanr
 
@@ -169,7 +169,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> Estimate:
     if len(x) < 2 or not np.ptp(x) or not np.ptp(y):
         return Estimate(none, none, none, len(x))
     rho = float(spearmanr(x, y).statistic)
-    if len(x) < LEAST or abs(rho) >= 1:
+    if len(x) < MIN_VALUES or abs(rho) >= 1:
         return Estimate(rho, none, none, len(x))
     error = math.sqrt((1 + rho**2 / 2) / (len(x) - 3))
     reach = norm.ppf((1 + LEVEL) / 2) * error

@@ -39,7 +39,7 @@ def published() -> pd.DataFrame:
 
 
 def published_gain(
-    better: str, worse: str, source: str | None = "LLaMA2-chat", data: str = "HH-RLHF", domain: str = "total"
+    method: str, baseline: str, source: str | None = "LLaMA2-chat", data: str = "HH-RLHF", domain: str = "total"
 ) -> dict[str, float]:
     """The published difference of two methods in reward, by base model, in the order of the paper's columns.
 
@@ -48,12 +48,12 @@ def published_gain(
     Raises `NotReportedError` where the paper lacks one of the two, `InputError` for other data.
     """
     rows, found = _of(data).query("domain == @domain and table != 1"), []
-    for method in (better, worse):
-        where = "raw" if method == "Base" else source
-        values = rows[(rows["method"] == method) & (rows["source"] == where)].groupby("model")["value"].first()
+    for name in (method, baseline):
+        where = "raw" if name == "Base" else source
+        values = rows[(rows["method"] == name) & (rows["source"] == where)].groupby("model")["value"].first()
         if source is None or len(values) != len(MODELS):
             of = f"demonstrations of {source!r}" if source else "such demonstrations"
-            raise NotReportedError(f"the paper has no {domain} reward of {method!r} on {data} with {of}")
+            raise NotReportedError(f"the paper has no {domain} reward of {name!r} on {data} with {of}")
         found.append(values)
     return {model: round(float(found[0][model] - found[1][model]), 2) for model in MODELS}
 
@@ -110,7 +110,7 @@ def published_rpo() -> pd.DataFrame:
     return _read("rpo.csv")
 
 
-def published_win_gain(better: str, worse: str, data: str = "Anthropic-HH") -> dict[str, float]:
+def published_win_gain(method: str, baseline: str, data: str = "Anthropic-HH") -> dict[str, float]:
     """RPO's published difference of two methods in win rate, per cent, by base model, in the order of its Table 4's columns.
 
     `data`: Anthropic-HH with three base models, or OpenAI Summarization or AlpacaEval2.0 with one. Raises `NotReportedError`
@@ -118,9 +118,9 @@ def published_win_gain(better: str, worse: str, data: str = "Anthropic-HH") -> d
     """
     rows = published_rpo().query("table == 4 and data == @data")
     values = rows.pivot(index="model", columns="method", values="value")
-    if lacking := {better, worse} - set(values.columns):
+    if lacking := {method, baseline} - set(values.columns):
         raise NotReportedError(f"RPO's Table 4 has no win rate of {', '.join(sorted(lacking))} on {data!r}")
-    return {model: round(float(values[better][model] - values[worse][model]), 2) for model in rows["model"].unique()}
+    return {model: round(float(values[method][model] - values[baseline][model]), 2) for model in rows["model"].unique()}
 
 
 def _of(data: str) -> pd.DataFrame:

@@ -1,9 +1,9 @@
 """Verdicts: a difference here, held against a margin stated beforehand and against what the paper prints for the same role.
 
-A claim says `better > worse`. What is found here is one of five: higher, lower, too small to matter (the interval lies within
-± the margin), cannot tell (then: how many prompts would decide it), nothing changed (both gave the same on every prompt). The
-verdict holds that against the sign that the paper prints for the same source of demonstrations: agrees, contradicts, too small
-to matter, cannot tell, nothing changed, or not comparable, with the reason.
+A claim says `method > baseline`. What is found here is one of five: higher, lower, too small to matter (the interval lies
+within ± the margin), cannot tell (then: how many prompts would decide it), nothing changed (both are equal on every prompt).
+The verdict holds that against the sign that the paper prints for the same source of demonstrations: agrees, contradicts, too
+small to matter, cannot tell, nothing changed, or not comparable, with the reason.
 """
 
 import math
@@ -48,7 +48,7 @@ class Reported:
         return self.words or by_model(self.gains) or self.reason or "not reported"
 
 
-Source = Callable[[str, str, str, str], Reported]  # (better, worse, source, domain) -> what the paper says
+Source = Callable[[str, str, str, str], Reported]  # (method, baseline, source, domain) -> what the paper says
 
 
 def by_model(gains: Mapping[str, float], digits: int = 1) -> str:
@@ -59,12 +59,12 @@ def by_model(gains: Mapping[str, float], digits: int = 1) -> str:
 def icdpo_paper(data: str = "HH-RLHF", roles: Sequence[str] = ()) -> Source:
     """The differences of ICDPO's tables for the source of the same role: raw, teacher-a, teacher-b (`published.role_of`)."""
 
-    def reported(better: str, worse: str, source: str, domain: str) -> Reported:
+    def reported(method: str, baseline: str, source: str, domain: str) -> Reported:
         role = role_of(source, roles)
         if role is None:
             return Reported(reason=f"the paper has no source like {source}")
         try:
-            return Reported(published_gain(better, worse, source=role, data=data, domain=domain))
+            return Reported(published_gain(method, baseline, source=role, data=data, domain=domain))
         except NotReportedError:
             return Reported()
 
@@ -72,12 +72,12 @@ def icdpo_paper(data: str = "HH-RLHF", roles: Sequence[str] = ()) -> Source:
 
 
 def in_words(said: Mapping[tuple[str, str], Reported], sources: Sequence[str] = (), roles: Sequence[str] = ()) -> Source:
-    """What the paper says of each (better, worse), in every domain; only of its own `sources`, if some are named."""
+    """What the paper says of each (method, baseline), in every domain; only of its own `sources`, if some are named."""
 
-    def reported(better: str, worse: str, source: str, domain: str) -> Reported:
+    def reported(method: str, baseline: str, source: str, domain: str) -> Reported:
         if sources and role_of(source, roles) not in sources:
             return Reported(reason=f"not reported for {source}")
-        return said.get((better, worse), Reported())
+        return said.get((method, baseline), Reported())
 
     return reported
 
@@ -123,7 +123,7 @@ def n_to_decide(ours: Estimate, margin: float) -> float:
 
 
 def claims(gains: pd.DataFrame, margin: float, reported: Source, digits: int = 2) -> pd.DataFrame:
-    """The claims `better > worse` of a table of `method_gains`, a row each.
+    """The claims `method > baseline` of a table of `method_gains`, a row each.
 
     `margin`: the smallest difference that matters, in the unit of the gains. Returns columns claim, lm, source, domain, mean,
     low, high, n, p, holm (p after Holm's correction over all totals of the table, else NaN), finding, verdict, decide (prompts,
@@ -132,16 +132,16 @@ def claims(gains: pd.DataFrame, margin: float, reported: Source, digits: int = 2
     rows, alone = [], TOTAL not in set(gains["domain"])
     for row in gains.to_dict("records"):
         ours = Estimate(row["mean"], row["low"], row["high"], row["n"], row["p"])
-        theirs = reported(row["better"], row["worse"], row["source"], TOTAL if alone else row["domain"])
+        theirs = reported(row["method"], row["baseline"], row["source"], TOTAL if alone else row["domain"])
         found = finding(ours, margin, row.get("same", 0.0))
         said = verdict(ours, margin, theirs, row.get("same", 0.0))
         undecided = found == OPEN and said in (OPEN, NOT)  # "equal or higher" may agree all the same
         rows.append({
-            "claim": f"{row['better']} > {row['worse']}", **row, "finding": found, "verdict": said,
+            "claim": f"{row['method']} > {row['baseline']}", **row, "finding": found, "verdict": said,
             "decide": row.get("decide", n_to_decide(ours, margin)) if undecided else math.nan,
             "here": ours.text(digits), "paper": theirs.text,
         })  # fmt: skip
-    table = pd.DataFrame(rows).drop(columns=["better", "worse"])
+    table = pd.DataFrame(rows).drop(columns=["method", "baseline"])
     family = totals_of(table).index
     table.loc[family, "holm"] = holm(table.loc[family, "p"])
     return table

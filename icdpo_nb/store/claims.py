@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import psutil
 
-LEASE = 1800.0  # seconds after which the work of a process that cannot be asked counts as given up
+LEASE_SECONDS = 1800.0  # seconds after which the work of a process that cannot be asked counts as given up
 TABLE = """
 CREATE TABLE IF NOT EXISTS claims (space TEXT, key TEXT, owner TEXT, until REAL, PRIMARY KEY (space, key)) WITHOUT ROWID;
 """
@@ -31,7 +31,7 @@ def claim(
     mine = [key for key in keys if key not in busy]
     by_now = done(mine)  # by a process whose claim ended after we had looked
     mine = [key for key in mine if key not in by_now]
-    rows = [(space, key, me, now + LEASE) for key in mine]
+    rows = [(space, key, me, now + LEASE_SECONDS) for key in mine]
     db.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", rows)
     db.execute("COMMIT")
     return mine

@@ -20,8 +20,8 @@ from . import claims
 from .database import Database, damaged
 
 SCHEMA = 4  # raise it when a change to the code changes results or their form
-CHUNK = 256  # items that are computed, and then kept, at a time
-WAIT = 0.2  # seconds between two looks at what another process computes
+ITEMS_AT_A_TIME = 256  # items that are computed, and then kept, at a time
+WAIT_SECONDS = 0.2  # seconds between two looks at what another process computes
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS stages (space TEXT PRIMARY KEY, stage TEXT, inputs TEXT, created REAL);
@@ -84,7 +84,7 @@ class Store:
             values = run(indices)
             return values, _shares(meter.spent(), [len(_text(items[i])) for i in indices])
 
-        found = self.file.use(lambda: self._find(space, stage, inputs, first, work, bar, chunk or CHUNK))
+        found = self.file.use(lambda: self._find(space, stage, inputs, first, work, bar, chunk or ITEMS_AT_A_TIME))
         if meter is not None:
             new = [key for key in first if (space, key) not in meter.used]
             costs = self.file.use(lambda: self._read(space, new, "costs", "cost"))
@@ -115,7 +115,7 @@ class Store:
             if mine:
                 found |= dict.fromkeys(self._run(space, mine, [first[key] for key in mine], work))
             elif not new:
-                time.sleep(WAIT)
+                time.sleep(WAIT_SECONDS)
         return found
 
     def _run(self, space: str, keys: list[str], indices: list[int], work: Callable) -> list[str]:

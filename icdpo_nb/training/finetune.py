@@ -34,7 +34,7 @@ from .trainers import SIDES, adapter_at, keep_steps, last_checkpoint, make_train
 SCHEMA = 2  # raise it when a change to the code changes what is trained
 TRAINING, WEIGHTS = "training.json", "adapter_model.safetensors"
 Key = TypeVar("Key")
-LIBRARIES = 2**30  # bytes of a process that trains, without the model
+PROCESS_BYTES = 2**30  # bytes of a process that trains, without the model
 
 
 class Plan(NamedTuple):
@@ -153,16 +153,16 @@ def _job(plan: Plan, protocol: Protocol) -> _Job:
         {"prompt": base_context(p.prompt, protocol), "chosen": f" {p.chosen}", "rejected": f" {p.rejected}"} for p in taught
     ]
     encoder = _encoder(recipe, embed)
-    given = [SCHEMA, lm.fingerprint, recipe.used, rows, encoder and encoder.fingerprint]
+    given = [SCHEMA, lm.fingerprint, recipe.effective, rows, encoder and encoder.fingerprint]
     folder = cache_folder() / "adapters" / digest(given)[:16]
-    record = {"method": recipe.method, "recipe": recipe.used, "base": lm.name, "base_fingerprint": lm.fingerprint}
+    record = {"method": recipe.method, "recipe": recipe.effective, "base": lm.name, "base_fingerprint": lm.fingerprint}
     model = (lm.name, lm.dtype, lm.device, lm.revision)
     return _Job(model, lm.n_parameters, rows, [p.prompt for p in taught], recipe, encoder, folder, record)
 
 
 def _encoder(recipe: Recipe, embed: Embedder | None) -> Embedder | None:
     """The encoder that RPO's embedding weights need; None for everything else."""
-    if not recipe.embeds:
+    if not recipe.needs_encoder:
         return None
     if embed is None:
         raise InputError(f"{recipe.method} weighs prompts by their likeness; give it an encoder (embed=Embedder())")
@@ -189,7 +189,7 @@ def _at_a_time(jobs: Sequence[_Job]) -> tuple[int, int]:
     threads = torch.get_num_threads()
     if not jobs or any(job.model[2] != "cpu" for job in jobs):
         return 1, threads
-    need = LIBRARIES + 32 * max(job.n_parameters for job in jobs)  # weights, and what a step keeps of about their size
+    need = PROCESS_BYTES + 32 * max(job.n_parameters for job in jobs)  # weights, and what a step keeps of about their size
     workers = max(1, min(threads, len(jobs), psutil.virtual_memory().available // need))
     return workers, max(1, threads // workers)
 

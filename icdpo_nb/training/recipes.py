@@ -78,22 +78,22 @@ class Recipe:
         return math.ceil(n_pairs / self.batch)
 
     @property
-    def fills(self) -> bool:
+    def fills_batch(self) -> bool:
         """Whether its contrast matrices fill a batch; else the last is smaller, and its rows weigh more in the gradient."""
         return not self.matrix or self.batch % self.matrix == 0
 
     @property
-    def embeds(self) -> bool:
+    def needs_encoder(self) -> bool:
         """Whether an encoder weighs its contrasts."""
         return self.method in TAUS and self.weighting == "embedding"
 
     @property
-    def used(self) -> dict:
+    def effective(self) -> dict:
         """The settings that the method has a use for, with their defaults filled in."""
         unused = {
             "beta": self.method == "SFT",
-            "tau": not self.embeds,
-            "encoded": not self.embeds,
+            "tau": not self.needs_encoder,
+            "encoded": not self.needs_encoder,
             "alpha": self.weighting != "diagonal",
             "ipo": self.method != "IPO",
             "keep": not self.keep,

@@ -86,7 +86,7 @@ def _own_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, config: dic
 
     items = rpo_items(rows, tokenizer, config.pop("max_length"), recipe.method != "RPO-Unpaired", recipe.seed)
     names = ("beta", "tau", "weighting", "alpha", "matrix")
-    how = {name: value for name, value in recipe.used.items() if name in names}
+    how = {name: value for name, value in recipe.effective.items() if name in names}
     args = on_one_device(TrainingArguments(**config, remove_unused_columns=False))
     trainer = IPOTrainer if recipe.method == "IPO" else RPOTrainer
     return trainer(get_peft_model(model, lora), args=args, train_dataset=items, **how)

@@ -51,7 +51,7 @@ def policies(tuned_base, tmp_path_factory):
     """SFT and DPO from two seeds, DPO on top of SFT; by (source, method, seed)."""
     recipes = {method: Recipe(method, **SMALL_RECIPE) for method in ("SFT", "DPO")}
     with training_in(tmp_path_factory.mktemp("cache")):
-        return train_policies(load_lm(tuned_base), {"raw": FEW_PAIRS}, recipes, [3, 4], keep=False)
+        return train_policies(load_lm(tuned_base), {"raw": FEW_PAIRS}, recipes, [3, 4], store=False)
 
 
 def test_preference_losses_begin_as_the_sft_policy_of_their_seed(tuned_base, policies, tmp_path):
@@ -74,7 +74,7 @@ def test_preference_losses_begin_as_the_sft_policy_of_their_seed(tuned_base, pol
 def test_the_methods_of_table_4(tuned_base, policies):
     """A policy answers with the mean of its candidates, + S with the best by S, in every seed; with n = 1 S has no choice."""
     lm, protocol = load_lm(tuned_base), RECOMMENDED.but(max_new_tokens=5, n_candidates=3)
-    answered, work = sample_policies(FEW_PAIRS[:4], policies, lm, protocol, keep=False)
+    answered, work = sample_policies(FEW_PAIRS[:4], policies, lm, protocol, store=False)
     assert list(work["model"])[:4] == ["SFT, raw, seed 3", "SFT, raw, seed 4", "DPO, raw, seed 3", "DPO, raw, seed 4"]
     assert len(work) == 4 + 2 + 1, "the two references and the base model too"
     assert answered[["lm", "source", "policy"]].drop_duplicates().values.tolist() == [
@@ -115,7 +115,7 @@ def test_along_a_training(tuned_base, tmp_path):
     lm, protocol = load_lm(tuned_base), RECOMMENDED.but(max_new_tokens=6, n_candidates=2)
     plan = Plan(lm, FEW_PAIRS, Recipe("DPO", **SMALL_RECIPE))
     with training_in(tmp_path):
-        found = along_training(FEW_PAIRS[:3], {"from base": plan}, 2, Lengths(), protocol, keep=False)
+        found = along_training(FEW_PAIRS[:3], {"from base": plan}, 2, Lengths(), protocol, store=False)
         folder = fine_tune(lm, FEW_PAIRS, plan.recipe)
         last = policy_table(FEW_PAIRS[:3], load_lm(f"{tuned_base}+{folder}"), lm, protocol)
     assert sorted(set(found["step"])) == [1, 3]

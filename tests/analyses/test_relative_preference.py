@@ -10,13 +10,13 @@ from conftest import FEW_PAIRS, SMALL_RECIPE, Lengths, training_in
 from icdpo_nb.analyses.relative_preference import (
     RPO_TABLES,
     Case,
-    beside_paper,
     best_of_paper,
     case_answers,
     paper_sentence,
     read_case,
     rpo_rows,
     train_cases,
+    with_paper,
 )
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.models.lm import load_lm
@@ -26,7 +26,7 @@ from icdpo_nb.templates import base_context
 from icdpo_nb.training.finetune import training_record
 from icdpo_nb.training.recipes import Recipe, paper_recipe
 
-USUAL = Case(Recipe("RPO-Paired", batch=8))
+DEFAULT = Case(Recipe("RPO-Paired", batch=8))
 ALL = [1, 2, 3, 4, 6, 7, 8]
 
 
@@ -50,27 +50,27 @@ def test_the_papers_recipe_has_the_papers_matrices():
     ("KTO", "temperature 0.3", {"method": "KTO"}, {"temperature": 0.3}),
 ])  # fmt: skip
 def test_a_printed_row_is_read_as_an_experiment(method, setting, recipe, other):
-    assert read_case(method, setting, USUAL) == Case(Recipe(**{"method": "RPO-Paired", "batch": 8} | recipe), **other)
+    assert read_case(method, setting, DEFAULT) == Case(Recipe(**{"method": "RPO-Paired", "batch": 8} | recipe), **other)
 
 
 @pytest.mark.parametrize("setting", ["gamma = 1", "τ = x", "weights from responses", "batch 2.5", "uniform weights; α = 1"])
 def test_settings_that_are_not_read(setting):
     with pytest.raises(InputError, match="is not read; say it as the paper does"):
-        read_case("RPO", setting, USUAL)
+        read_case("RPO", setting, DEFAULT)
 
 
 def test_bad_rows():
     with pytest.raises(InputError, match="no win rates in table 5"):
-        rpo_rows([1, 5], USUAL)
+        rpo_rows([1, 5], DEFAULT)
     with pytest.raises(InputError, match="method is 'ORPO'"):
-        rpo_rows([1], USUAL, also=["ORPO, batch 2"])
+        rpo_rows([1], DEFAULT, also=["ORPO, batch 2"])
     with pytest.raises(InputError, match="matrix is 9"):
-        rpo_rows([1], USUAL, also=["RPO, batch 9"])
+        rpo_rows([1], DEFAULT, also=["RPO, batch 9"])
 
 
 def test_every_printed_row_is_an_experiment_or_published_only():
     """Rows that mean the same are one experiment, whatever table they stand in."""
-    rows, cases = rpo_rows(ALL, USUAL, also=["RPO-Unpaired, uniform weights"])
+    rows, cases = rpo_rows(ALL, DEFAULT, also=["RPO-Unpaired, uniform weights"])
     assert set(rows["table"]) == set(RPO_TABLES)
     lacking = rows[rows["policy"] == ""]
     assert list(lacking.loc[lacking["table"] != 2, "method"]) == ["RPO", "PPO"]
@@ -78,26 +78,26 @@ def test_every_printed_row_is_an_experiment_or_published_only():
     assert "RPO-Paired, batch 6" in rpo_rows([3], Case(Recipe("RPO-Paired", batch=24)))[1]
     assert not lacking["setting"].str.contains("MiniLM").any()
     assert set(rows["policy"]) - {""} == set(cases)
-    assert len({case.used for case in cases.values()}) == len(cases), "names and experiments are one to one"
+    assert len({case.effective for case in cases.values()}) == len(cases), "names and experiments are one to one"
     for row in rows[rows["policy"] != ""].itertuples():
-        assert cases[row.policy].used == read_case(row.method, row.setting, USUAL).used
+        assert cases[row.policy].effective == read_case(row.method, row.setting, DEFAULT).effective
     same = rows[rows["policy"] == "RPO-Paired"]
     assert list(same["table"]) == [1, 2, 3, 4, 6, 7, 8]
     assert rows.set_index("policy").loc["DPO, β = 0.8", "paper"] == (58.59,)
     assert "RPO-Unpaired, uniform weights" in cases
-    more, _ = rpo_rows([2], USUAL, ["all-MiniLM-L6-v2", "sentence-t5-large"])
+    more, _ = rpo_rows([2], DEFAULT, ["all-MiniLM-L6-v2", "sentence-t5-large"])
     assert (more["policy"] == "").sum() == 3
 
 
 def test_alpha_counts_where_the_weights_are_diagonal():
     """A part of a setting is named if it makes another experiment."""
-    _, cases = rpo_rows([4], USUAL, also=["RPO, diagonal weights, α = 0.8", "RPO, diagonal weights, α = 0.5", "RPO, α = 0.5"])
+    _, cases = rpo_rows([4], DEFAULT, also=["RPO, diagonal weights, α = 0.8", "RPO, diagonal weights, α = 0.5", "RPO, α = 0.5"])
     assert {"RPO-Paired, diagonal weights", "RPO-Paired, diagonal weights, α = 0.5", "RPO-Paired"} <= set(cases)
     assert len(cases) == len({"SFT", "IPO", "DPO", "KTO", "RPO-Unpaired", "RPO-Paired"}) + 2
 
 
 def test_what_is_compared_follows_from_the_paper():
-    said = best_of_paper(rpo_rows([1, 4, 7], USUAL)[0])
+    said = best_of_paper(rpo_rows([1, 4, 7], DEFAULT)[0])
     of_models = {"LLaMA2-7B": 5.08, "LLaMA2-13B": 9.38, "Mistral-7B": 6.26}  # Table 4's; Tables 1 and 7 have Mistral alone
     assert said["RPO-Paired", "DPO"].gains == of_models
     assert said["RPO-Paired", "SFT"].text == "LLaMA2-7B +22.9, LLaMA2-13B +24.6, Mistral-7B +30.3"
@@ -108,10 +108,10 @@ def test_what_is_compared_follows_from_the_paper():
 
 def test_beside_the_paper():
     """Every column that the paper prints stands there by its name: base models, and what it prints of other data."""
-    rows, _ = rpo_rows([4, 6, 8], USUAL, also=["RPO, batch 2"])
+    rows, _ = rpo_rows([4, 6, 8], DEFAULT, also=["RPO, batch 2"])
     wins = pd.DataFrame([("DPO", 60.0, 55.0, 65.0, 9), ("RPO-Paired, batch 2", 1.0, 0.5, 2.0, 9)],
                         columns=["method", "mean", "low", "high", "n"])  # fmt: skip
-    table = beside_paper(rows, 4, wins, wins, larger=wins.assign(mean=7.0)).set_index("method").drop(columns="setting")
+    table = with_paper(rows, 4, wins, wins, larger=wins.assign(mean=7.0)).set_index("method").drop(columns="setting")
     assert dict(table.loc["DPO"]) == {
         "win rate here, %": "60.0 [55.0, 65.0]",
         "reward here": "60.00 [55.00, 65.00]",
@@ -123,17 +123,17 @@ def test_beside_the_paper():
         "paper, Mistral-7B, AlpacaEval2.0, %": "30.84",
     }
     assert list(table.loc["PPO"])[:3] == ["published only", "–", "–"]
-    assert list(beside_paper(rows, 6, wins, wins)["paper, Mistral-7B, AlpacaEval2.0, %"]) == ["38.88", "35.47"]
-    assert list(beside_paper(rows, 8, wins, wins)["paper, Mistral-7B, %"])[:3] == ["72.26", "70.70", "72.65"]
-    assert list(beside_paper(rows, 0, wins, wins).iloc[0]) == ["RPO", "batch 2", "1.0 [0.5, 2.0]", "1.00 [0.50, 2.00]"]
+    assert list(with_paper(rows, 6, wins, wins)["paper, Mistral-7B, AlpacaEval2.0, %"]) == ["38.88", "35.47"]
+    assert list(with_paper(rows, 8, wins, wins)["paper, Mistral-7B, %"])[:3] == ["72.26", "70.70", "72.65"]
+    assert list(with_paper(rows, 0, wins, wins).iloc[0]) == ["RPO", "batch 2", "1.0 [0.5, 2.0]", "1.00 [0.50, 2.00]"]
 
 
 @pytest.mark.parametrize("table", ALL)
 def test_no_published_win_rate_is_left_out(table):
     """As many numbers stand in the reader's table as the paper prints in its own."""
-    rows, _ = rpo_rows([table], USUAL)
+    rows, _ = rpo_rows([table], DEFAULT)
     none = pd.DataFrame(columns=["method", "mean", "low", "high", "n"])
-    found = beside_paper(rows, table, none, none).filter(like="paper, ").to_numpy().ravel()
+    found = with_paper(rows, table, none, none).filter(like="paper, ").to_numpy().ravel()
     shown = sorted(float(text) for text in found if isinstance(text, str))
     assert shown == sorted(published_rpo().query("table == @table")["value"])
 
@@ -153,10 +153,10 @@ def trained(tuned_base, tmp_path_factory):
     """SFT, DPO and RPO with a matrix of two, from two seeds; DPO also at another temperature."""
     with training_in(tmp_path_factory.mktemp("cache")):
         lm = load_lm(tuned_base)
-        usual = Case(Recipe("RPO-Paired", **SMALL_RECIPE))
+        default = Case(Recipe("RPO-Paired", **SMALL_RECIPE))
         names = {"SFT": ("SFT", ""), "DPO": ("DPO", ""), "warm": ("DPO", "temperature 0.7"), "RPO, batch 2": ("RPO", "batch 2")}
-        cases = {name: read_case(*row, usual) for name, row in names.items()}
-        return cases, train_cases({3: lm, 4: lm}, FEW_PAIRS, cases, {usual.encoder: Lengths()})
+        cases = {name: read_case(*row, default) for name, row in names.items()}
+        return cases, train_cases({3: lm, 4: lm}, FEW_PAIRS, cases, {default.encoder: Lengths()})
 
 
 def test_policies_are_trained_from_every_seed(tuned_base, trained):
@@ -174,7 +174,7 @@ def test_what_they_answer(trained):
     """Greedy where no temperature is named, and a win is a higher reward than the chosen response's."""
     cases, policies = trained
     protocol, prompts = RECOMMENDED.but(max_new_tokens=12, n_candidates=2), FEW_PAIRS[:3]
-    answers, work = case_answers(prompts, policies, cases, Lengths(), protocol, keep=False)
+    answers, work = case_answers(prompts, policies, cases, Lengths(), protocol, store=False)
     sizes = answers.groupby(["method", "seed"]).size()
     assert sizes["warm"].tolist() == [6, 6]
     assert sizes["DPO"].tolist() == sizes["SFT"].tolist() == [3, 3]

@@ -86,7 +86,7 @@ def test_policies_of_paired_rpo_beside_their_answers(tuned_base, tuned):
         "DPO": Recipe("DPO"),
     }
     policies = {("RPO-Paired", 0): paired, ("warm", 0): paired, ("DPO", 0): f"{tuned_base}+{tuned['DPO']}"}
-    effects = weight_effects(policies, recipes, {0: lm}, FEW_PAIRS, Lengths(), n=4, keep=False)
+    effects = weight_effects(policies, recipes, {0: lm}, FEW_PAIRS, Lengths(), n=4, store=False)
     assert list(effects["method"]) == ["RPO-Paired"], "another method has no such weights, and equal policies count once"
     assert list(effects["adapter"]) == [adapter_name(paired)]
     two = pd.concat([effects.assign(method=m, size=s) for m, s in (("RPO-Paired", 0.01), ("b", 0.02), ("b", 0.04), ("c", 0.5))])

@@ -21,7 +21,7 @@ from icdpo_nb.analyses.win_rate import (
 )
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.data.preferences import Preference, PreferenceSet
-from icdpo_nb.judging.endpoint import Answer
+from icdpo_nb.judging.endpoint import Reply
 from icdpo_nb.judging.judges import RewardJudge
 from icdpo_nb.reports.figures import plot_win_rates
 from icdpo_nb.statistics.estimates import estimate, totals_of
@@ -130,7 +130,7 @@ class Stubborn:
         self.verdict = verdict
 
     def ask(self, prompts, firsts, seconds):
-        return [Answer(self.verdict, "so\nthere")] * len(prompts)
+        return [Reply(self.verdict, "so\nthere")] * len(prompts)
 
 
 def test_judged_by_length():

@@ -117,7 +117,9 @@ def cover_seeds(situation: Situation, n_seeds: int, times: int, seed: int = 0, n
 def write(path: Path, times: int) -> None:
     """All situations as a page of tables."""
     text = [
-        PAGE.format(times=times, least=metrics.LEAST, error=(0.95 * 0.05 / times) ** 0.5, error2=(0.95 * 0.1 / times) ** 0.5)
+        PAGE.format(
+            times=times, least=metrics.MIN_VALUES, error=(0.95 * 0.05 / times) ** 0.5, error2=(0.95 * 0.1 / times) ** 0.5
+        )
     ]
     text += ["| values | n | with an interval | hold the truth | percentile bootstrap |", "|---|---|---|---|---|"]
     for name, (draw, truth) in SKEWED.items():

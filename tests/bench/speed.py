@@ -15,7 +15,7 @@ from results import write
 
 import icdpo_nb as nb
 from icdpo_nb.engine.onednn import PackedLinear
-from icdpo_nb.engine.prefix import families
+from icdpo_nb.engine.prefix import prefix_groups
 from icdpo_nb.retrieval.retrievers import words
 
 RUNS = 5
@@ -64,7 +64,7 @@ def operations(lm, contexts: list[list[int]], responses: list[list[tuple[int, ..
     """
     config = lm.engine.model.config
     positions: list[int] = []
-    for prefix, members in families(contexts, range(len(contexts))):
+    for prefix, members in prefix_groups(contexts, range(len(contexts))):
         positions += range(len(prefix))
         for i in members:
             rows = (range(len(contexts[i]) - 1, len(contexts[i]) - 1 + len(y)) for y in responses[i])

@@ -156,8 +156,8 @@ def test_teacher_columns_serve_the_demonstrations_only(tmp_path):
     data = load_preferences(write(tmp_path / "a.jsonl", rows), demonstrations="teacher-a")
     assert all(p.chosen.startswith("Dear") for p in data.support)
     assert all(p.chosen.startswith("Slowly") for p in [*data.dev, *data.test])
-    assert data.answers.keys() == {p.prompt_id for p in data.test}
-    assert all(answer.startswith("Dear") for answer in data.answers.values())
+    assert data.test_responses.keys() == {p.prompt_id for p in data.test}
+    assert all(answer.startswith("Dear") for answer in data.test_responses.values())
     with pytest.raises(InputError, match=r"line 1: no column 'teacher_b'; the columns are prompt, chosen, rejected, teacher_a"):
         load_preferences(tmp_path / "a.jsonl", demonstrations="teacher-b")
 
@@ -170,9 +170,9 @@ def test_a_teacher_need_not_answer_test_prompts(tmp_path):
     ]
     path = write(tmp_path / "a.jsonl", [*rows, {**ROWS[0], "prompt": "And?", "teacher_a": "Dear.", "split": "train"}])
     data = load_preferences(path, demonstrations="teacher-a")
-    assert data.answers == {"0": "Dear."}
+    assert data.test_responses == {"0": "Dear."}
     assert len(data.test) == len(said)
-    assert load_preferences(path).answers == {}
+    assert load_preferences(path).test_responses == {}
 
 
 def test_unusable_rows_are_counted(tmp_path):

@@ -10,7 +10,7 @@ from icdpo_nb.common.errors import InputError
 from icdpo_nb.engine.attention import attention_mask
 from icdpo_nb.engine.decoding import nucleus_sample
 from icdpo_nb.engine.memory import CPU_BUDGET
-from icdpo_nb.engine.prefix import families
+from icdpo_nb.engine.prefix import prefix_groups
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 
@@ -79,13 +79,13 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(models):
 
 
 def test_families_by_hand(monkeypatch):
-    monkeypatch.setattr("icdpo_nb.engine.prefix.SHARED", 2)
-    monkeypatch.setattr("icdpo_nb.engine.prefix.PASS", 3)
+    monkeypatch.setattr("icdpo_nb.engine.prefix.MIN_SHARED_TOKENS", 2)
+    monkeypatch.setattr("icdpo_nb.engine.prefix.PASS_COST_TOKENS", 3)
     contexts = [[1, 2, 3, 4], [1, 2, 3, 5, 6], [9, 9, 1], [1, 2, 3], [7, 7, 7]]
-    assert families(contexts, range(5)) == [([1, 2], [0, 1, 3]), ((), [2, 4])], "each keeps its last token to itself"
-    assert families(contexts, range(5), 2) == [((), [0, 1, 3, 2, 4])], "four tokens saved are less than two passes cost"
-    assert families(contexts, [0, 1, 3], 2) == [([1, 2], [0, 1, 3])], "alone it has no passes of its own"
-    assert families([[1, 2], [1, 2]], [0, 1]) == [((), [0, 1])], "one shared token is not worth a pass"
+    assert prefix_groups(contexts, range(5)) == [([1, 2], [0, 1, 3]), ((), [2, 4])], "each keeps its last token to itself"
+    assert prefix_groups(contexts, range(5), 2) == [((), [0, 1, 3, 2, 4])], "four tokens saved are less than two passes cost"
+    assert prefix_groups(contexts, [0, 1, 3], 2) == [([1, 2], [0, 1, 3])], "alone it has no passes of its own"
+    assert prefix_groups([[1, 2], [1, 2]], [0, 1]) == [((), [0, 1])], "one shared token is not worth a pass"
 
 
 def test_a_batch_that_is_too_large_is_halved(models, monkeypatch):

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from parts import Length
 
 from icdpo_nb.common.errors import InputError
-from icdpo_nb.judging.endpoint import CHARACTERS, KEY, LONGEST_REPLY, PROMPT, QUESTIONS, EndpointJudge, _key, _question, parse
+from icdpo_nb.judging.endpoint import (
+    CHARACTERS_PER_TOKEN,
+    KEY,
+    LONGEST_REPLY,
+    PROMPT,
+    QUESTIONS,
+    EndpointJudge,
+    _key,
+    _question,
+    parse,
+)
 from icdpo_nb.judging.judges import RewardJudge, judge_pairs, load_judge, outcome
 from icdpo_nb.store.store import Store
 
@@ -95,7 +105,7 @@ def test_a_reward_judges_by_its_scores():
 
 
 def test_any_reward_can_judge():
-    assert load_judge("sandbox", keep=False).name == "sandbox"
+    assert load_judge("sandbox", store=False).name == "sandbox"
     assert load_judge("sandbox", model="", url="nonsense").note.endswith("equal scores tie."), (
         "what is an endpoint's is left alone"
     )
@@ -195,7 +205,7 @@ def test_answers_to_different_questions_are_never_mixed(endpoint, judge):
 def test_the_cost_counts_the_question_that_is_asked(judge):
     tokens = {}
     for question, prompt in QUESTIONS.items():
-        tokens[question] = len(_question(("x", "a", "b"), prompt)) // CHARACTERS
+        tokens[question] = len(_question(("x", "a", "b"), prompt)) // CHARACTERS_PER_TOKEN
         assert f"about {tokens[question]:,} prompt tokens" in judge(question=question).preview(["x"], ["a"], ["b"])
     assert len(set(tokens.values())) == len(QUESTIONS)
 
@@ -224,7 +234,9 @@ def test_so_many_calls_at_a_time(endpoint, judge):
 def test_the_cost_is_told_before_the_first_call(endpoint, judge):
     texts = [*X, *X], [*OURS, *THEIRS], [*THEIRS, *OURS]
     made = judge(max_calls=5, price=(2.0, 8.0), reply_tokens=100)
-    tokens = sum(len(_question(item, PROMPT)) for item in zip(*texts, strict=True) if item[1] != item[2]) // CHARACTERS
+    tokens = (
+        sum(len(_question(item, PROMPT)) for item in zip(*texts, strict=True) if item[1] != item[2]) // CHARACTERS_PER_TOKEN
+    )
     money = (tokens * 2 + 600 * 8) / 1e6
     said = f"about {tokens:,} prompt tokens, at most 600 reply tokens, at most {money:.2f} in the money of the prices."
     assert made.preview(*texts).startswith("6 of 6 calls of m at 127.0.0.1:")

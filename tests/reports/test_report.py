@@ -340,11 +340,11 @@ def test_reports_lie_in_the_project_wherever_one_stands_in_it(small, tmp_path, m
     assert project() == tmp_path
     assert main(["report", "05_small"]) == 0
     assert capsys.readouterr().out.startswith("../../reports/05_small/report.html  ")
-    assert Run({}, None).beside("05_small") == small / "05_small"
-    assert Run({}, None).beside("01_method") is None
-    assert Run({}, None).beside("01_method", "reports/05_small") == small / "05_small"
+    assert Run({}, None).sibling("05_small") == small / "05_small"
+    assert Run({}, None).sibling("01_method") is None
+    assert Run({}, None).sibling("01_method", "reports/05_small") == small / "05_small"
     with pytest.raises(InputError, match="no run there; give the folder of a finished run, for example reports/01_method"):
-        Run({}, None).beside("01_method", "05_small")
+        Run({}, None).sibling("01_method", "05_small")
     small.rename(tmp_path / "other")
     assert project() == below
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.statistics.estimates import estimate, method_gains, method_means, per_prompt
-from icdpo_nb.statistics.intervals import LEAST, Estimate, holm, mean_ci, mean_cis, rank_correlation, share_limits
+from icdpo_nb.statistics.intervals import MIN_VALUES, Estimate, holm, mean_ci, mean_cis, rank_correlation, share_limits
 
 
 def limits(found: Estimate) -> list[float]:
@@ -67,13 +67,13 @@ def test_macro_and_micro_totals():
 def test_no_interval_where_none_would_cover():
     """Few values, or values that are all equal; the mean stands all the same."""
     rng = np.random.default_rng(6)
-    for values in (rng.normal(size=LEAST - 1), np.full(50, 2.0)):
+    for values in (rng.normal(size=MIN_VALUES - 1), np.full(50, 2.0)):
         found = mean_ci([values])
         assert found.mean == pytest.approx(values.mean())
         assert np.isnan([found.low, found.high, found.p]).all()
         assert found.sign == 0
         assert str(found).endswith("[–]")
-    assert not np.isnan(mean_ci([rng.normal(size=LEAST)]).low)
+    assert not np.isnan(mean_ci([rng.normal(size=MIN_VALUES)]).low)
     assert not np.isnan(mean_ci([rng.normal(size=20), np.zeros(20)]).low), "one domain varies"
 
 
@@ -134,7 +134,7 @@ def test_signs():
 
 
 VALUES = st.floats(-100, 100).map(lambda x: round(x, 3))
-GROUPS = st.lists(st.lists(VALUES, min_size=LEAST, max_size=20), min_size=1, max_size=3).map(
+GROUPS = st.lists(st.lists(VALUES, min_size=MIN_VALUES, max_size=20), min_size=1, max_size=3).map(
     lambda gs: [np.array(g) for g in gs]
 )
 TOTALS = st.sampled_from(["macro", "micro"])
@@ -161,7 +161,7 @@ def test_interval_moves_and_grows_with_the_data(groups, totals, shift, scale):
 
 
 @few(20)
-@given(st.lists(st.lists(VALUES, min_size=LEAST, max_size=LEAST), min_size=1, max_size=3))
+@given(st.lists(st.lists(VALUES, min_size=MIN_VALUES, max_size=MIN_VALUES), min_size=1, max_size=3))
 def test_macro_is_micro_for_equal_sizes(groups):
     groups = [np.array(g) for g in groups]
     np.testing.assert_allclose(limits(mean_ci(groups, "macro")), limits(mean_ci(groups, "micro")), atol=1e-9)
@@ -180,7 +180,7 @@ def test_means_and_gains_by_hand():
     assert estimate(means, "helpful", method="ICL").mean == pytest.approx(base[20:].mean() + 1.25)
     assert estimate(means, method="Base").mean == pytest.approx((base[:20].mean() + base[20:].mean()) / 2)
     gains = method_gains(rewards, [("ICL", "Base"), ("ICDPO", "ICL")])
-    gain = estimate(gains, better="ICL", worse="Base")
+    gain = estimate(gains, method="ICL", baseline="Base")
     assert (gain.mean, gain.n) == (1.25, 40)
     assert 1.1 < gain.low < 1.25 < gain.high < 1.4, "paired: the spread between prompts cancels"
     assert gains["same"].tolist() == [0.0] * 3 + [1.0] * 3

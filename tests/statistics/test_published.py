@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from icdpo_nb.common.errors import InputError
-from icdpo_nb.statistics.beside import beside_published, roles_sentence
 from icdpo_nb.statistics.published import (
     MODELS,
     TABLES,
@@ -19,6 +18,7 @@ from icdpo_nb.statistics.published import (
     published_win_gain,
     role_of,
 )
+from icdpo_nb.statistics.with_paper import roles_sentence, with_published
 
 
 def test_totals_are_macro_means():
@@ -140,7 +140,7 @@ def means_of(**rewards: float) -> pd.DataFrame:
 def test_our_means_stand_beside_those_of_the_same_role():
     """By hand from Tables 2 and 3: the domain column, the source's own block, and nothing where the paper has nothing."""
     means = means_of(**{"Base": 1.0, "RM-BoN": 2.0, "ICL": 3.0, "ICDPO": 4.0})
-    table = beside_published(means, ["mine=LLaMA2-chat"])
+    table = with_published(means, ["mine=LLaMA2-chat"])
     assert list(table) == [
         "demonstrations", "paper's source", "method", "harmless here", "harmless, paper", "small talk here",
         "small talk, paper", "total here", "total, paper",
@@ -157,23 +157,23 @@ def test_our_means_stand_beside_those_of_the_same_role():
     assert by["paper's source"]["none", "RM-BoN"] == "LLaMA2-chat, as the teacher"
     assert by["harmless, paper"]["raw", "ICL"] == "–", "Table 3 has no raw demonstrations"
     assert set(by["small talk, paper"]) == {"–"}
-    nobody = beside_published(means).set_index(["demonstrations", "method"])
+    nobody = with_published(means).set_index(["demonstrations", "method"])
     assert nobody["paper's source"]["mine", "ICDPO"] == nobody["total, paper"]["mine", "ICDPO"] == "–"
 
 
 def test_an_only_domain_stands_beside_the_total():
     """SyntheticGPT has totals only (Table 5); ICDPO + Ŝ with raw demonstrations."""
     means = means_of(**{"ICDPO + Ŝ": 1.0}).query("domain == 'small talk' and source == 'raw'")
-    (row,) = beside_published(means, data="SyntheticGPT").to_dict("records")
+    (row,) = with_published(means, data="SyntheticGPT").to_dict("records")
     assert (row["small talk here"], row["total, paper"]) == ("1.00 [0.00, 2.00]", "29.37 / 83.34 / 78.34")
     one = means_of(ICDPO=1.0).query("domain == 'harmless' and source == 'raw'")
-    assert beside_published(one)["harmless, paper"].tolist() == ["25.02 / 39.81 / 26.60"], "a domain that the paper has"
+    assert with_published(one)["harmless, paper"].tolist() == ["25.02 / 39.81 / 26.60"], "a domain that the paper has"
 
 
 def test_nothing_stands_beside_other_data():
     """Where no source has a role, the paper's Base and RM-BoN are of another task, too."""
     means = means_of(**{"Base": 1.0, "RM-BoN": 2.0, "ICDPO": 3.0}).query("source == 'raw'")
-    table = beside_published(means, ["raw=none"])
+    table = with_published(means, ["raw=none"])
     assert set(table.filter(like="paper").to_numpy().ravel()) == {"–"}
 
 

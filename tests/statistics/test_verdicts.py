@@ -161,7 +161,7 @@ def test_claims_hold_each_source_and_domain_against_its_own_numbers(gains):
 
 def test_what_agrees_asks_for_no_more_prompts():
     """Equal or higher, with an interval that holds 0 and excludes a loss of the margin."""
-    row = {"lm": "m", "source": "raw", "better": "A", "worse": "B", "domain": TOTAL, "mean": 0.2, "low": -0.1, "high": 0.5}
+    row = {"lm": "m", "source": "raw", "method": "A", "baseline": "B", "domain": TOTAL, "mean": 0.2, "low": -0.1, "high": 0.5}
     said = in_words({("A", "B"): Reported(words="equal or higher", sign=1, at_least=True)})
     table = claims(pd.DataFrame([row | {"n": 100, "p": 0.2}]), 0.3, said)
     assert (table["verdict"][0], table["finding"][0]) == (AGREES, OPEN)

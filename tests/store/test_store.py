@@ -49,7 +49,7 @@ def test_computed_once(tmp_path):
 
 def test_interrupted_work_goes_on(tmp_path, monkeypatch):
     """Chunks that are done stay, the chunk that broke leaves nothing, not even its claim."""
-    monkeypatch.setattr("icdpo_nb.store.store.CHUNK", 2)
+    monkeypatch.setattr("icdpo_nb.store.store.ITEMS_AT_A_TIME", 2)
     log = []
 
     def run(indices):
@@ -96,7 +96,7 @@ def slow(folder, pause, path):
 
 
 def test_two_processes_share_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr("icdpo_nb.store.store.CHUNK", 2)
+    monkeypatch.setattr("icdpo_nb.store.store.ITEMS_AT_A_TIME", 2)
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=slow, args=(tmp_path, 0.2, tmp_path / "log")) for _ in range(2)]
     for p in processes:
@@ -249,7 +249,7 @@ def run_to_the_end(folder, pairs, lm, log, out):
 
 def test_killed_twenty_times(tmp_path, tiny_lm, monkeypatch):
     """SIGKILL at random moments: the table is byte for byte that of a run left alone; a kill costs at most one batch."""
-    monkeypatch.setattr("icdpo_nb.store.store.CHUNK", 1)
+    monkeypatch.setattr("icdpo_nb.store.store.ITEMS_AT_A_TIME", 1)
     pairs = [Preference(str(i), "all", f"Human: Tell me {i} things.", f"{i} it is.", "No.") for i in range(60)]
     context, rng = multiprocessing.get_context("fork"), np.random.default_rng(0)
     threads = torch.get_num_threads()

@@ -155,8 +155,8 @@ def test_the_papers_recipe(tuned_base, tmp_path):
     """RMSprop and what else Table 5 prints; warm-up, schedule and clipping of the released code; and what is given counts."""
     recipe = paper_recipe("RPO-Paired", n_pairs=12)
     printed = {"batch": 64, "learning_rate": 5e-7, "beta": 0.1, "tau": 0.5, "optimizer": "rmsprop"}
-    assert {name: recipe.used[name] for name in printed} == printed
-    assert paper_recipe("RPO-Unpaired").used["tau"] == 0.75
+    assert {name: recipe.effective[name] for name in printed} == printed
+    assert paper_recipe("RPO-Unpaired").effective["tau"] == 0.75
     trainer = trainer_of(tuned_base, tmp_path, recipe)
     trainer.create_optimizer_and_scheduler(400)
     assert type(getattr(trainer.optimizer, "optimizer", trainer.optimizer)) is torch.optim.RMSprop

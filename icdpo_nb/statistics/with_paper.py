@@ -11,7 +11,7 @@ from .published import MODELS, published, role_of
 TEACHERS = ("RM-Aug", "RM-BoN")  # the paper has them with LLaMA2-chat as the teacher
 
 
-def beside_published(means: pd.DataFrame, roles: Sequence[str] = (), data: str = "HH-RLHF", digits: int = 2) -> pd.DataFrame:
+def with_published(means: pd.DataFrame, roles: Sequence[str] = (), data: str = "HH-RLHF", digits: int = 2) -> pd.DataFrame:
     """A row for each source and method; for each domain our mean with its interval, and the paper's of the same role.
 
     `means`: rows of `method_means` of one language model. `roles`: as in `role_of`. The paper's rewards of a cell are those of
