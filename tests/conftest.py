@@ -16,6 +16,11 @@ from hypothesis import HealthCheck, settings
 from icdpo_nb.data.preferences import Preference
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """The file that takes longest begins first, so that no process is left with it alone at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/test_notebooks.py"))
+
+
 def few(examples: int) -> settings:
     """Settings of a property test: the same examples in every run, and no time limit for one."""
     return settings(

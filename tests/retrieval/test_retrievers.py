@@ -209,10 +209,11 @@ def test_real_dialogues_keep_their_last_turn(minilm):
     from icdpo_nb.data.preferences import load_preferences
 
     found = load_preferences(folder, data_dir="harmless-base")
-    prompts = list(dict.fromkeys(p.prompt for p in (*found.support, *found.dev, *found.test)))
+    prompts = list(dict.fromkeys(p.prompt for p in found.support))[:400]
     note = minilm.cut_note(prompts)
     long = [t for t in prompts if minilm.cut_note([t]) and "\n\n" in t]
     assert len(long) > 20
+    long = long[:20]
     assert note.startswith(tuple("123456789"))
     others = [t.rpartition("Human:")[0] + "Human: Which shoes go with a blue suit?" for t in long]
     with warnings.catch_warnings():
