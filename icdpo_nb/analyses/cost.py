@@ -63,3 +63,15 @@ def work_sentence(work: pd.DataFrame) -> str:
     if lacking:
         said.append(f"For {lacking:,} of {int(total['results']):,} results the cost was not recorded.")
     return " ".join(said) or "No token went through a model."
+
+
+def cost_facts(work: pd.DataFrame) -> dict[str, str]:
+    """The totals of `work_done` by name, in a few words each, for a report's summary."""
+    total = work.sum(numeric_only=True)
+    tokens, added = int(total["tokens"]), int(total["added tokens"])
+    seconds = total[[f"{stage}, s" for stage in SECONDS]].sum()
+    facts = {"cost when computed": f"{tokens:,} tokens, {seconds:,.0f} s"}
+    if tokens:
+        facts["published procedure"] = f"{total['published'] / tokens:.1f} times as many tokens"
+    facts["added by this run"] = f"{added:,} tokens" if added else "nothing: all results were in the store"
+    return facts

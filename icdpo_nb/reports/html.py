@@ -1,30 +1,44 @@
 """A report as one offline HTML file, and the gallery of all reports."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..common.escaping import escaped, visible
 from ..common.files import write_whole
+from .page import arranged
 
 HERE = Path(__file__).parent
 TAGS = ["p", "div", "span", "br", "pre", "details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td"]
+TAGS += ["dl", "dt", "dd", "svg", "line", "rect", "circle"]
+ATTRIBUTES = {  # those of a plot hold numbers, or its text alternative
+    "*": ["class"],
+    "th": ["class", "colspan", "scope"],
+    "svg": ["class", "viewBox", "width", "height", "role", "aria-label"],
+    "line": ["class", "x1", "x2", "y1", "y2"],
+    "rect": ["class", "x", "y", "width", "height"],
+    "circle": ["class", "cx", "cy", "r"],
+}
 
 
-def to_html(notebook: Path, title: str, footer: str) -> str:
-    """One HTML file without scripts or outside addresses; code is folded, parameters and outputs are visible.
+def to_html(notebook: Path, title: str, footer: str, about: Mapping[str, object] | None = None) -> str:
+    """One HTML file without scripts or outside addresses, arranged for a reader (see `page`); code is folded.
 
-    Of the HTML that cells display only plain markup stays markup (`TAGS`, no attribute but `class`); all else becomes text.
+    Of the HTML that cells display only plain markup stays markup (`TAGS` with `ATTRIBUTES`); all else becomes text. `about`:
+    what the template shows of the run: its name, the command that makes it again, and the files that lie beside the report.
     """
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors.sanitize import SanitizeHTML
 
     exporter = HTMLExporter(template_name="template", extra_template_basedirs=[str(HERE)])
-    plain = SanitizeHTML(tags=TAGS, attributes={"*": ["class"]})
+    plain = SanitizeHTML(tags=TAGS, attributes=ATTRIBUTES)
     exporter.register_filter("plain_markup", plain.sanitize_html_tags)
     exporter.register_filter("visible", visible)
-    report = {"title": title, "footer": footer, "css": _css()}
+    report = {"title": title, "footer": footer, "css": _css(), **(about or {})}
     body, _ = exporter.from_filename(str(notebook), resources={"report": report})
-    return body
+    before, _, rest = body.partition("<main>")
+    inside, _, after = rest.rpartition("</main>")
+    return f"{before}<main>{arranged(inside)}</main>{after}"
 
 
 def write_gallery(out: Path | str) -> Path:

@@ -5,6 +5,7 @@ Whoever runs it, this process or another, needs nothing else: a job can be saved
 
 import difflib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -52,6 +53,13 @@ class Job:
         """The notebook's question."""
         first = next((c.source for c in self.node.cells if c.cell_type == "markdown"), "")
         return first.lstrip("# ").split("\n")[0]
+
+    @property
+    def command(self) -> str:
+        """The command that makes this report again."""
+        changed = {k: v for k, v in self.given.items() if self.defaults[k] != v}
+        values = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in changed.items()}
+        return " ".join(["icdpo-nb report", self.notebook, *(f"-p {k} {shlex.quote(v)}" for k, v in values.items())])
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -87,7 +87,9 @@ def _run(job: Job, record: dict, folder: Path, listener: Listener | None) -> Non
         record["cells"] = progress.seconds
         _complete(record, folder, began, "done")
         footer = f"{folder.name} · finished {record['finished']} after {record['seconds']:.0f} s · {record['provenance']}"
-        write_whole(folder / "report.html", to_html(folder / "notebook.ipynb", record["title"], footer))
+        files = sorted(p.name for p in folder.iterdir() if p.suffix in (".ipynb", ".jsonl", ".csv", ".json"))
+        about = {"command": job.command, "files": files}
+        write_whole(folder / "report.html", to_html(folder / "notebook.ipynb", record["title"], footer, about))
         _place(folder, done)
         shutil.rmtree(failed, ignore_errors=True)  # of an earlier attempt
     except (Exception, KeyboardInterrupt) as error:
@@ -119,7 +121,7 @@ def _complete(record: dict, folder: Path, began: float, status: str) -> None:
 def _scrub(folder: Path) -> None:
     """Take keys and tokens out of whatever the cells of a run printed or kept."""
     for path in folder.rglob("*"):
-        if path.is_file() and path.suffix in (".json", ".jsonl", ".ipynb"):
+        if path.is_file() and path.suffix in (".json", ".jsonl", ".csv", ".ipynb"):
             text = path.read_text(encoding="utf-8")
             if (clean := scrubbed(text)) != text:
                 write_whole(path, clean)

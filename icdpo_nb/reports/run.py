@@ -34,10 +34,15 @@ class Run:
     folder: Path | None  # None when the notebook is run by hand
 
     def save(self, name: str, table: pd.DataFrame) -> None:
-        """Keep a table beside the report, as JSON Lines; does nothing when the notebook is run by hand."""
+        """Write a table next to the report, as JSON Lines and as CSV; does nothing when the notebook runs interactively.
+
+        In CSV a text that a spreadsheet would read as a formula is quoted.
+        """
         if self.folder:
+            path = self.folder / _file_name(name)
             with writing(self.folder):
-                table.to_json(self.folder / f"{_file_name(name)}.jsonl", orient="records", lines=True, force_ascii=False)
+                table.to_json(f"{path}.jsonl", orient="records", lines=True, force_ascii=False)
+                table.map(_no_formula).to_csv(f"{path}.csv", index=False)
 
     def uses(self, models: Mapping[str, object], data: Mapping[str, object], **others: object) -> None:
         """Keep what the run rests on, with digests, for run.json: models, preference sets, an encoder, a reward."""
@@ -96,6 +101,10 @@ def writing(folder: Path):
     except OSError as error:
         why = error.strerror or str(error)
         raise InputError(f"the run cannot be kept in {folder} ({why}); free some space or choose another folder") from None
+
+
+def _no_formula(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _file_name(name: str) -> str:

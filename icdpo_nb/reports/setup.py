@@ -3,6 +3,7 @@
 Each part is made when it is first asked for, so that a notebook loads what it uses and nothing else.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -90,6 +91,31 @@ class Setup:
         """The first `n_prompts` test prompts of each of the `domains`."""
         test = next(iter(self.loaded.values())).test
         return first(in_domains(test, self.given.get("domains", [])), self.given["n_prompts"])
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What an answer rests on, by name, for `summary.show_summary`."""
+        given, made = self.given, vars(self)
+        facts = {}
+        if "prompts" in made:
+            counts = Counter(p.domain for p in self.prompts)
+            of = f" ({', '.join(f'{n} {domain}' for domain, n in counts.items())})" if len(counts) > 1 else ""
+            facts["test prompts"] = f"{len(self.prompts)}{of}"
+        facts["language models" if len(self.models) > 1 else "language model"] = ", ".join(self.models)
+        data = made.get("data", made.get("loaded", {}))
+        if data:
+            name = next(iter(data.values())).name
+            facts["data"] = f"{name}; demonstrations: {', '.join(data)}"
+        if "reward" in given:
+            facts["reward"] = self.reward.name
+        protocol = self.protocol
+        facts["settings"] = (
+            f"m = {protocol.n_demos}, n = {protocol.n_candidates}, top-p {protocol.top_p:g}, temperature "
+            f"{protocol.temperature:g}, protocol {protocol.name}, seed {given.get('seed', 0)}"
+        )
+        if given.get("preferences") == "sandbox":
+            facts["how far to trust it"] = "a small artificial world: it shows a mechanism, not what 7B models do"
+        return facts
 
     @property
     def store(self) -> bool:

@@ -5,6 +5,7 @@ as text and nothing else.
 """
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ from ..statistics.published import MODELS
 from ..statistics.verdicts import HIGHER, LOWER, NOT, OPEN, SIGNS, VERDICTS, needed_text, rounded_up
 from ..statistics.with_paper import with_published
 
+INTERVAL = re.compile(r"([+-]?\d[\d.,]*(?: ?%)?) (\[[^\[\]]*\])(.{0,14})")  # 0.57 [0.50, 0.64], and a count or marks
+SHORT = 60  # characters: longer texts of a column are read in every row
 HEADINGS = {"source": "demonstrations", "baseline": "minus"}  # of the columns of a tidy table
 
 
@@ -33,19 +36,66 @@ def show_table(
     `measured`: it holds times, memory or what was found in the store: what differs when the same is run again.
     """
     table = table.reset_index() if table.index.name else table
-    numeric = [pd.api.types.is_numeric_dtype(table[c]) for c in table]
+    shown = [[_cell(v, digits) for v in row] for row in table.itertuples(index=False)]
+    numeric = [_is_numeric(table[c], [row[k] for row in shown]) for k, c in enumerate(table)]
     marks = highlight if highlight is not None else [False] * len(table)
-    head = "".join(f"<th{_right(n)}>{escaped(str(c))}</th>" for c, n in zip(table, numeric, strict=True))
+    head = "".join(f"<th{_class('number' * n)}>{escaped(str(c))}</th>" for c, n in zip(table, numeric, strict=True))
     body = "".join(
-        f"<tr{' class=chosen' if mark else ''}>"
-        + "".join(f"<td{_right(n)}>{escaped(_cell(v, digits))}</td>" for v, n in zip(row, numeric, strict=True))
-        + "</tr>"
-        for row, mark in zip(table.itertuples(index=False), marks, strict=True)
+        f"<tr{_class('chosen' * bool(mark))}>{_row(row, before, numeric)}</tr>"
+        for row, before, mark in zip(shown, [None, *shown], marks, strict=False)
     )
     note = f"<caption>{escaped(caption)}</caption>" if caption else ""
-    display(
-        HTML(f"<table{' class=measured' if measured else ''}>{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
-    )
+    whole = f"<table{_class('measured' * measured)}>{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    display(HTML(whole))
+
+
+def _is_numeric(column: pd.Series, shown: Sequence[str]) -> bool:
+    """Whether a column holds numbers, or numbers with their intervals as text."""
+    if pd.api.types.is_numeric_dtype(column):
+        return True
+    return any(map(INTERVAL.fullmatch, shown)) and all(INTERVAL.fullmatch(text) or text == "–" for text in shown)
+
+
+def _row(row: Sequence[str], before: Sequence[str] | None, numeric: Sequence[bool]) -> str:
+    """The cells of a row; words that the row above has too, up to the first that differs, are there but not seen."""
+    cells, again = "", before is not None
+    for k, (text, number) in enumerate(zip(row, numeric, strict=True)):
+        again = again and not number and k < len(row) - 1 and text == before[k] and len(text) <= SHORT
+        interval = INTERVAL.fullmatch(text)
+        value = escaped(text)
+        if interval:
+            value = f'{escaped(interval[1])} <span class="ci">{escaped(interval[2])}</span>{escaped(interval[3])}'
+        cells += f"<td{_class(' '.join(['number'] * number + ['again'] * again))}>{value}</td>"
+    return cells
+
+
+def _class(names: str) -> str:
+    return f' class="{names}"' if names else ""
+
+
+def show_figure(drawn: object, caption: str, estimates: pd.DataFrame | None = None) -> None:
+    """A figure, or the figure of some Axes, with its caption; its text alternative says the caption and the estimates.
+
+    `estimates`: the tidy table that the figure draws, with columns mean, low, high and n.
+    """
+    import matplotlib.pyplot as plt
+
+    figure = drawn if hasattr(drawn, "savefig") else np.ravel(np.array(drawn, dtype=object))[0].figure
+    display(figure, metadata={"image/svg+xml": {"alt": text_alternative(caption, estimates)}})
+    display(HTML(f'<p class="caption">{escaped(caption)}</p>'))
+    plt.close(figure)  # or the notebook would show it once more
+
+
+def text_alternative(caption: str, estimates: pd.DataFrame | None = None, most: int = 60) -> str:
+    """What a figure shows, in words: its caption, and the first `most` of its estimates."""
+    if estimates is None or not {"mean", "low", "high", "n"} <= set(estimates):
+        return caption
+    names = [c for c in (*GROUPS, "method", "baseline", "domain") if c in estimates and estimates[c].nunique() > 1]
+    names = names or [c for c in ("method", "claim") if c in estimates]
+    rows = estimates.head(most)
+    values = [f"{', '.join(map(str, key))}: {text}" for key, text in zip(rows[names].to_numpy(), as_text(rows), strict=True)]
+    more = f"; and {len(estimates) - most} more" if len(estimates) > most else ""
+    return f"{caption} {'; '.join(values)}{more}."
 
 
 def show_answer(*sentences: str) -> None:
@@ -56,10 +106,6 @@ def show_answer(*sentences: str) -> None:
 def show_note(text: str, measured: bool = False) -> None:
     """A computed remark in plain text. `measured`: as in `show_table`."""
     display(HTML(f"<p{' class=measured' if measured else ''}>{escaped(text)}</p>"))
-
-
-def _right(numeric: bool) -> str:
-    return ' class="number"' if numeric else ""
 
 
 def _cell(value: object, digits: int) -> str:

@@ -1,8 +1,10 @@
 """How sure one can be: intervals, estimates, the papers' numbers, verdicts. Nothing is displayed here.
 
-Read in this order, each importing only from above: `intervals`, `published`, `estimates`, `with_paper`, `verdicts`, `seeds`.
+Read in this order, each importing only from above: `intervals`, `published`, `estimates`, `with_paper`, `verdicts`, `answers`,
+`seeds`.
 """
 
+from .answers import agreement_with_paper, answer_sentences
 from .estimates import TOTAL, as_text, estimate, method_gains, method_means, per_prompt, totals_of
 from .intervals import Estimate, holm, mean_ci, rank_correlation
 from .published import (
@@ -21,8 +23,9 @@ __all__ = [
     "Estimate",
     "Reported",
     "TOTAL",
+    "agreement_with_paper",
+    "answer_sentences",
     "as_text",
-    "with_published",
     "by_model",
     "claims",
     "claims_sentence",
@@ -48,4 +51,5 @@ __all__ = [
     "seed_gains",
     "seeds_sentence",
     "totals_of",
+    "with_published",
 ]

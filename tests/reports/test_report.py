@@ -80,6 +80,7 @@ def test_a_run_leaves_its_folder_and_the_gallery(small):
         "notebook.ipynb",
         "report.html",
         "run.json",
+        "table.csv",
         "table.jsonl",
     ]
     record = json.loads((folder / "run.json").read_text())

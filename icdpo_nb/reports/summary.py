@@ -1,0 +1,106 @@
+"""The summary card that opens a report: the answer, one row for each claim and source, and what it rests on."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from IPython.display import HTML, display
+
+from ..common.escaping import escaped
+from ..statistics.verdicts import AGREES, CONTRADICTS, NOT, OPEN, SAME, SMALL, VERDICTS
+
+MARKS = {AGREES: "good", CONTRADICTS: "bad", SMALL: "small", OPEN: "open", SAME: "small", NOT: "none"}  # CSS classes
+WIDTH, ROW = 190, 10  # pixels of an interval plot, and of each of its lines
+
+
+def show_summary(
+    answer: Sequence[str],
+    facts: Mapping[str, str],
+    claims: pd.DataFrame | None = None,
+    caption: str = "",
+    margin: float = math.nan,
+    cost: Mapping[str, str] | None = None,
+) -> None:
+    """Show the answer as sentences, the claims with their intervals and verdicts, and the facts.
+
+    `claims`: as from `verdicts.claims`, rows of one domain; one row is shown for each claim and source, with an interval for
+    each language model. `margin`: the smallest difference that matters, shown as a band. `facts`: what the answer rests on, by
+    name; `cost`: what it cost, which differs between two runs of the same.
+    """
+    first, *more = answer
+    sentences = f'<p class="answer">{escaped(first)}</p>' + "".join(f'<p class="more">{escaped(s)}</p>' for s in more)
+    table = _claims_table(claims, margin, caption) if claims is not None and len(claims) else ""
+    items = "".join(f"<div><dt>{escaped(k)}</dt><dd>{escaped(v)}</dd></div>" for k, v in facts.items())
+    measured = "".join(f"<div><dt>{escaped(k)}</dt><dd>{escaped(v)}</dd></div>" for k, v in (cost or {}).items())
+    measured = f'<dl class="measured">{measured}</dl>' if measured else ""
+    display(HTML(f'<div class="card">{sentences}{table}<dl class="facts">{items}</dl>{measured}</div>'))
+
+
+def _claims_table(claims: pd.DataFrame, margin: float, caption: str) -> str:
+    """A group of rows for each claim, and a row in it for each source of demonstrations."""
+    scale, lms = _scale(claims, margin), list(claims["lm"].unique())
+    legend = "".join(f'<span class="key m{k % 6}">{escaped(lm)}</span>' for k, lm in enumerate(lms)) if len(lms) > 1 else ""
+    body = ""
+    for claim, part in claims.groupby("claim", sort=False):
+        method, _, baseline = claim.partition(" > ")
+        body += f'<tr class="claim"><th colspan="5" scope="rowgroup">{escaped(method)} − {escaped(baseline)}</th></tr>'
+        for source, rows in part.groupby("source", sort=False):
+            plot = intervals_svg(rows.to_dict("records"), scale, margin, lms)
+            paper = "<br>".join(escaped(text) for text in dict.fromkeys(rows["paper"]))
+            mark, said = verdict_of(rows["verdict"])
+            body += (
+                f'<tr><th scope="row">{escaped(source) or "all"}</th><td class="number">{_means(rows)}</td><td>{plot}</td>'
+                f'<td class="paper">{paper}</td><td><span class="verdict {mark}">{escaped(said)}</span></td></tr>'
+            )
+    head = "<th>demonstrations</th><th>difference</th>"
+    head += f"<th>95 % intervals {legend}</th><th>the paper</th><th>verdict</th>"
+    note = f"<caption>{escaped(caption)}</caption>" if caption else ""
+    return f'<div class="scroll"><table class="claims">{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _means(rows: pd.DataFrame) -> str:
+    """The differences of a row: one with its interval, or the range over the models."""
+    if len(rows) == 1:
+        return escaped(str(rows["here"].iloc[0]))
+    return f"{rows['mean'].min():+.2f} to {rows['mean'].max():+.2f}"
+
+
+def verdict_of(verdicts: pd.Series) -> tuple[str, str]:
+    """The class of the mark, and the words: "agrees", or for several models "agrees in 2 of 3; cannot tell in 1"."""
+    counts = verdicts.value_counts()
+    order = sorted((v for v in VERDICTS if v in counts), key=lambda v: -counts[v])
+    if len(order) == 1:
+        return MARKS[order[0]], order[0]
+    first, *rest = [f"{v} in {counts[v]}" for v in order]
+    return MARKS[order[0]], "; ".join([f"{first} of {len(verdicts)}", *rest])
+
+
+def _scale(claims: pd.DataFrame, margin: float) -> tuple[float, float]:
+    """The least and the largest value that the plots show: all intervals, 0 and the margin."""
+    ends = [*claims[["low", "high", "mean"]].to_numpy().ravel(), 0.0]
+    ends = [v for v in [*ends, margin, -margin] if math.isfinite(v)]
+    low, high = min(ends), max(ends)
+    pad = 0.04 * (high - low or 1)
+    return low - pad, high + pad
+
+
+def intervals_svg(rows: Sequence[Mapping], scale: tuple[float, float], margin: float, lms: Sequence[str]) -> str:
+    """An inline SVG with a line for each row's interval and a dot for its mean, and the same as its text alternative."""
+    low, high = scale
+
+    def x(value: float) -> float:
+        return round((value - low) / (high - low) * WIDTH, 1)
+
+    height = ROW * len(rows) + 4
+    text = "; ".join(f"{row['lm']}: {row['here']}" for row in rows)
+    shapes = f'<line class="zero" x1="{x(0)}" x2="{x(0)}" y1="0" y2="{height}"></line>'
+    if math.isfinite(margin):
+        band = f'<rect class="band" x="{x(-margin)}" y="0" width="{round(x(margin) - x(-margin), 1)}" height="{height}"></rect>'
+        shapes = band + shapes
+    for i, row in enumerate(rows):
+        y, shade = ROW * i + ROW / 2 + 2, f"m{list(lms).index(row['lm']) % 6}"
+        if math.isfinite(row["low"]):
+            shapes += f'<line class="ci {shade}" x1="{x(row["low"])}" x2="{x(row["high"])}" y1="{y}" y2="{y}"></line>'
+        shapes += f'<circle class="{shade}" cx="{x(row["mean"])}" cy="{y}" r="3"></circle>'
+    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
+    return f'<svg class="intervals" {size} role="img" aria-label="{escaped(text)}">{shapes}</svg>'

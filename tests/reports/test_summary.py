@@ -1,0 +1,75 @@
+"""The summary card: words and marks of verdicts, plots with their text, hostile names, and the facts."""
+
+import math
+
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+
+from icdpo_nb.reports import summary
+from icdpo_nb.reports.summary import intervals_svg, show_summary, verdict_of
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "found"),
+    [
+        (["agrees"], ("good", "agrees")),
+        (["agrees"] * 3, ("good", "agrees")),
+        (["agrees", "agrees", "cannot tell"], ("good", "agrees in 2 of 3; cannot tell in 1")),
+        (["contradicts", "cannot tell", "cannot tell"], ("open", "cannot tell in 2 of 3; contradicts in 1")),
+        (["agrees", "contradicts"], ("good", "agrees in 1 of 2; contradicts in 1")),
+        (["not comparable"], ("none", "not comparable")),
+    ],
+)
+def test_verdicts_of_several_models(verdicts, found):
+    assert verdict_of(pd.Series(verdicts)) == found
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """`card(...)` is what `show_summary` displays, parsed."""
+
+    def made(*args, **options) -> BeautifulSoup:
+        shown = []
+        monkeypatch.setattr(summary, "display", lambda html: shown.append(html.data))
+        show_summary(*args, **options)
+        return BeautifulSoup(shown[0], "html.parser")
+
+    return made
+
+
+ROW = {"claim": "B > A", "n": 40, "paper": "+1", "verdict": "agrees"}
+CLAIMS = pd.DataFrame([
+    ROW | {"lm": lm, "source": source, "mean": m, "low": m - 0.2, "high": m + 0.2, "here": f"{m}"}
+    for source in ("raw", "<b>x</b>") for lm, m in (("small", 0.5), ("large", 1.0))
+])  # fmt: skip
+
+
+def test_a_row_for_each_claim_and_source(card):
+    found = card(["B beats A.", "More."], {"test prompts": "40"}, CLAIMS, "Differences.", 0.25, {"added": "0 tokens"})
+    assert found.find("p", class_="answer").get_text() == "B beats A."
+    rows = [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in found.find("tbody").find_all("tr")]
+    assert rows[0] == ["B − A"]
+    assert [row[0] for row in rows[1:]] == ["raw", "<b>x</b>"], "a name is text"
+    assert rows[1][1] == "+0.50 to +1.00"
+    assert rows[1][4] == "agrees"
+    assert [dt.get_text() for dt in found.find_all("dt")] == ["test prompts", "added"]
+    assert found.find("dl", class_="measured").get_text() == "added0 tokens"
+
+
+def test_a_plot_shows_what_its_text_says():
+    """Values 0 to 10 over 190 pixels: by hand."""
+    rows = [{"lm": "a", "here": "5 [0, 10]", "mean": 5.0, "low": 0.0, "high": 10.0}, {"lm": "b", "here": "2", "mean": 2.0,
+             "low": math.nan, "high": math.nan}]  # fmt: skip
+    svg = BeautifulSoup(intervals_svg(rows, (0.0, 10.0), math.nan, ["a", "b"]), "html.parser").svg
+    assert svg["aria-label"] == "a: 5 [0, 10]; b: 2"
+    line = svg.find("line", class_="ci")
+    assert (float(line["x1"]), float(line["x2"])) == (0, 190)
+    assert [float(c["cx"]) for c in svg.find_all("circle")] == [95, 38]
+    assert len(svg.find_all("line", class_="ci")) == 1, "one without an interval is a dot"
+
+
+def test_without_claims_the_answer_and_the_facts_remain(card):
+    found = card(["Nothing was compared."], {"test prompts": "4"})
+    assert found.find("table") is None
+    assert found.find("dd").get_text() == "4"
