@@ -1,5 +1,5 @@
 """From a notebook and its parameters to a report: what a notebook shows, how it is run, and the command line.
 
 Read in this order, each importing only from above: `parameters`, `figures`, `figures_of_training`, `tables`, `run`,
-`setup`, `progress`, `runner`, `origins`, `html`, `job`, `report`, `compare`, `cli`.
+`setup`, `progress`, `runner`, `origins`, `html`, `registry`, `evidence`, `front`, `job`, `report`, `compare`, `cli`.
 """

@@ -1,10 +1,9 @@
-"""A report as one offline HTML file, and the gallery of all reports."""
+"""A report as one offline HTML file, and the record of a run."""
 
 import json
 from pathlib import Path
 
-from ..common.escaping import escaped, visible
-from ..common.files import write_whole
+from ..common.escaping import visible
 
 HERE = Path(__file__).parent
 TAGS = ["p", "div", "span", "br", "pre", "details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td"]
@@ -25,20 +24,6 @@ def to_html(notebook: Path, title: str, footer: str) -> str:
     report = {"title": title, "footer": footer, "css": _css()}
     body, _ = exporter.from_filename(str(notebook), resources={"report": report})
     return body
-
-
-def write_gallery(out: Path | str) -> Path:
-    """`index.html` below `out`: every finished run, newest first."""
-    from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup
-
-    out = Path(out)
-    runs = [record for path in out.glob("*/run.json") if is_done(record := read_record(path))]
-    runs.sort(key=lambda r: r["finished"], reverse=True)
-    environment = Environment(loader=FileSystemLoader(HERE / "template"), autoescape=True)
-    environment.filters["shown"] = lambda value: Markup(escaped(str(value)))
-    write_whole(out / "index.html", environment.get_template("gallery.html.j2").render(runs=runs, css=_css()))
-    return out / "index.html"
 
 
 def _css() -> str:
