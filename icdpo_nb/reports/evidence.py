@@ -65,7 +65,7 @@ class Record:
         domains = self.parameters.get("domains")
         parts = [self.parameters.get("data_dir"), *(domains if isinstance(domains, list) else [])]
         name = str(self.parameters.get("preferences") or "sandbox")
-        return f"{name}: {', '.join(map(str, filter(None, parts)))}" if any(parts) else name
+        return f"{name} ({', '.join(map(str, filter(None, parts)))})" if any(parts) else name
 
     @cached_property
     def settings(self) -> list[Setting]:

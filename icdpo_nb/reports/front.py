@@ -85,11 +85,12 @@ def front_page(out: Path) -> dict:
         tally = tally_sentence(Counter(view["verdict"] for view in views))
         papers.append({"name": name, "address": address, "title": title, "tally": tally, "views": views})
     tested = [view["tests"][0].record for view in claims if view["tests"]]
-    filters = {kind: values for kind, values in _filters(done + failed).items() if len(values) > 1}
+    runs = sorted(done + failed, key=lambda record: record.text("finished"), reverse=True)
+    filters = {kind: values for kind, values in _filters(runs).items() if len(values) > 1}
     return {
         "sentence": tally_sentence(counts), "scope": scope_sentence(tested), "papers": papers,
         "legend": [(v, CLASSES[v], meaning, counts[v]) for v, meaning in MEANINGS.items()], "mark": marks(),
-        "css_class": CLASSES, "filters": filters, "runs": [run_view(r, out, filters) for r in done + failed],
+        "css_class": CLASSES, "filters": filters, "runs": [run_view(r, out, filters) for r in runs],
         "n_done": len(done), "newest": next((r.text("finished")[:10] for r in done), ""),
     }  # fmt: skip
 
@@ -159,7 +160,7 @@ def span(settings: Sequence[Setting]) -> str:
     if len(settings) == 1:
         return settings[0].here
     means = [s.mean for s in settings if s.mean == s.mean]
-    return f"{min(means):.2f} to {max(means):.2f}" if means else ""
+    return f"{min(means):+.2f} to {max(means):+.2f}" if means else ""
 
 
 def run_view(record: Record, out: Path, filters: Mapping[str, Sequence[str]]) -> dict:
