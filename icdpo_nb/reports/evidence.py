@@ -181,7 +181,7 @@ def _setting(part: str, row: Mapping) -> Setting:
     here = str(row.get("here") or (f"{mean:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low + mean + high) else "–"))
     lm = str(row.get("lm") or row.get("model") or "")
     first = _number(here.split(" ")[0])  # where the estimate stands in its text alone
-    counts = [int(value) if math.isfinite(value := _number(row.get(key))) else 0 for key in ("n", "seeds", "decide")]
+    counts = [int(value) if 0 < (value := _number(row.get(key))) < math.inf else 0 for key in ("n", "seeds", "decide")]
     source = str(row.get("source") or "")
     return Setting(str(row.get("claim")), lm, source, part, row["verdict"], first if math.isnan(mean) else mean, here, *counts)
 

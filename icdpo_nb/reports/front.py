@@ -38,8 +38,8 @@ MEANINGS = {  # of the marks, in the order of the legend
     "not comparable": "the paper prints nothing for this role, or its models disagree in sign",
 }
 COUNTED = {  # what a sentence says of one claim and of several with a verdict
-    "agrees": ("{} agrees", "{} agree"),
-    "contradicts": ("{} contradicts", "{} contradict"),
+    "agrees": ("{} agrees with our results", "{} agree with our results"),
+    "contradicts": ("{} is contradicted", "{} are contradicted"),
     MIXED: ("{} is mixed", "{} are mixed"),
     "too small to matter": ("{} is too small to matter", "{} are too small to matter"),
     "cannot tell": ("for {} we cannot tell", "for {} we cannot tell"),
@@ -76,6 +76,8 @@ def write_front_page(out: Path | str) -> Path:
 
 def front_page(out: Path) -> dict:
     """What the page says: sentences, claims by paper, runs and the values that they can be filtered by."""
+    from ..statistics.verdicts import needed_text
+
     done, failed = read_records(out)
     claims = [claim_view(claim, done) for claim in read_claims()]
     counts = Counter(view["verdict"] for view in claims)
@@ -90,7 +92,7 @@ def front_page(out: Path) -> dict:
     return {
         "sentence": tally_sentence(counts), "scope": scope_sentence(tested), "papers": papers,
         "legend": [(v, CLASSES[v], meaning, counts[v]) for v, meaning in MEANINGS.items()], "mark": marks(),
-        "css_class": CLASSES, "filters": filters, "runs": [run_view(r, out, filters) for r in runs],
+        "css_class": CLASSES, "needed": needed_text, "filters": filters, "runs": [run_view(r, out, filters) for r in runs],
         "n_done": len(done), "newest": next((r.text("finished")[:10] for r in done), ""),
     }  # fmt: skip
 
@@ -144,7 +146,9 @@ def claim_view(claim: Claim, records: Sequence[Record]) -> dict:
     roles = parts_of(claim.roles) or [""]
     rows = [(role, claim.found_by_role.get(role, ""), tests and _of_role(tests[0], role)) for role in roles]
     exhibit = quote(claim.exhibit, safe="-,")
-    return {"claim": claim, "verdict": verdict, "tests": tests, "shown": shown, "rows": rows, "exhibit": exhibit}
+    several = bool(tests) and len({s.verdict for s in tests[0].settings}) > 1
+    seen = {"tests": tests, "shown": shown, "rows": rows, "exhibit": exhibit}
+    return {"claim": claim, "verdict": verdict, "several": several, **seen}
 
 
 def _of_role(test: Tested, role: str) -> dict:

@@ -80,11 +80,12 @@ def test_verdicts_are_those_of_the_reports():
         ({front.NOT_RUN: 1}, "The one claim has not been tested here. 1 has not been run here."),
         ({front.NOT_RUN: 3, front.NO_TEST: 1}, "None of the 4 claims has been tested here. "
          "3 have not been run here and 1 has no test in this workbook."),
-        ({AGREES: 1, front.NOT_RUN: 2}, "Of 3 claims, 1 was tested here: 1 agrees. Of the others, 2 have not been run here."),
-        ({AGREES: 2, CONTRADICTS: 1}, "All 3 claims were tested here: 2 agree and 1 contradicts."),
+        ({AGREES: 1, front.NOT_RUN: 2}, "Of 3 claims, 1 was tested here: 1 agrees with our results. "
+         "Of the others, 2 have not been run here."),
+        ({AGREES: 2, CONTRADICTS: 1}, "All 3 claims were tested here: 2 agree with our results and 1 is contradicted."),
         ({OPEN: 1, MIXED: 1, SMALL: 2, front.SHOWN: 1}, "Of 5 claims, 4 were tested here: 1 is mixed, "
          "2 are too small to matter, and for 1 we cannot tell. Of the others, 1 is shown in a report without a verdict."),
-        ({AGREES: 1}, "Of 1 claim, 1 was tested here: 1 agrees."),
+        ({AGREES: 1}, "Of 1 claim, 1 was tested here: 1 agrees with our results."),
     ],
 )  # fmt: skip
 def test_the_sentence(counts, says):
@@ -127,6 +128,7 @@ def test_a_claim_is_found_in_a_run(tmp_path):
     assert "sandbox-small , teacher-a : −0.50 [−0.75, −0.25] ✓ agrees" in part
     assert "not in this run" in part, "there are no demonstrations of GPT-3.5"
     assert "mine" not in part
+    assert "together: ? cannot tell" in part
     assert 'href="02_retrieval_ablation/report.html#Is-the-difference-real%3F"' in page
     assert "Of 39 claims, 1 was tested here: for 1 we cannot tell." in text_of(page)
 
@@ -177,7 +179,7 @@ def test_claims_of_two_parts_and_forecasts_are_read(tmp_path):
         (evidence.NEARER, AGREES, 0.14), (evidence.BETTER, AGREES, 2.55),
         (evidence.NEARER, CONTRADICTS, 0.14), (evidence.BETTER, OPEN, 2.55),
     ]  # fmt: skip
-    assert "9 seeds would decide it" in text_of(page_of(tmp_path))
+    assert "about 9 training seeds would decide it" in text_of(page_of(tmp_path))
 
 
 def test_what_is_not_run_says_how(tmp_path):
@@ -225,7 +227,7 @@ def test_the_command_makes_the_page_of_any_folder(tmp_path, capsys):
     assert main(["gallery", str(tmp_path / "from elsewhere")]) == 0
     index = tmp_path / "from elsewhere" / "index.html"
     assert capsys.readouterr().out.strip() == str(index)
-    assert "1 agrees" in index.read_text()
+    assert "1 agrees with our results" in index.read_text()
 
 
 # ---------------------------------------------------------------- the page
@@ -233,7 +235,7 @@ def test_the_command_makes_the_page_of_any_folder(tmp_path, capsys):
 
 def leave_everything(out) -> None:
     """A hostile run, values of every wrong kind, and a run for every claim."""
-    claim = setting("ICDPO > ICL", AGREES, HOSTILE, HOSTILE, here=HOSTILE) | {"seeds": HOSTILE, "decide": [HOSTILE]}
+    claim = setting("ICDPO > ICL", AGREES, HOSTILE, HOSTILE, here=HOSTILE) | {"seeds": HOSTILE, "decide": -1}
     texts = {
         "lms": [HOSTILE, "w" * 3000],
         "preferences": HOSTILE,
