@@ -394,7 +394,7 @@ def desk(tmp_path_factory):
     nbformat.write(new_notebook(cells=cells), folder / "notebooks" / "small.ipynb")
     texts = {
         "notebooks/broken.ipynb": "{", "notebooks/presets/bad.yaml": "full: yes\nlm: no\n", "file": "", "list/run.json": "[]",
-        "bad.jsonl": '{"pro\\u001bm": 1}', "out/index.html": "an earlier gallery",
+        "bad.jsonl": '{"pro\\u001bm": 1}', "out/index.html": "an earlier page",
         "out/small/run.json": '{"status": "done"}', "out/small/report.html": "an earlier report",
     }  # fmt: skip
     for name, text in texts.items():

@@ -18,11 +18,11 @@ from typing import NoReturn
 from ..common.errors import InputError
 from ..common.escaping import scrubbed, visible
 from .compare import read_run, report_differences
-from .html import write_gallery
+from .front import write_front_page
 from .job import Job, load_job, notebook_names, open_notebook, read_job
 from .progress import STATE_FILE, Display, Listener, Watcher, in_line, to_file
 from .report import is_current, run_job
-from .run import provenance
+from .run import provenance, reports_folder, writing
 from .runner import RunError
 
 
@@ -84,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     store = commands.add_parser("store", help="what was sampled and scored so far, and is found again")
     store.add_argument("what", choices=("list", "verify", "clean"), help="list it, check every result, or remove all")
     store.set_defaults(command=_store)
+    gallery = commands.add_parser("gallery", help="make the front page of a folder of reports again")
+    gallery.add_argument("folder", nargs="?", help="a folder of reports (default: the project's)")
+    gallery.set_defaults(command=_gallery)
     listing = commands.add_parser("list", help="list the notebooks and their parameters")
     listing.set_defaults(command=_list)
     return parser
@@ -120,7 +123,7 @@ def _several(todo: Sequence[Job], jobs: int, watcher: Watcher | None) -> int:
             job.save(file)
         commands = [[sys.executable, "-m", "icdpo_nb.reports.cli", "run", str(file)] for file in files]
         code = side_by_side(commands, jobs, _after(todo), watcher)
-    write_gallery(todo[0].out)  # two that end at once may each have missed the other
+    write_front_page(todo[0].out)  # two that end at once may each have missed the other
     return code
 
 
@@ -201,6 +204,17 @@ def _list(args: argparse.Namespace) -> int:
 
 def _compare(args: argparse.Namespace) -> int:
     print(report_differences(args.a, args.b))
+    return 0
+
+
+def _gallery(args: argparse.Namespace) -> int:
+    folder = Path(args.folder) if args.folder else reports_folder()
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a folder of reports, for example reports")
+    if not any(folder.glob("*/run.json")):
+        raise InputError(f"{folder}: no run there; make a report first, for example icdpo-nb report 01_method")
+    with writing(folder):
+        print(write_front_page(folder))
     return 0
 
 

@@ -1,11 +1,10 @@
-"""A report as one offline HTML file, and the gallery of all reports."""
+"""A report as one offline HTML file, and the record of a run."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..common.escaping import escaped, visible
-from ..common.files import write_whole
+from ..common.escaping import visible
 from .page import arranged
 
 HERE = Path(__file__).parent
@@ -39,20 +38,6 @@ def to_html(notebook: Path, title: str, footer: str, about: Mapping[str, object]
     before, _, rest = body.partition("<main>")
     inside, _, after = rest.rpartition("</main>")
     return f"{before}<main>{arranged(inside)}</main>{after}"
-
-
-def write_gallery(out: Path | str) -> Path:
-    """`index.html` below `out`: every finished run, newest first."""
-    from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup
-
-    out = Path(out)
-    runs = [record for path in out.glob("*/run.json") if is_done(record := read_record(path))]
-    runs.sort(key=lambda r: r["finished"], reverse=True)
-    environment = Environment(loader=FileSystemLoader(HERE / "template"), autoescape=True)
-    environment.filters["shown"] = lambda value: Markup(escaped(str(value)))
-    write_whole(out / "index.html", environment.get_template("gallery.html.j2").render(runs=runs, css=_css()))
-    return out / "index.html"
 
 
 def _css() -> str:

@@ -1,4 +1,4 @@
-"""Reports: run a notebook through papermill with strict parameters, render it as one offline HTML file, list it in the gallery.
+"""Reports: run a notebook through papermill with strict parameters, render it as one offline HTML file, update the front page.
 
 A run leaves `reports/<run>/` with report.html, the executed notebook, its tables, headline.json and run.json.
 The folder appears whole or not at all, and takes the place of an older one only when the run is done. A run that broke, met bad
@@ -18,7 +18,8 @@ from ..common.errors import InputError
 from ..common.escaping import scrubbed
 from ..common.files import write_whole
 from ..store.claims import alive, owner
-from .html import is_done, read_record, to_html, write_gallery
+from .front import write_front_page
+from .html import is_done, read_record, to_html
 from .job import Job, read_job
 from .progress import Listener, Progress
 from .run import RUN_DIR, git_revision, provenance, versions, writing
@@ -52,7 +53,7 @@ def run_job(job: Job, listener: Listener | None = None) -> Path:
             folder = hidden / job.run_id
             folder.mkdir()
             _run(job, record, folder, listener)
-        write_gallery(job.out)
+        write_front_page(job.out)
     return job.folder
 
 

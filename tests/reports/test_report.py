@@ -73,7 +73,7 @@ def test_texts_become_the_declared_types():
     assert check_parameters({"rate": 1}, declared, "x") == {"rate": 1.0}
 
 
-def test_a_run_leaves_its_folder_and_the_gallery(small):
+def test_a_run_leaves_its_folder_and_the_front_page(small):
     folder = report.run_notebook("05_small", {"n": "4"}, small)
     assert sorted(p.name for p in folder.iterdir()) == [
         "headline.json",
@@ -90,7 +90,7 @@ def test_a_run_leaves_its_folder_and_the_gallery(small):
     assert default.name == "05_small"
     assert report.run_notebook("05_small", {"n": 4}, small) == folder, "the same parameters, the same place"
     index = (small / "index.html").read_text()
-    assert index.count("report.html") == 2
+    assert re.findall(r'href="([^"#]*)"', index) == [f"{folder.name}/report.html", "05_small/report.html"], "newest first"
     assert "n is 4, x=y" in index
     assert sorted(p.name for p in small.iterdir()) == sorted(["index.html", folder.name, "05_small"]), "nothing half is left"
 
@@ -135,7 +135,7 @@ def test_a_broken_notebook_is_kept_apart(small, capsys):
     record = json.loads((failed[0] / "run.json").read_text())
     assert record["status"] == "failed"
     assert "ZeroDivisionError in cell" in record["exception"]
-    assert failed[0].name.removesuffix(".failed") not in (small / "index.html").read_text(), "the gallery shows what is done"
+    assert failed[0].name.removesuffix(".failed") not in (small / "index.html").read_text(), "the page is of an earlier run"
 
 
 def test_resume_leaves_what_is_done(small, capsys):
@@ -390,11 +390,11 @@ def test_html_of_a_careless_cell_becomes_text(tmp_path):
     assert "⟨U+202E⟩␇" in body
 
 
-def test_a_damaged_record_does_not_stop_the_gallery(tmp_path):
+def test_a_damaged_record_does_not_stop_the_front_page(tmp_path):
     for name, text in {"half": '{"status": "do', "strange": "[]"}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(text)
-    assert "<tbody>\n</tbody>" in report.write_gallery(tmp_path).read_text()
+    assert "No notebook has been run here." in report.write_front_page(tmp_path).read_text()
 
 
 def test_unknown_notebook(small, capsys):
