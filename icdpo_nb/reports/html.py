@@ -9,7 +9,7 @@ from .page import arranged
 
 HERE = Path(__file__).parent
 TAGS = ["p", "div", "span", "br", "pre", "details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td"]
-TAGS += ["dl", "dt", "dd", "svg", "line", "rect", "circle"]
+TAGS += ["b", "dl", "dt", "dd", "svg", "line", "rect", "circle"]
 ATTRIBUTES = {  # those of a plot hold numbers, or its text alternative
     "*": ["class"],
     "th": ["class", "colspan", "scope"],
@@ -41,7 +41,7 @@ def to_html(notebook: Path, title: str, footer: str, about: Mapping[str, object]
 
 
 def _css() -> str:
-    return (HERE / "template" / "style.css").read_text(encoding="utf-8")
+    return "".join((HERE / "template" / name).read_text(encoding="utf-8") for name in ("base.css", "style.css"))
 
 
 def read_record(path: Path) -> dict:

@@ -9,7 +9,14 @@ from IPython.display import HTML, display
 from ..common.escaping import escaped
 from ..statistics.verdicts import AGREES, CONTRADICTS, NOT, OPEN, SAME, SMALL, VERDICTS
 
-MARKS = {AGREES: "good", CONTRADICTS: "bad", SMALL: "small", OPEN: "open", SAME: "small", NOT: "none"}  # CSS classes
+MARKS = {  # the CSS class and the sign of each verdict, as on the front page
+    AGREES: ("v-agrees", "✓"),
+    CONTRADICTS: ("v-contradicts", "✗"),
+    SMALL: ("v-small", "≈"),
+    OPEN: ("v-open", "?"),
+    SAME: ("v-same", "="),
+    NOT: ("v-not", "–"),
+}
 WIDTH, ROW = 190, 10  # pixels of an interval plot, and of each of its lines
 
 
@@ -47,10 +54,9 @@ def _claims_table(claims: pd.DataFrame, margin: float, caption: str) -> str:
         for source, rows in part.groupby("source", sort=False):
             plot = intervals_svg(rows.to_dict("records"), scale, margin, lms)
             paper = "<br>".join(escaped(text) for text in dict.fromkeys(rows["paper"]))
-            mark, said = verdict_of(rows["verdict"])
             body += (
                 f'<tr><th scope="row">{escaped(source) or "all"}</th><td class="number">{_means(rows)}</td><td>{plot}</td>'
-                f'<td class="paper">{paper}</td><td><span class="verdict {mark}">{escaped(said)}</span></td></tr>'
+                f'<td class="paper">{paper}</td><td>{"<br>".join(verdict_marks(rows["verdict"]))}</td></tr>'
             )
     head = "<th>demonstrations</th><th>difference</th>"
     head += f"<th>95 % intervals {legend}</th><th>the paper</th><th>verdict</th>"
@@ -65,14 +71,14 @@ def _means(rows: pd.DataFrame) -> str:
     return f"{rows['mean'].min():+.2f} to {rows['mean'].max():+.2f}"
 
 
-def verdict_of(verdicts: pd.Series) -> tuple[str, str]:
-    """The class of the mark, and the words: "agrees", or for several models "agrees in 2 of 3; cannot tell in 1"."""
-    counts = verdicts.value_counts()
-    order = sorted((v for v in VERDICTS if v in counts), key=lambda v: -counts[v])
-    if len(order) == 1:
-        return MARKS[order[0]], order[0]
-    first, *rest = [f"{v} in {counts[v]}" for v in order]
-    return MARKS[order[0]], "; ".join([f"{first} of {len(verdicts)}", *rest])
+def verdict_marks(verdicts: pd.Series) -> list[str]:
+    """Each verdict of several models with its mark, the most frequent first, and in how many of them where they differ."""
+    counts, found = verdicts.value_counts(), []
+    for verdict in sorted((v for v in VERDICTS if v in counts), key=lambda v: -counts[v]):
+        kind, sign = MARKS[verdict]
+        of = f' <span class="of">in {counts[verdict]} of {len(verdicts)}</span>' if len(counts) > 1 else ""
+        found.append(f'<span class="v {kind}"><span class="mark"><b>{sign}</b></span>{escaped(verdict)}{of}</span>')
+    return found
 
 
 def _scale(claims: pd.DataFrame, margin: float) -> tuple[float, float]:

@@ -7,22 +7,21 @@ import pytest
 from bs4 import BeautifulSoup
 
 from icdpo_nb.reports import summary
-from icdpo_nb.reports.summary import intervals_svg, show_summary, verdict_of
+from icdpo_nb.reports.summary import intervals_svg, show_summary, verdict_marks
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "found"),
+    ("verdicts", "says"),
     [
-        (["agrees"], ("good", "agrees")),
-        (["agrees"] * 3, ("good", "agrees")),
-        (["agrees", "agrees", "cannot tell"], ("good", "agrees in 2 of 3; cannot tell in 1")),
-        (["contradicts", "cannot tell", "cannot tell"], ("open", "cannot tell in 2 of 3; contradicts in 1")),
-        (["agrees", "contradicts"], ("good", "agrees in 1 of 2; contradicts in 1")),
-        (["not comparable"], ("none", "not comparable")),
+        (["agrees"], ["✓agrees"]),
+        (["agrees"] * 3, ["✓agrees"]),
+        (["agrees", "agrees", "cannot tell"], ["✓agrees in 2 of 3", "?cannot tell in 1 of 3"]),
+        (["contradicts", "cannot tell", "cannot tell"], ["?cannot tell in 2 of 3", "✗contradicts in 1 of 3"]),
+        (["not comparable"], ["–not comparable"]),
     ],
 )
-def test_verdicts_of_several_models(verdicts, found):
-    assert verdict_of(pd.Series(verdicts)) == found
+def test_verdicts_of_several_models(verdicts, says):
+    assert [BeautifulSoup(mark, "html.parser").get_text() for mark in verdict_marks(pd.Series(verdicts))] == says
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def test_a_row_for_each_claim_and_source(card):
     assert rows[0] == ["B − A"]
     assert [row[0] for row in rows[1:]] == ["raw", "<b>x</b>"], "a name is text"
     assert rows[1][1] == "+0.50 to +1.00"
-    assert rows[1][4] == "agrees"
+    assert rows[1][4] == "✓agrees"
     assert [dt.get_text() for dt in found.find_all("dt")] == ["test prompts", "added"]
     assert found.find("dl", class_="measured").get_text() == "added0 tokens"
 
