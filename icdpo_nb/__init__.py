@@ -1,7 +1,8 @@
-"""ICDPO workbook: align a language model with a few demonstrations in its context, and see how sure one can be.
+"""ICDPO workbook: align a language model with a few in-context demonstrations, and quantify the uncertainty of the results.
 
-In-Context Direct Preference Optimization (Song et al., arXiv:2402.09320; NAACL 2025, 2025.naacl-long.8). `ROOMS` is the reading
-order: each room imports only from those above it. Public names load on first use, so importing the package costs nothing.
+In-Context Direct Preference Optimization (Song et al., arXiv:2402.09320; NAACL 2025, 2025.naacl-long.8). `ROOMS` gives
+the reading order; each room imports only from the rooms above it. Public names are imported on first use, so importing
+the package itself is fast.
 """
 
 from importlib import import_module
@@ -25,7 +26,7 @@ ROOMS = (
     "analyses",
     "reports",
 )
-PUBLIC = {  # what a user calls -> where it is; all else is reached through its room
+PUBLIC = {  # public name -> module; import everything else from its room
     "InputError": "common.errors",
     "PAPER": "protocol",
     "Protocol": "protocol",

@@ -1,7 +1,7 @@
-"""ICDPO: Algorithm 1 of arXiv:2402.09320 for one prompt, and the candidates table for many.
+"""ICDPO (Algorithm 1 of arXiv:2402.09320) for one prompt, and the candidates table for many prompts.
 
-The table is the contract of the workbook: one row per prompt and candidate, with the log-probabilities from which S, Ŝ, the
-expert alone, NLL and every ablation of the selection follow without sampling again.
+All analyses start from the candidates table. It has one row per prompt and candidate. Its log-probabilities determine
+S, Ŝ, the expert's score, the NLL and every ablation of the selection without sampling again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ from .scoring import SCORES, is_empty, score
 from .templates import base_context, contexts
 
 CONTEXTS = ("base", "icl", "icl_rejected")
-ORIGIN = ["lm", "source", "retriever", "policy"]  # columns that set the rows of several candidates tables apart in one
+ORIGIN = ["lm", "source", "retriever", "policy"]  # columns that identify the source table once several are concatenated
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What `icdpo()` did for one prompt."""
+    """The result of `icdpo()` for one prompt."""
 
     prompt: str
     demos: list[Preference]  # most similar first
@@ -37,19 +37,19 @@ class Selection:
 
     @property
     def best(self) -> Response:
-        """The response with the largest score; the first of equals, as in Algorithm 1, and so where all are empty."""
+        """The response with the highest score. Ties, including all-empty candidates, go to the first, as in Algorithm 1."""
         return self.responses[int(np.argmax(self.scores))]
 
 
 def icdpo(
     prompt: str, retriever: Retriever, lm: LanguageModel, name: str = "S", protocol: Protocol = RECOMMENDED, seed: int = 0
 ) -> Selection:
-    """In-Context Direct Preference Optimization, Algorithm 1, for one prompt x.
+    """Run In-Context Direct Preference Optimization (Algorithm 1) on one prompt x.
 
-    `name` is the score that chooses: S (Eq. 8), S_hat (Eq. 11), or ICL (the expert alone).
+    `name` is the score used for selection: S (Eq. 8), S_hat (Eq. 11), or ICL (the expert alone).
     """
     demos = retriever.retrieve([prompt], protocol.n_demos)[0]  # d, line 1
-    context = contexts(demos, prompt, protocol)  # [d+; x], x, [d-; x]
+    context = contexts(demos, prompt, protocol)  # x, [d+; x], [d-; x]
     responses = lm.sample([context["icl"]], protocol.n_candidates, protocol, seed)[0]  # y_1 … y_n, line 2
     logp = {c: np.array([lp.sum() for lp in lm.logprobs([context[c]], [responses])[0]]) for c in CONTEXTS}  # lines 6-7
     n_tokens = np.array([len(y.token_ids) for y in responses])
@@ -65,23 +65,25 @@ def candidates_table(
     seed: int = 0,
     rescore: bool = False,
 ) -> pd.DataFrame:
-    """Lines 1-8 of Algorithm 1 for many prompts: one row per prompt and candidate, with all scores.
+    """Run lines 1-8 of Algorithm 1 on many prompts. Returns one row per prompt and candidate, with all scores.
 
-    `retrievers`: one for each domain, from `retrievers.by_domain`; None samples from the base context instead (the paper's
-    Base; there are then no demonstrations and no expert). Log-probabilities under the context a response was sampled from are
-    those of sampling; `rescore=True` computes them anew, and the two agree.
+    `retrievers` maps each domain to its retriever (see `retrievers.by_domain`). None samples from the base context, as
+    the paper's Base does; there are then no demonstrations and no expert. Log-probabilities under the context a response
+    was sampled from are reused from sampling. `rescore=True` recomputes them; both agree.
 
-    Columns: prompt_id, domain, prompt, demo_ids (most similar first), candidate_id, response, n_tokens (those that are scored),
+    Columns: prompt_id, domain, prompt, demo_ids (most similar first), candidate_id, response, n_tokens (scored tokens),
     finish ("stop", "eos", "length"), logp_base, logp_icl, logp_icl_rejected (nats), and S, S_hat, ICL.
     """
     if retrievers:
-        demos, origin = _retrieve(prompts, retrievers, protocol.n_demos), "icl"
+        sampled_from = "icl"
+        demos = _retrieve(prompts, retrievers, protocol.n_demos)
         text = [contexts(ds, p.prompt, protocol) for ds, p in zip(demos, prompts, strict=True)]
     else:
-        demos, origin = [[] for _ in prompts], "base"
+        sampled_from = "base"
+        demos = [[] for _ in prompts]
         text = [{"base": base_context(p.prompt, protocol)} for p in prompts]
     bar = partial(tqdm, desc="sampling", leave=False)
-    sampled = lm.sample([t[origin] for t in text], protocol.n_candidates, protocol, seed, bar)
+    sampled = lm.sample([t[sampled_from] for t in text], protocol.n_candidates, protocol, seed, bar)
     return responses_table(prompts, demos, text, sampled, lm, protocol, rescore)
 
 
@@ -94,7 +96,10 @@ def responses_table(
     protocol: Protocol = RECOMMENDED,
     rescore: bool = False,
 ) -> pd.DataFrame:
-    """The candidates table of given responses: `sampled[i]` to prompt i, scored under its contexts `text[i]`, by name."""
+    """The candidates table of given responses.
+
+    `sampled[i]` are the responses to prompt i, and `text[i]` its contexts by name, under which they are scored.
+    """
     logp = _score_contexts(lm, text, sampled, rescore)
     rows = [
         {
@@ -117,7 +122,7 @@ def responses_table(
 def _score_contexts(
     lm: LanguageModel, text: Sequence[Mapping[str, str]], sampled: Sequence[Sequence[Response]], rescore: bool
 ) -> dict[tuple[str, int], list[float]]:
-    """Σ log π of each prompt's responses under each of its contexts, by (context, index of the prompt)."""
+    """Σ log π of each prompt's responses under each of its contexts, keyed by (context name, prompt index)."""
     cases = [(c, i) for i, t in enumerate(text) for c in t]
     bar = partial(tqdm, desc="scoring", leave=False)
     scored = lm.logprobs([text[i][c] for c, i in cases], [sampled[i] for _, i in cases], bar, rescore)
@@ -125,16 +130,17 @@ def _score_contexts(
 
 
 def add_scores(table: pd.DataFrame, protocol: Protocol = RECOMMENDED) -> pd.DataFrame:
-    """The table with its columns S, S_hat and ICL computed from the log-probabilities."""
-    logp, empty = {c: table[f"logp_{c}"].to_numpy(float) for c in CONTEXTS}, is_empty(table["response"])
+    """Add the columns S, S_hat and ICL, computed from the log-probabilities."""
+    logp = {c: table[f"logp_{c}"].to_numpy(float) for c in CONTEXTS}
+    empty = is_empty(table["response"])
     return table.assign(**{name: score(name, logp, table["n_tokens"], protocol.reduction, empty=empty) for name in SCORES})
 
 
 def select(table: pd.DataFrame, name: str = "S") -> pd.DataFrame:
-    """The chosen candidate of each prompt: the row with the largest score, the first of equals; in the prompts' order.
+    """Select the candidate with the highest score for each prompt. Rows keep the order of the prompts; ties go to the first.
 
-    An empty response scores -inf, so it is chosen only where all of a prompt's candidates are empty: then the first of them is
-    the answer, and has its reward like any other.
+    Empty responses score -inf, so one is selected only if all candidates of its prompt are empty. It is then rewarded
+    like any other response.
     """
     if table[name].isna().any():
         raise InputError(f"the table has no {name} for some candidates; was it sampled without demonstrations?")
@@ -143,13 +149,13 @@ def select(table: pd.DataFrame, name: str = "S") -> pd.DataFrame:
 
 
 def _retrieve(prompts: Sequence[Preference], retrievers: Mapping[str, Retriever], k: int) -> list[list[Preference]]:
-    """Demonstrations for each prompt from the retriever of its domain, one call a domain."""
-    found: dict[int, list[Preference]] = {}
+    """Retrieve k demonstrations for each prompt, with one call to the retriever of each domain."""
+    demos: dict[int, list[Preference]] = {}
     for domain in dict.fromkeys(p.domain for p in prompts):
         if domain not in retrievers:
             raise InputError(
                 f"there are no demonstrations for the domain {domain!r}; the support set has {', '.join(retrievers)}"
             )
-        here = [i for i, p in enumerate(prompts) if p.domain == domain]
-        found.update(zip(here, retrievers[domain].retrieve([prompts[i].prompt for i in here], k), strict=True))
-    return [found[i] for i in range(len(prompts))]
+        indices = [i for i, p in enumerate(prompts) if p.domain == domain]
+        demos.update(zip(indices, retrievers[domain].retrieve([prompts[i].prompt for i in indices], k), strict=True))
+    return [demos[i] for i in range(len(prompts))]

@@ -1,6 +1,6 @@
 """The scores of ICDPO as pure functions of log-probabilities: S (Eq. 8), Ŝ (Eq. 11), and the expert alone (ICL).
 
-They take any arrays, so the columns `logp_base`, `logp_icl`, `logp_icl_rejected` of a candidates table as well.
+They accept any arrays, including the columns `logp_base`, `logp_icl` and `logp_icl_rejected` of a candidates table.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ SCORES = {
 
 
 def is_empty(responses: Iterable[str]) -> np.ndarray:
-    """Which responses say nothing, shape (n,): their text is blank, however they ended and whatever tokens they are made of.
+    """Which responses are blank, shape (n,), regardless of their tokens and of how they ended.
 
     >>> is_empty(["Yes.", "", "  "])
     array([False,  True,  True])
@@ -28,11 +28,11 @@ def is_empty(responses: Iterable[str]) -> np.ndarray:
 def score(
     name: str, logp: Mapping[str, np.ndarray], n_tokens: np.ndarray, reduction: str = "sum", *, empty: np.ndarray
 ) -> np.ndarray:
-    """The score `name` of each response, nats (or nats per token with `reduction="mean"`, the n-th root of section 4.1).
+    """The score `name` of each response in nats, or in nats per token with `reduction="mean"` (n-th root, section 4.1).
 
-    `logp`: Σ log π over a response's tokens under each context, by context name, shape (n,); `n_tokens`: how many these
-    are, (n,); `empty`: which responses are empty, (n,), as from `is_empty`. These score -inf: nothing was said that could be
-    preferred, and the sum over no token, 0, or over an EOS alone could win.
+    `logp` maps each context name to Σ log π over a response's tokens, shape (n,). `n_tokens` holds the numbers of these
+    tokens, shape (n,). `empty` marks the empty responses, shape (n,); see `is_empty`. They score -inf, because the sum
+    over no token (0) or over a lone EOS could otherwise win.
 
     >>> logp = {"icl": np.array([-3.0, -1.0]), "base": np.array([-4.0, -9.0])}
     >>> score("S", logp, np.array([2, 1]), empty=is_empty(["No.", " "]))

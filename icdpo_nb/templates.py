@@ -1,7 +1,7 @@
-"""The contexts of ICDPO: [d+; x], [d-; x] (Figures 6 and 7 of arXiv:2402.09320) and x alone; and where a response ends.
+"""The contexts of ICDPO, [d+; x], [d-; x] (Figures 6 and 7 of arXiv:2402.09320) and x alone, and the stop rule.
 
-Every context ends with a colon; the space after it belongs to the response. Demonstrations come in most similar first, as
-retrievers give them, and are laid out most similar last, next to the tested prompt, as the released code does.
+Every context ends with a colon; the space after it belongs to the response. Retrievers return demonstrations most
+similar first. As in the released code, the context places them most similar last, next to the test prompt.
 """
 
 import re
@@ -24,9 +24,9 @@ STOP_STRINGS = ("##", "Human:", "human:", "Assistant:", "assistant:")  # of the 
 
 
 def icl_context(demos: Sequence[Preference], prompt: str, side: str = "chosen", protocol: Protocol = RECOMMENDED) -> str:
-    """[d; x]: the instruction, each demonstration with its `side` response, the tested prompt, and the cue.
+    """[d; x]: the instruction, each demonstration with its `side` response, the test prompt, and the cue.
 
-    `demos` most similar first. `side` is "chosen" (Figure 6, π* or π⁺) or "rejected" (Figure 7, π⁻).
+    `demos` are ordered most similar first. `side` is "chosen" (Figure 6, π* or π⁺) or "rejected" (Figure 7, π⁻).
     """
     if side not in SIDES:
         raise InputError(f"templates: side is {side!r}, but must be chosen or rejected")
@@ -41,12 +41,12 @@ def base_context(prompt: str, protocol: Protocol = RECOMMENDED) -> str:
     """x alone, for π0 of Eq. 8: the prompt and `Assistant:`, or the template without demonstrations."""
     if protocol.amateur == "template":
         return icl_context([], prompt, protocol=protocol)
-    start = "" if protocol.line_breaks == "figure" else "\n\n"  # the code keeps HH-RLHF's leading line breaks
+    start = "" if protocol.line_breaks == "figure" else "\n\n"  # the code keeps the leading line breaks of HH-RLHF
     return f"{start}{prompt}\n\nAssistant:"
 
 
 def contexts(demos: Sequence[Preference], prompt: str, protocol: Protocol = RECOMMENDED) -> dict[str, str]:
-    """The three contexts under which a response is scored, by the name of their column in the candidates table."""
+    """The three contexts under which a response is scored, keyed as in the candidates table (`logp_base`, …)."""
     return {
         "base": base_context(prompt, protocol),
         "icl": icl_context(demos, prompt, "chosen", protocol),
@@ -55,12 +55,12 @@ def contexts(demos: Sequence[Preference], prompt: str, protocol: Protocol = RECO
 
 
 def stop_position(text: str, protocol: Protocol = RECOMMENDED) -> int | None:
-    """Where the first stop string begins in a sampled text, or None; `text[:position]` is the response.
+    """The index of the first stop string in a sampled text, or None. `text[:position]` is the response.
 
-    With `stop="line_start"` only a stop string at the start of a line after the first counts, so that "## Overview" as the
-    opening of an answer, or "an AI assistant: yes" within a sentence, is kept.
+    With `stop="line_start"`, a stop string counts only at the start of a line other than the first. A leading
+    "## Overview" and "an AI assistant: yes" within a sentence are kept.
     """
     strings = "|".join(map(re.escape, STOP_STRINGS))
     pattern = rf"\n[ \t]*(?:{strings})" if protocol.stop == "line_start" else strings
-    found = re.search(pattern, text)
-    return found.start() if found else None
+    match = re.search(pattern, text)
+    return match.start() if match else None

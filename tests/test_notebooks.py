@@ -333,7 +333,7 @@ def test_the_same_seed_gives_the_same_bytes(smoke, given, tmp_path, monkeypatch)
         (["preferences", "no-such-file.jsonl"], "no such file or folder"),
         (["lms", "no-such-model"], "no such folder, and not one of smollm2"),
         (["preferences", "hh-rlhf"], "use preferences='pocket', which needs none"),
-        (["n_demos", "500"], "500 demonstrations are asked for, but the support set has 60"),
+        (["n_demos", "500"], "500 demonstrations are requested, but the support set has 60"),
         (["domains", "helpful,nonsense"], "there are no test prompts of nonsense; the domains are harmless, helpful"),
         (["reward", "no-such-model"], "no such folder"),
         (["n_prompts", "0"], "n_prompts is 0, but must be at least 1"),

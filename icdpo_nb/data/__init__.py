@@ -1,4 +1,4 @@
-"""From a name, a file or a hub id to preference pairs in support, dev and test.
+"""Preference pairs in support, dev and test splits, loaded from a packaged name, a file or a hub id.
 
-Read in this order, each importing only from above: `sources`, `rows`, `preferences`.
+Reading order (each module imports only from those before it): `sources`, `rows`, `preferences`.
 """

@@ -1,8 +1,7 @@
 """Preference data: from raw rows to `Preference` records in support, dev and test splits.
 
-Understands HH-RLHF (whole dialogues), SyntheticGPT and any prompt/chosen/rejected columns, TL;DR comparisons, and
-chat-message lists; see `load_preferences`. Rows that cannot serve are counted by reason in `PreferenceSet.dropped`, never
-dropped in silence.
+Supports HH-RLHF (whole dialogues), SyntheticGPT and other sets with prompt/chosen/rejected columns, TL;DR comparisons,
+and lists of chat messages; see `load_preferences`. Unusable rows are counted by reason in `PreferenceSet.dropped`.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ from ..common.files import checksum
 from .rows import broken, label, named_split, response, sides, unusable
 from .sources import Rows, read_source
 
-MIN_PROMPTS = 3  # prompts that a set is split from: one for each of support, dev and test
+MIN_PROMPTS = 3  # a set without splits needs one prompt each for support, dev and test
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Preference:
 
     prompt_id: str
     domain: str
-    prompt: str  # "Human: …\n\nAssistant: …\n\nHuman: …", ends with a Human turn
+    prompt: str  # "Human: …\n\nAssistant: …\n\nHuman: …", ending with a Human turn
     chosen: str
     rejected: str
 
@@ -37,13 +36,13 @@ class PreferenceSet:
 
     name: str
     revision: str
-    demonstrations: str  # which responses stand as `chosen` in the support split
+    demonstrations: str  # source of the `chosen` responses in the support split
     support: tuple[Preference, ...]
     dev: tuple[Preference, ...]
     test: tuple[Preference, ...]
-    dropped: dict[str, int]  # reason -> rows
-    sha256: str  # of the kept rows, all splits
-    test_responses: dict[str, str] = field(default_factory=dict)  # a teacher's own responses to test prompts, by prompt_id
+    dropped: dict[str, int]  # reason -> number of rows
+    sha256: str  # of the kept rows of all splits
+    test_responses: dict[str, str] = field(default_factory=dict)  # prompt_id -> the teacher's response to a test prompt
 
     @property
     def domains(self) -> list[str]:
@@ -51,12 +50,12 @@ class PreferenceSet:
         return domains_of(self.test)
 
     def but(self, support: tuple[Preference, ...], dropped: dict[str, int]) -> "PreferenceSet":
-        """The same set with another support split, and the digest of what is then kept."""
+        """A copy with another support split, the given `dropped` counts, and an updated digest."""
         digest = _digest({"support": support, "dev": self.dev, "test": self.test})
         return replace(self, support=support, dropped=dropped, sha256=digest)
 
     def describe(self) -> str:
-        """One line: name, revision, hash, sizes and what was dropped."""
+        """One line with the name, revision, hash, split sizes and dropped rows."""
         return (
             f"{self.name}, {self.demonstrations} demonstrations, {self.revision}, sha256 {self.sha256[:12]}: "
             f"{len(self.support)} support, {len(self.dev)} dev, {len(self.test)} test prompts; "
@@ -78,15 +77,15 @@ def load_preferences(
 
     `source`: a packaged name (`pocket`, `pocket/helpful`), a short name (`hh-rlhf`, `synthetic-gpt`, `tldr`), a file
     (.jsonl .json .csv .parquet, also .gz), a folder of such files named after their split, or a hub id.
-    `data_dir`: sub-folder, for HH-RLHF `harmless-base` or `helpful-base`, which then also names the domain.
-    `demonstrations`: "raw" takes the column `chosen` as the support responses, "teacher-a" the column `teacher_a`, and so
-    on; dev and test prompts always keep their own `chosen`, and what a teacher says to test prompts becomes `test_responses`.
-    `max_tokens`: longest prompt and response in tokens as counted by `count_tokens` (Appendix A: 320 and 128 for HH-RLHF, 128
-    and 200 for SyntheticGPT).
-    A set without a test split is split by `seed`: a tenth of the prompts is test, a tenth dev, no prompt in two of them; it
-    must have three prompts.
+    `data_dir`: a sub-folder. For HH-RLHF, `harmless-base` or `helpful-base`, which also sets the domain.
+    `demonstrations`: the column of the support responses: "raw" for `chosen`, "teacher-a" for `teacher_a`, and so on.
+    Dev and test prompts keep their own `chosen`. A teacher's responses to test prompts are stored in `test_responses`.
+    `max_tokens`: the maximum length of prompts and of responses, as counted by `count_tokens` (Appendix A: 320 and 128
+    for HH-RLHF, 128 and 200 for SyntheticGPT).
+    A set without a test split is split at random by `seed`: a tenth of the prompts for test, a tenth for dev, and no
+    prompt in two splits. It needs at least three prompts.
 
-    Raises `InputError` for what cannot be found, read or understood.
+    Raises `InputError` if the source cannot be found, read or parsed.
     """
     if max_tokens and count_tokens is None:
         raise InputError("data: max_tokens needs count_tokens, the token counter of the language model (lm.count_tokens)")
@@ -109,22 +108,22 @@ def load_preferences(
         if split == "test" and row.answer:
             test_responses[row.pair.prompt_id] = row.answer
     kept = {s: tuple(p) for s, p in parts.items()}
-    own = {"dropped": dict(dropped), "sha256": _digest(kept), "test_responses": test_responses}
-    return PreferenceSet(name, version, demonstrations, **kept, **own)
+    details = {"dropped": dict(dropped), "sha256": _digest(kept), "test_responses": test_responses}
+    return PreferenceSet(name, version, demonstrations, **kept, **details)
 
 
 def load_sources(names: Sequence[str], source: str | Path, **options) -> dict[str, PreferenceSet]:
-    """`load_preferences` for each source of demonstrations, by name: a column of `source` (`teacher-a`, `raw`), or a file.
+    """Load a preference set for each source of demonstrations: a column of `source` (`raw`, `teacher-a`) or a file.
 
-    A file is a set of its own, and its chosen responses are the demonstrations. `options`: as for `load_preferences`.
+    A file is a separate set whose chosen responses are the demonstrations. `options` are those of `load_preferences`.
     """
-    found = {}
+    sets = {}
     for name in names:
         if Path(name).exists():
-            found[Path(name).stem] = load_preferences(name, **options | {"data_dir": None})
+            sets[Path(name).stem] = load_preferences(name, **options | {"data_dir": None})
         else:
-            found[name] = load_preferences(source, demonstrations=name, **options)
-    return found
+            sets[name] = load_preferences(source, demonstrations=name, **options)
+    return sets
 
 
 def _digest(parts: dict[str, Sequence[Preference]]) -> str:
@@ -135,21 +134,22 @@ def first(prompts: Sequence[Preference], n: int) -> list[Preference]:
     """The first n prompts of each domain, in order. Raises `InputError` for n below 1."""
     if n < 1:
         raise InputError(f"n_prompts is {n}, but must be at least 1")
-    taken: Counter = Counter()
+    count: Counter = Counter()
     kept = []
     for p in prompts:
-        taken[p.domain] += 1
-        kept += [p] if taken[p.domain] <= n else []
+        count[p.domain] += 1
+        if count[p.domain] <= n:
+            kept.append(p)
     return kept
 
 
 def domains_of(prompts: Sequence[Preference]) -> list[str]:
-    """The domains of some prompts, in alphabetical order."""
+    """The domains of the prompts, in alphabetical order."""
     return sorted({p.domain for p in prompts})
 
 
 def in_domains(prompts: Sequence[Preference], domains: Sequence[str]) -> list[Preference]:
-    """The prompts of these domains, all of them if none is named. Raises `InputError` for a domain that is not there."""
+    """The prompts of the given domains, or all prompts if `domains` is empty. Raises `InputError` for unknown domains."""
     unknown = set(domains) - set(domains_of(prompts))
     if unknown:
         raise InputError(
@@ -159,7 +159,7 @@ def in_domains(prompts: Sequence[Preference], domains: Sequence[str]) -> list[Pr
 
 
 def spread(prompts: Sequence[Preference], n: int) -> list[Preference]:
-    """n prompts at even distances, so that all domains and topics have their share. Raises `InputError` for n below 1."""
+    """n evenly spaced prompts, to cover all domains and topics. Raises `InputError` for n below 1."""
     if n < 1:
         raise InputError(f"n_prompts is {n}, but must be at least 1")
     n = min(n, len(prompts))
@@ -173,19 +173,19 @@ def spread(prompts: Sequence[Preference], n: int) -> list[Preference]:
 class _Row:
     split: str | None
     pair: Preference
-    demonstration: str  # the response that stands as `chosen` if the row lands in the support split
-    answer: str | None  # a teacher's response, where the row has a text of one
+    demonstration: str  # the `chosen` response if the row is assigned to the support split
+    answer: str | None  # the teacher's response, if the row has one as text
 
 
 def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
-    """The usable rows; the others are counted in `dropped` by reason. `column` holds the demonstrations' responses."""
+    """Yield the usable rows, and count the others by reason in `dropped`. `column` holds the support responses."""
     seen: dict[str, str] = {}
     for place, row in raw:
         try:
             split = named_split(row)
             prompt, chosen, rejected = sides(row)
-            given = column == "chosen" or split in ("dev", "test")
-            demonstration = chosen if given else response(row, column, whole=False)[1]
+            keeps_chosen = column == "chosen" or split in ("dev", "test")
+            demonstration = chosen if keeps_chosen else response(row, column, whole=False)[1]
             prompt_id, domain = label(row, "id") or label(row, "prompt_id"), label(row, "domain") or "all"
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
@@ -198,7 +198,7 @@ def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
             dropped["duplicate rows"] += 1
             continue
         if prompt_id in seen:
-            raise InputError(f"{place}: the id {prompt_id!r} stands on two different rows; ids must be unique")
+            raise InputError(f"{place}: the id {prompt_id!r} occurs in two different rows; ids must be unique")
         seen[prompt_id] = content
         answer = row.get(column) if column != "chosen" and isinstance(row.get(column), str) else None
         answer = answer.strip() if answer and not broken(answer) else None
@@ -210,14 +210,14 @@ def _reasons(dropped: dict[str, int]) -> str:
 
 
 def _within(rows: list[_Row], max_tokens: tuple[int, int], count_tokens, dropped: Counter) -> Iterator[_Row]:
-    """The rows whose prompt and responses fit the length filter of Appendix A."""
-    limit, response_limit = max_tokens
+    """The rows whose prompt and responses pass the length filter of Appendix A."""
+    prompt_limit, response_limit = max_tokens
     texts = [(r.pair.prompt, r.pair.chosen, r.pair.rejected, r.demonstration) for r in rows]
-    each = list(dict.fromkeys(t for row in texts for t in row))  # raw demonstrations are the chosen responses
-    length = dict(zip(each, count_tokens(each), strict=True))
+    distinct = list(dict.fromkeys(t for row in texts for t in row))
+    length = dict(zip(distinct, count_tokens(distinct), strict=True))
     for row, (prompt, *responses) in zip(rows, texts, strict=True):
-        if length[prompt] > limit:
-            dropped[f"prompt over {limit} tokens"] += 1
+        if length[prompt] > prompt_limit:
+            dropped[f"prompt over {prompt_limit} tokens"] += 1
         elif max(length[t] for t in responses) > response_limit:
             dropped[f"response over {response_limit} tokens"] += 1
         else:
@@ -225,22 +225,22 @@ def _within(rows: list[_Row], max_tokens: tuple[int, int], count_tokens, dropped
 
 
 def _splits(rows: list[_Row], seed: int, source: str) -> list[str]:
-    """The split of each row: as given, or shared out by a hash of seed and prompt, so that no prompt lands in two of them."""
+    """The split of each row, as given or assigned by a hash of seed and prompt. No prompt is assigned to two splits."""
     given = {r.split for r in rows}
     if None in given and len(given) > 1:
         n = sum(r.split is None for r in rows)
-        raise InputError(f"{source}: {n} of {len(rows)} rows name no split, the others do; name it on all of them or on none")
+        raise InputError(f"{source}: {n} of {len(rows)} rows name no split, the others do; name it in all rows or in none")
     if "test" in given and len(given) > 1:
         return [r.split for r in rows]
-    if given == {"support", "dev"}:  # TL;DR has train and validation only
+    if given == {"support", "dev"}:  # TL;DR has only train and validation
         return ["test" if r.split == "dev" else "support" for r in rows]
     prompts = sorted({r.pair.prompt for r in rows}, key=lambda t: hashlib.sha256(f"{seed}\0{t}".encode()).digest())
     if len(prompts) < MIN_PROMPTS:
-        few = f"{len(prompts)} different prompt{'s are' if len(prompts) > 1 else ' is'} too few"
+        too_few = f"{len(prompts)} different prompt{'s are' if len(prompts) > 1 else ' is'} too few"
         raise InputError(
-            f"{source}: {few} to split into support, dev and test; give at least {MIN_PROMPTS}, or name each row's split in a "
-            "column `split`"
+            f"{source}: {too_few} to split into support, dev and test; give at least {MIN_PROMPTS}, or name each row's split "
+            "in a column `split`"
         )
     tenth = max(1, round(len(prompts) / 10))
-    place = {t: "test" if i < tenth else "dev" if i < 2 * tenth else "support" for i, t in enumerate(prompts)}
-    return [place[r.pair.prompt] for r in rows]
+    split = {t: "test" if i < tenth else "dev" if i < 2 * tenth else "support" for i, t in enumerate(prompts)}
+    return [split[r.pair.prompt] for r in rows]

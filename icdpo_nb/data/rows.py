@@ -1,6 +1,6 @@
-"""The shapes of a raw row: HH-RLHF's whole dialogues, prompt/chosen/rejected columns, chat messages, TL;DR comparisons.
+"""Parsers for the formats of a row: HH-RLHF dialogues, prompt/chosen/rejected columns, chat messages, TL;DR comparisons.
 
-A row that has none of these shapes is an `InputError`; of one whose texts cannot serve, `unusable` says why.
+A row in none of these formats raises `InputError`. For a row with unusable texts, `unusable` returns the reason.
 """
 
 import re
@@ -23,9 +23,9 @@ def dialogue(messages: Sequence[dict]) -> str:
 
 
 def split_dialogue(text: str) -> tuple[str, str]:
-    r"""Split an HH-RLHF dialogue at its last `Assistant:` into prompt and response; paragraphs are kept.
+    r"""Split an HH-RLHF dialogue at its last `Assistant:` turn into prompt and response.
 
-    "\n\nHuman: Hi\n\nAssistant: Hello\n\nBye" -> ("Human: Hi", "Hello\n\nBye"). Raises `InputError` without such a turn.
+    "\n\nHuman: Hi\n\nAssistant: Hello\n\nBye" -> ("Human: Hi", "Hello\n\nBye"). Raises `InputError` if there is no such turn.
     """
     prompt, marker, response = ("\n\n" + text.lstrip()).rpartition("\n\nAssistant:")
     if not marker:
@@ -34,7 +34,7 @@ def split_dialogue(text: str) -> tuple[str, str]:
 
 
 def named_split(row: dict) -> str | None:
-    """The split that a row names: support, dev or test."""
+    """The split named by a row (support, dev or test), or None."""
     name = row.get("split")
     if name in (None, ""):
         return None
@@ -44,25 +44,26 @@ def named_split(row: dict) -> str | None:
 
 
 def label(row: dict, name: str) -> str | None:
-    """An id or a domain as text; None where there is none."""
+    """An id or a domain as text, or None if the row has none."""
     value = row.get(name)
     if value in (None, ""):
         return None
     if type(value) not in (str, int):
         raise InputError(f"column {name!r} holds {type(value).__name__}, but must hold text or whole numbers")
     if broken(str(value)):
-        raise InputError(f"its {name} holds characters that are none (half a surrogate pair, or NUL); give it another")
+        raise InputError(f"its {name} holds invalid characters (an unpaired surrogate or NUL); change it")
     return str(value)
 
 
 def sides(row: dict) -> tuple[str | None, str, str]:
-    """Prompt, chosen and rejected of a raw row of any known shape; prompt is None where the two sides' contexts differ."""
+    """Prompt, chosen and rejected of a row in any known format. The prompt is None if the two contexts differ."""
     if "summaries" in row and "choice" in row:
         return _tldr(row)
     whole = "prompt" not in row
-    (before, chosen), (other, rejected) = response(row, "chosen", whole), response(row, "rejected", whole)
-    if before is not None or other is not None:  # whole dialogues on both sides, as in HH-RLHF
-        return (before if before == other else None), chosen, rejected
+    chosen_context, chosen = response(row, "chosen", whole)
+    rejected_context, rejected = response(row, "rejected", whole)
+    if chosen_context is not None or rejected_context is not None:  # whole dialogues, as in HH-RLHF
+        return (chosen_context if chosen_context == rejected_context else None), chosen, rejected
     prompt = _column(row, "prompt")
     if isinstance(prompt, list):
         return _context(prompt), chosen, rejected
@@ -73,14 +74,14 @@ def sides(row: dict) -> tuple[str | None, str, str]:
 
 
 def response(row: dict, name: str, whole: bool) -> tuple[str | None, str]:
-    """A response, and the context that stands before it in the same column; a text is a whole dialogue or none."""
-    said = _column(row, name)
-    if isinstance(said, str):
-        return split_dialogue(said) if whole else (None, said.strip())
-    dialogue(said)  # complains of what is no message
-    if said[-1]["role"] != "assistant":
-        raise InputError(f"column {name!r} ends with a message of {said[-1]['role']}, but must end with one of assistant")
-    return (_context(said[:-1]) if said[1:] else None), said[-1]["content"].strip()
+    """The context (or None) and the response in a column. With `whole`, a text is a dialogue, otherwise a response."""
+    value = _column(row, name)
+    if isinstance(value, str):
+        return split_dialogue(value) if whole else (None, value.strip())
+    dialogue(value)  # validates the messages
+    if value[-1]["role"] != "assistant":
+        raise InputError(f"column {name!r} ends with a message of {value[-1]['role']}, but must end with one of assistant")
+    return (_context(value[:-1]) if value[1:] else None), value[-1]["content"].strip()
 
 
 def _context(messages: Sequence[dict]) -> str:
@@ -91,7 +92,7 @@ def _context(messages: Sequence[dict]) -> str:
 
 
 def _column(row: dict, name: str) -> str | list:
-    """The text or the chat messages of a column."""
+    """The text or the chat messages in a column."""
     if name not in row:
         columns = [str(c)[:40] if str(c).isprintable() else repr(c)[:40] for c in row][:12]
         raise InputError(f"no column {name!r}; the columns are {', '.join(columns) or 'none'}")
@@ -102,9 +103,9 @@ def _column(row: dict, name: str) -> str | list:
 
 
 def _tldr(row: dict) -> tuple[str, str, str]:
-    """A TL;DR comparison: the post in `info`, two `summaries`, and the index of the better one in `choice`.
+    """Parse a TL;DR comparison: the post in `info`, two `summaries`, and the index of the better one in `choice`.
 
-    Its rows about news articles have no post; their prompt is empty.
+    Rows about news articles have no post and get an empty prompt.
     """
     if type(row["choice"]) is not int or row["choice"] not in (0, 1):
         raise InputError(f"not a TL;DR comparison: choice is {str(row['choice'])[:40]!r}, but must be 0 or 1")
@@ -120,7 +121,7 @@ def _tldr(row: dict) -> tuple[str, str, str]:
 
 
 def unusable(prompt: str | None, responses: dict[str, str]) -> str | None:
-    """Why the texts of a row cannot serve, or None; `responses` by column, `chosen` and `rejected` among them."""
+    """Why the texts of a row are unusable, or None. `responses` maps columns, including chosen and rejected, to texts."""
     if prompt is None:
         return "unequal context"
     if any(map(broken, (prompt, *responses.values()))):
@@ -134,5 +135,5 @@ def unusable(prompt: str | None, responses: dict[str, str]) -> str | None:
 
 
 def broken(text: str) -> bool:
-    """Whether a text holds NUL or half a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    """Whether a text contains NUL or an unpaired surrogate, which JSON can express but UTF-8 cannot."""
     return re.search("[\0\ud800-\udfff]", text) is not None

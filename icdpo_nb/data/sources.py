@@ -1,6 +1,6 @@
-"""Raw rows from files, folders and the hub, each with its place, so that every complaint names a file and a line.
+"""Raw rows from files, folders and the hub, each with its location (file and line) for error messages.
 
-It knows formats of files (JSON Lines, JSON, CSV, Parquet, gzipped or not), not the meaning of columns: that is `rows.py`.
+This module handles file formats (JSON Lines, JSON, CSV, Parquet, optionally gzipped); `rows.py` interprets the columns.
 """
 
 import csv
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..common.errors import InputError
 
 HERE = Path(__file__).parent
-PACKAGED = {"pocket": HERE / "pocket.jsonl", "sandbox": HERE.parent / "sandbox" / "data"}  # name -> file or folder of files
+PACKAGED = {"pocket": HERE / "pocket.jsonl", "sandbox": HERE.parent / "sandbox" / "data"}  # name -> file or folder
 HUB = {  # short name -> (hub id, revision, data_dir)
     "hh-rlhf": ("Anthropic/hh-rlhf", None, None),
     "synthetic-gpt": ("Dahoas/synthetic-instruct-gptj-pairwise", None, None),
@@ -23,14 +23,14 @@ HUB = {  # short name -> (hub id, revision, data_dir)
 }
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 SPLITS = {"train": "support", "support": "support", "dev": "dev", "validation": "dev", "valid": "dev", "test": "test"}
-LONGEST_LINE = 10_000_000  # bytes of one row as text; ten times the longest context of any model
-LONGEST_ARRAY = 500_000_000  # bytes of a JSON array, which must be read as a whole
+LONGEST_LINE = 10_000_000  # bytes of a row; ten times the longest context of any model
+LONGEST_ARRAY = 500_000_000  # bytes of a JSON array, which is read as a whole
 
-Rows = Iterator[tuple[str, dict]]  # (place, row): the place is "file, line 7"
+Rows = Iterator[tuple[str, dict]]  # (place, row), where place is e.g. "file, line 7"
 
 
 def read_source(source: str, data_dir: str | None, revision: str | None) -> tuple[Rows, str, str]:
-    """Rows with their place, the set's name and its revision, for a packaged name, a path, or a hub id."""
+    """The rows, name and revision of a set given by a packaged name, a path or a hub id."""
     family, _, domain = source.partition("/")
     if family in PACKAGED and not os.path.exists(source):
         if data_dir:
@@ -40,8 +40,8 @@ def read_source(source: str, data_dir: str | None, revision: str | None) -> tupl
     if source.strip() and os.path.exists(path):
         folder = path / data_dir if data_dir else path
         if not os.path.exists(folder):
-            inside = ", ".join(sorted(p.name for p in path.glob("*/"))) or "no sub-folder"
-            raise InputError(f"{path}: there is no sub-folder {data_dir!r}; it has {inside}")
+            present = ", ".join(sorted(p.name for p in path.glob("*/"))) or "no sub-folder"
+            raise InputError(f"{path}: there is no sub-folder {data_dir!r}; it has {present}")
         return _read_path(folder), f"{path.name}/{data_dir}" if data_dir else path.name, "local"
     if source in HUB or re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not source.endswith(SUFFIXES):
         hub_id, default_revision, default_dir = HUB.get(source, (source, None, None))
@@ -65,20 +65,22 @@ def _packaged(family: str, domain: str) -> Rows:
 
 
 def _read_path(path: Path) -> Rows:
-    """Rows of one file, or of all data files below a folder; a file named train/dev/test… gives the split, a folder
-    named like HH-RLHF's `harmless-base` the domain."""
+    """The rows of a file, or of all data files below a folder.
+
+    The split is taken from file names (train, dev, test, …), the domain from folder names such as `harmless-base`.
+    """
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.name.endswith(SUFFIXES))
     if not files:
         raise InputError(f"{path}: no data file ({' '.join(SUFFIXES)})")
     for file in files:
-        named = {
+        defaults = {
             "split": next((s for s in SPLITS if re.match(rf"{s}\b", file.name)), None),
             "domain": _domain(file.parent.name),
         }
         for place, row in _read_file(file):
             if not isinstance(row, dict):
                 raise InputError(f"{place}: a row must be an object with named columns, not {type(row).__name__}")
-            yield place, {**{k: v for k, v in named.items() if v}, **row}
+            yield place, {**{k: v for k, v in defaults.items() if v}, **row}
 
 
 def _domain(folder: str) -> str | None:
@@ -86,13 +88,13 @@ def _domain(folder: str) -> str | None:
 
 
 def _read_file(file: Path) -> Rows:
-    """(file and line, row) for each row of one file."""
+    """The rows of one file, each with its place."""
     if file.suffix == ".parquet":
         import pyarrow.parquet as parquet
 
         try:
             rows = parquet.read_table(file).to_pylist()
-        except Exception as error:  # pyarrow raises many kinds; for the reader they mean one thing
+        except Exception as error:  # pyarrow raises many exception types
             raise InputError(f"{file}: not a readable Parquet file ({_line(error)}); write or download it again") from None
         yield from ((f"{file}, row {i}", row) for i, row in enumerate(rows, 1))
         return
@@ -106,7 +108,7 @@ def _read_file(file: Path) -> Rows:
 
 
 def _lines(file: Path, opened) -> Iterator[str]:
-    """The lines of an open file as text, without a byte order mark; one that is too long is not even read."""
+    """The lines of an open file as text, without a byte order mark. Raises `InputError` at an overlong line."""
     number = 0
     while line := opened.readline(LONGEST_LINE + 1):
         number += 1
@@ -127,13 +129,13 @@ def _read_csv(file: Path, opened) -> Rows:
     reader = csv.DictReader(_lines(file, opened), strict=True)
     try:
         header = reader.fieldnames or []
-        if twice := [name for name in header if header.count(name) > 1]:
-            raise InputError(f"{file}, line 1: the column {twice[0]!r} stands there twice; rename one of them")
+        if duplicates := [name for name in header if header.count(name) > 1]:
+            raise InputError(f"{file}, line 1: the column {duplicates[0]!r} occurs twice; rename one of them")
         for row in reader:
             if None in row or None in row.values():
                 raise InputError(
-                    f"{file}, line {reader.line_num}: not as many fields as the header has columns ({len(header)}); put a text "
-                    "with a comma in quotes"
+                    f"{file}, line {reader.line_num}: the number of fields differs from the header's ({len(header)}); quote "
+                    "texts that contain a comma"
                 )
             yield f"{file}, line {reader.line_num}", row
     except csv.Error as error:
@@ -141,13 +143,13 @@ def _read_csv(file: Path, opened) -> Rows:
 
 
 def _read_json(file: Path, opened) -> Rows:
-    """JSON Lines, or one JSON array of objects."""
+    """The rows of a JSON Lines file, or of a JSON array of objects."""
     start = opened.read(4).removeprefix(b"\xef\xbb\xbf")
     opened.seek(0)
     if start.startswith(b"["):
         content = opened.read(LONGEST_ARRAY + 1)
         if len(content) > LONGEST_ARRAY:
-            raise InputError(f"{file}: a JSON array of more than {LONGEST_ARRAY:,} bytes; write it as JSON Lines, a row a line")
+            raise InputError(f"{file}: a JSON array of more than {LONGEST_ARRAY:,} bytes; write it as JSON Lines")
         yield from ((f"{file}, item {i}", row) for i, row in enumerate(_parse_json(_text(content, str(file)), file), 1))
         return
     for number, line in enumerate(_lines(file, opened), 1):
@@ -156,9 +158,9 @@ def _read_json(file: Path, opened) -> Rows:
 
 
 def _parse_json(text: str, file: Path, number: int | None = None):
-    """The value of a JSON text, by the standard: no NaN, no name twice in one object."""
+    """Parse JSON strictly: NaN and repeated names in an object are errors."""
     try:
-        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_object)
+        return json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_object)
     except RecursionError:
         why = "too deeply nested"
     except json.JSONDecodeError as error:
@@ -166,39 +168,39 @@ def _parse_json(text: str, file: Path, number: int | None = None):
     except ValueError as error:
         why = _line(error)
     line = f", line {number}" if number else ""
-    raise InputError(f"{file}{line}: not valid JSON ({why}); write one object a line, or one array of objects")
+    raise InputError(f"{file}{line}: not valid JSON ({why}); write one object per line, or one array of objects")
 
 
-def _no_number(name: str):
-    raise ValueError(f"{name} is no JSON number, use null")
+def _reject_constant(name: str):
+    raise ValueError(f"{name} is not a JSON number, use null")
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
-    return found
+        raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} occurs twice in one object")
+    return result
 
 
 def _line(error: Exception) -> str:
-    """What an error of a library says, in one short line."""
+    """The first line of an exception's message, shortened."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def _read_hub(hub_id: str, data_dir: str | None, revision: str | None) -> Rows:
-    """Rows of a hub data set; without a `data_dir` HH-RLHF's harmless-base and helpful-base, the paper's two domains."""
+    """The rows of a hub data set. For HH-RLHF, `data_dir` defaults to the paper's domains, harmless-base and helpful-base."""
     import datasets
 
     folders = [data_dir] if data_dir else ["harmless-base", "helpful-base"] if hub_id == "Anthropic/hh-rlhf" else [None]
     for folder in folders:
         try:
             loaded = datasets.load_dataset(hub_id, data_dir=folder, revision=revision)
-        except Exception as error:  # datasets raises many kinds; the reader needs the one way out
+        except Exception as error:  # datasets raises many exception types
             raise InputError(
                 f"data set {hub_id!r} cannot be loaded from the hub ({_line(error)}); without a network pass a local folder or "
                 "file, or use preferences='pocket', which needs none"
             ) from None
         for split, table in loaded.items():
-            named = {"split": split, **({"domain": d} if (d := _domain(folder or "")) else {})}
-            yield from ((f"{hub_id} {split}, row {i}", {**named, **row}) for i, row in enumerate(table, 1))
+            defaults = {"split": split, **({"domain": d} if (d := _domain(folder or "")) else {})}
+            yield from ((f"{hub_id} {split}, row {i}", {**defaults, **row}) for i, row in enumerate(table, 1))

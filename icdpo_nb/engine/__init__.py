@@ -1,5 +1,5 @@
-"""One context computed once for all its responses: how a transformer is run here.
+"""The inference engine, which computes each context once for all its responses.
 
-Read in this order, each importing only from above: `onednn`, `attention`, `memory`, `packing`, `prefix`, `decoding`, `proof`,
-`engine`.
+Reading order (each module imports only from those before it): `onednn`, `attention`, `memory`, `packing`, `prefix`,
+`decoding`, `proof`, `engine`.
 """

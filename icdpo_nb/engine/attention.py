@@ -1,8 +1,8 @@
-"""Attention for rows in which n responses share one context: the mask, the attention itself, and caches written in place.
+"""Attention for rows in which n responses share one context: the mask, the attention function and the key/value caches.
 
-A row of a batch holds a context and, after it, the tokens of its n responses. Each token carries an owner (0 the context, j
-the j-th response, -1 padding) and a position, and attends to the context and to its own response. So a context is computed
-once, whatever n is, and every token sees exactly what it would see alone.
+A row of a batch holds a context followed by the tokens of its n responses. Each token has an owner (0 for the context, j
+for the j-th response, -1 for padding) and a position, and attends to the context and to its own response. A context is
+therefore computed once for any n, and every token attends to exactly what it would attend to in a separate sequence.
 """
 
 import torch
@@ -12,7 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 PADDING, CONTEXT = -1, 0  # owners; response j of a row has owner j + 1
-QUERIES_AT_A_TIME = 256  # context queries at a time: later ones need more keys, and no query computes what it may not see
+QUERIES_AT_A_TIME = 256  # block size of context queries: each block skips the keys after its last query
 
 
 def attention_mask(
@@ -23,46 +23,48 @@ def attention_mask(
     dtype: torch.dtype,
     window: int | None,
 ) -> torch.Tensor:
-    """Additive mask, shape (batch, 1, q, k): 0 where a query may look, -inf elsewhere.
+    """Additive mask, shape (batch, 1, q, k): 0 where a query may attend, -inf elsewhere.
 
-    Owners and positions: int64, shapes (batch, q) and (batch, k). A query looks at the context and at its own response, not
-    past its own position and, with a sliding `window`, not further back than that many positions.
+    Owners and positions are int64, shapes (batch, q) and (batch, k). A query attends to the context and to its own
+    response, up to its own position and, with a sliding `window`, over at most that many positions.
     """
     owner, pos = q_owner[:, :, None], q_pos[:, :, None]
-    seen = ((k_owner[:, None] == CONTEXT) | (k_owner[:, None] == owner)) & (k_pos[:, None] <= pos)
+    visible = ((k_owner[:, None] == CONTEXT) | (k_owner[:, None] == owner)) & (k_pos[:, None] <= pos)
     if window:
-        seen &= (pos - k_pos[:, None] < window) | (owner == PADDING)
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))[:, None]
+        visible &= (pos - k_pos[:, None] < window) | (owner == PADDING)
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))[:, None]
 
 
 def grouped_attention(
     module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, softcap=None, **kwargs
 ):
-    """Scaled dot-product attention that skips what the mask forbids by its shape, and never copies grouped keys and values.
+    """Scaled dot-product attention that skips masked blocks of keys and does not copy grouped keys and values.
 
-    query (batch, heads, q, dim); key, value (batch, kv_heads, k, dim), the queries' own keys last. `attention_mask`, of shape
-    (batch, 1, r, k), is for the last r queries, which belong to responses; those before them belong to contexts, which start
-    at the first key in every row, so each sees the keys up to its own. Returns (batch, q, heads, dim) and None.
+    query has shape (batch, heads, q, dim); key and value have shape (batch, kv_heads, k, dim), with the queries' own keys
+    last. `attention_mask`, shape (batch, 1, r, k), applies to the last r queries, which belong to responses. The queries
+    before them belong to contexts, which start at the first key of every row, so plain causal attention applies to them.
+    Returns the output, shape (batch, q, heads, dim), and None.
     """
     if attention_mask is None and softcap:
         attention_mask = query.new_zeros(len(query), 1, 0, key.shape[2])
-    if attention_mask is None:  # not one of our packed passes: somebody uses the model by itself
+    if attention_mask is None:  # a call of the model from outside the engine
         return sdpa_attention_forward(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)
-    lead, offset = query.shape[2] - attention_mask.shape[2], key.shape[2] - query.shape[2]
+    n_context, offset = query.shape[2] - attention_mask.shape[2], key.shape[2] - query.shape[2]
     parts = []
-    for start in range(0, lead, QUERIES_AT_A_TIME):
-        end = min(start + QUERIES_AT_A_TIME, lead)
+    for start in range(0, n_context, QUERIES_AT_A_TIME):
+        end = min(start + QUERIES_AT_A_TIME, n_context)
         stop, first = offset + end, max(0, offset + start - sliding_window + 1) if sliding_window else 0
         mask = _causal_mask(offset + start, stop, first, sliding_window, query)
         parts.append(_attend(query[:, :, start:end], key[:, :, first:stop], value[:, :, first:stop], mask, scaling, softcap))
-    if lead < query.shape[2]:
-        parts.append(_attend(query[:, :, lead:], key, value, attention_mask, scaling, softcap))
+    if n_context < query.shape[2]:
+        parts.append(_attend(query[:, :, n_context:], key, value, attention_mask, scaling, softcap))
     return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)), None
 
 
 def _causal_mask(start: int, stop: int, first: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
-    """Additive mask (1, 1, stop - start, stop - first) of the context's positions from start to stop."""
-    q_pos, k_pos = (torch.arange(a, stop, device=like.device) for a in (start, first))
+    """Additive mask, shape (1, 1, stop - start, stop - first), for queries from `start` and keys from `first`."""
+    q_pos = torch.arange(start, stop, device=like.device)
+    k_pos = torch.arange(first, stop, device=like.device)
     hidden = k_pos[None] > q_pos[:, None]
     if window:
         hidden |= q_pos[:, None] - k_pos[None] >= window
@@ -70,9 +72,9 @@ def _causal_mask(start: int, stop: int, first: int, window: int | None, like: to
 
 
 def _attend(query, key, value, mask, scaling, softcap) -> torch.Tensor:
-    """The heads of a group stand behind one another as more queries of their shared key head; (batch, q, heads, dim).
+    """Attention output, shape (batch, q, heads, dim). Grouped heads become further queries of their shared key head.
 
-    `softcap` bounds the attention's logits, as Gemma 2 does (arXiv:2408.00118).
+    `softcap` bounds the attention logits, as in Gemma 2 (arXiv:2408.00118).
     """
     batch, heads, q, dim = query.shape
     kv_heads = key.shape[1]
@@ -93,50 +95,53 @@ AttentionMaskInterface.register("icdpo_grouped", sdpa_mask)
 
 
 class _PassLayer(DynamicLayer):
-    """Keys and values that a pass's rows had before it, put before those it computes; kept together with them or forgotten."""
+    """Keys and values of a prefix, prepended to those of a pass. With `keep`, the new ones are stored as well."""
 
     def __init__(self, keep: bool, keys: torch.Tensor | None = None, values: torch.Tensor | None = None):
         super().__init__()
-        self.keep, self.keys, self.values, self.is_initialized = keep, keys, values, keys is not None
+        self.keep = keep
+        self.keys, self.values = keys, values
+        self.is_initialized = keys is not None
 
     def update(self, key_states, value_states, *args, **kwargs):
         if self.is_initialized:
             key_states, value_states = torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
         if self.keep:
-            self.keys, self.values, self.is_initialized = key_states, value_states, True
+            self.keys, self.values = key_states, value_states
+            self.is_initialized = True
         return key_states, value_states
 
 
 class PassCache(Cache):
-    """The cache of one pass over contexts: their shared prefix, if any, and with `keep` what the pass computes."""
+    """The key/value cache of one pass over contexts: their shared prefix, if any, and with `keep` also the new tokens."""
 
     def __init__(self, n_layers: int, keep: bool):
         super().__init__(layers=[_PassLayer(keep) for _ in range(n_layers)])
 
     def fan_out(self, rows: int, keep: bool) -> "PassCache":
-        """A cache for `rows` rows that all begin with what this one holds (at most one row)."""
+        """A cache for `rows` rows that all begin with the contents of this one (at most one row)."""
         new = PassCache(len(self.layers), keep)
-        for layer, mine in zip(new.layers, self.layers, strict=True):
-            if mine.is_initialized:
-                layer.__init__(keep, mine.keys.expand(rows, -1, -1, -1), mine.values.expand(rows, -1, -1, -1))
+        for new_layer, layer in zip(new.layers, self.layers, strict=True):
+            if layer.is_initialized:
+                new_layer.__init__(keep, layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
         return new
 
 
 class _SlotLayer(DynamicLayer):
-    """Keys and values in slots of the same width; see `SlotCache`."""
+    """One layer of a `SlotCache`."""
 
     def update(self, key_states, value_states, *args, **kwargs):
         rows = torch.arange(len(self.columns), device=self.columns.device)[:, None]
-        for held, new in ((self.keys, key_states), (self.values, value_states)):
-            held[rows, :, self.columns] = new.transpose(1, 2)
+        for cached, new in ((self.keys, key_states), (self.values, value_states)):
+            cached[rows, :, self.columns] = new.transpose(1, 2)
         return self.keys[: len(rows), :, : self.used], self.values[: len(rows), :, : self.used]
 
 
 class SlotCache(Cache):
-    """A slot for each row of a pool, `width` columns wide, in which tokens are written in place wherever their row has come to.
+    """A preallocated key/value cache with one slot of `width` columns for each row of a pool, written in place.
 
-    The last column is for the padding of a pass: it is written and never read. Zeros stand where nothing was written: a mask
-    hides keys by their weight of 0, and 0 times a NaN that lay in the memory would be NaN.
+    The last column receives the padding of a pass and is never read. Unused columns are zero rather than uninitialised:
+    masked keys have weight 0, but 0 times NaN is NaN.
     """
 
     def __init__(self, n_layers: int, slots: int, width: int):
@@ -144,26 +149,27 @@ class SlotCache(Cache):
         self.slots, self.width = slots, width
 
     def put(self, first: int, rows: PassCache) -> None:
-        """Write the rows of a pass into the slots from `first` on."""
+        """Write the rows of a pass into consecutive slots, starting at `first`."""
         for layer, new in zip(self.layers, rows.layers, strict=True):
             n, heads, length, dim = new.keys.shape
             if not layer.is_initialized:
                 shape = (self.slots, heads, self.width, dim)
-                layer.keys, layer.values, layer.is_initialized = new.keys.new_zeros(shape), new.values.new_zeros(shape), True
+                layer.keys, layer.values = new.keys.new_zeros(shape), new.values.new_zeros(shape)
+                layer.is_initialized = True
             layer.keys[first : first + n, :, :length] = new.keys
             layer.values[first : first + n, :, :length] = new.values
 
     def aim(self, columns: torch.Tensor, used: int) -> None:
-        """The next pass writes token k of row i at `columns[i, k]` and reads the first `used` columns."""
+        """Make the next pass write token k of row i to `columns[i, k]` and read the first `used` columns."""
         for layer in self.layers:
             layer.columns, layer.used = columns, used
 
     def move(self, source: int, target: int) -> None:
-        """Copy what stands in one slot into another."""
+        """Copy the contents of one slot to another."""
         for layer in self.layers:
             layer.keys[target], layer.values[target] = layer.keys[source], layer.values[source]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all slots."""
+        """The number of bytes of all slots."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)

@@ -17,24 +17,25 @@ from .prefix import Prefix
 def nucleus_sample(
     logits: torch.Tensor, uniform: torch.Tensor, top_p: float, top_k: int, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sample one token per row by nucleus (top-p) sampling, from given uniform numbers.
+    """Sample one token per row by nucleus (top-p) sampling, using the given uniform random numbers.
 
-    `logits`: float32 (rows, vocab); `uniform`: float64 (rows,) in [0, 1). The nucleus is the smallest set of most probable
-    tokens whose mass reaches `top_p`, as in transformers' TopPLogitsWarper; temperature acts first, then top-k, then top-p.
-    The vocabulary is sorted only as far as the nucleus reaches. Returns token ids (rows,) and their log-probabilities under
-    the unmodified policy (temperature 1, whole vocabulary), in nats (rows,).
+    `logits` are float32, shape (rows, vocab); `uniform` are float64 in [0, 1), shape (rows,). The nucleus is the smallest
+    set of most probable tokens whose mass reaches `top_p`, as in transformers' TopPLogitsWarper. Temperature is applied
+    first, then top-k, then top-p. Only the part of the vocabulary that the nucleus needs is sorted. Returns token ids and
+    their log-probabilities under the unmodified policy (temperature 1, whole vocabulary) in nats, both of shape (rows,).
     """
     logp = torch.log_softmax(logits, -1)
     tempered = logp if temperature == 1 else torch.log_softmax(logits / temperature, -1)
-    vocab, reach = logits.shape[-1], top_k or min(64, logits.shape[-1])
+    vocab = logits.shape[-1]
+    n_sorted = top_k or min(64, vocab)
     while True:
-        best, ids = tempered.topk(min(reach, vocab), -1)
+        best, ids = tempered.topk(min(n_sorted, vocab), -1)
         probs = best.double().exp()
         if top_k:
             probs = probs / probs.sum(-1, keepdim=True)
-        if top_k or reach >= vocab or bool((probs.sum(-1) >= top_p).all()):
+        if top_k or n_sorted >= vocab or bool((probs.sum(-1) >= top_p).all()):
             break
-        reach *= 8
+        n_sorted *= 8
     mass_before = probs.cumsum(-1) - probs
     probs = probs.masked_fill(mass_before >= top_p, 0.0)
     cumulative = probs.cumsum(-1)
@@ -54,37 +55,41 @@ class Sampled:
 
 @dataclass
 class Row:
-    """A context in the pool: its number, how many tokens it has, and what is sampled from it."""
+    """A context in the pool: its index, its number of tokens, and the responses sampled from it."""
 
     index: int
     length: int
     sampled: list[Sampled]
 
     def __post_init__(self):
-        self.live, self.used = [*range(len(self.sampled))], self.length  # unfinished responses; columns of the slot in use
+        self.live = [*range(len(self.sampled))]  # unfinished responses
+        self.used = self.length  # used columns of the slot
 
 
 class Pool:
-    """Decodes n responses, of at most `steps` tokens, to each of some contexts that begin with `prefix`.
+    """Decodes n responses of at most `steps` tokens to each of several contexts that begin with `prefix`.
 
-    A row holds a context and its responses, the unfinished ones as the row's queries; row k stands in slot k of one cache.
-    Every step gives each unfinished response a token: what has ended is decoded no further, a row without any is given away,
-    and contexts that wait take the slots that are free. `engine` makes the passes and counts their tokens.
+    A row holds a context and its n responses; row k occupies slot k of the cache. Each step adds a token to every
+    unfinished response. When all responses of a row have ended, its slot becomes free for a waiting context. `engine`
+    runs the passes and counts their tokens.
 
-    `waiting`: numbers of the contexts, sorted by length; those that the pool takes are removed from its end. A slot has room
-    for the longest and every token its responses may have; contexts that need less than half of that are left for another
-    pool. When memory runs out, `rows` are those that were not finished.
+    `waiting` holds context indices sorted by length; the pool takes contexts from its end. A slot has room for the longest
+    context and `steps` tokens of each response. Contexts that need less than half of a slot are left for another pool.
+    If memory runs out, `rows` holds the unfinished rows.
     """
 
     def __init__(self, engine, prefix: Prefix, contexts: Sequence[Sequence[int]], waiting: list[int], n: int, steps: int):
-        self.engine, self.prefix, self.contexts, self.waiting, self.n, self.steps = engine, prefix, contexts, waiting, n, steps
+        self.engine = engine
+        self.prefix = prefix
+        self.contexts, self.waiting = contexts, waiting
+        self.n, self.steps = n, steps
         self.width = self._need(waiting[-1])
         self.slots = max(1, min(engine.cache_tokens // self.width, len(waiting)))
         self.rows: list[Row] = []
         self.cache = SlotCache(engine.n_layers, self.slots, self.width + 1)
         self.owner = torch.full((self.slots, self.width + 1), PADDING, device=engine.device)
         self.pos = torch.zeros_like(self.owner)
-        self.logits = None  # (unfinished responses, vocab), row by row
+        self.logits = None  # (unfinished responses, vocab), in row order
 
     def _need(self, index: int) -> int:
         return len(self.contexts[index]) + self.n * self.steps
@@ -94,11 +99,12 @@ class Pool:
         choose: Callable[[torch.Tensor, tuple[np.ndarray, ...]], tuple[torch.Tensor, torch.Tensor]],
         ended: Callable[[int, list[int]], str | None],
     ) -> Iterator[Row]:
-        """The rows, each as soon as all its responses have ended.
+        """Yield each row as soon as all its responses have ended.
 
-        `choose(logits, places)`: the next token of every unfinished response and its log-probability, two tensors of shape
-        (responses,), from float32 logits (responses, vocab); `places` are three int arrays, shape (responses,): the number of
-        its context, its own, and how many tokens it has. `ended(i, ids)`: how a response to context i has ended, or None.
+        `choose(logits, places)` returns the next token of every unfinished response and its log-probability, both of shape
+        (responses,), given float32 logits of shape (responses, vocab). `places` are three int arrays of shape (responses,):
+        context index, response index and number of tokens so far. `ended(i, ids)` returns how a response to context i has
+        ended, or None.
         """
         self.fill()
         while self.rows:
@@ -111,29 +117,32 @@ class Pool:
             self.fill()
 
     def fill(self) -> None:
-        """Compute waiting contexts into free slots, if a quarter of the slots is free: a pass for every one would cost more."""
+        """Prefill waiting contexts into free slots once a quarter of the slots is free, to save passes."""
         if len(self.rows) > 0.75 * self.slots:
             return
         while self.waiting and len(self.rows) < self.slots:
             longest = len(self.contexts[self.waiting[-1]])
-            most = min(self.slots - len(self.rows), max(1, self.engine.batch_tokens // longest))
+            limit = min(self.slots - len(self.rows), max(1, self.engine.batch_tokens // longest))
             new: list[int] = []
-            while self.waiting and len(new) < most and 2 * self._need(self.waiting[-1]) >= self.width:
+            while self.waiting and len(new) < limit and 2 * self._need(self.waiting[-1]) >= self.width:
                 new.append(self.waiting.pop())
             if not new:
                 return
             start = len(self.rows)
             self.rows += [Row(i, len(self.contexts[i]), [Sampled() for _ in range(self.n)]) for i in new]
-            self._compute(start)
+            self._prefill(start)
 
-    def _compute(self, start: int) -> None:
-        """Keys, values and logits of the rows from `start` on, which are new."""
-        engine, prefix, end = self.engine, self.prefix, len(self.rows)
+    def _prefill(self, start: int) -> None:
+        """Compute keys, values and logits of the new rows, which begin at `start`."""
+        engine, prefix = self.engine, self.prefix
+        end = len(self.rows)
         rest = [self.contexts[row.index][len(prefix.ids) :] for row in self.rows[start:]]
         engine.work["prefill"] += sum(map(len, rest))
         owner, pos = prefix.keys(rest)
-        nobody, cache = (owner[:, :0], pos[:, :0]), prefix.fan_out(len(rest), keep=True)
-        hidden = engine.forward(right_pad(rest, 0, engine.device), pos[:, len(prefix.ids) :], nobody, (owner, pos), cache)
+        no_responses = (owner[:, :0], pos[:, :0])
+        cache = prefix.fan_out(len(rest), keep=True)
+        ids = right_pad(rest, 0, engine.device)
+        hidden = engine.forward(ids, pos[:, len(prefix.ids) :], no_responses, (owner, pos), cache)
         self.cache.put(start, cache)
         self.owner[start:end], self.pos[start:end] = PADDING, 0
         self.owner[start:end, : owner.shape[1]], self.pos[start:end, : pos.shape[1]] = owner, pos
@@ -142,34 +151,36 @@ class Pool:
         self.logits = logits if self.logits is None else torch.cat([self.logits, logits])
 
     def _places(self) -> tuple[np.ndarray, ...]:
-        """For each unfinished response: the number of its context, its own, and how many tokens it has."""
-        found = [(row.index, j, len(row.sampled[j].ids)) for row in self.rows for j in row.live]
-        return tuple(np.array(found).T)
+        """Context index, response index and number of tokens of each unfinished response."""
+        places = [(row.index, j, len(row.sampled[j].ids)) for row in self.rows for j in row.live]
+        return tuple(np.array(places).T)
 
     def _append(self, tokens: list[int], logps: list[float], ended: Callable[[int, list[int]], str | None]) -> None:
-        """Give every unfinished response its token, and see which of them have ended with it."""
+        """Append a token to every unfinished response, and update which responses are unfinished."""
         drawn = iter(zip(tokens, logps, strict=True))
         for row in self.rows:
-            going = []
+            unfinished = []
             for j in row.live:
                 sampled, (token, logp) = row.sampled[j], next(drawn)
                 sampled.ids.append(token)
                 sampled.logps.append(logp)
                 sampled.finish = ended(row.index, sampled.ids) or "length"
                 if sampled.finish == "length" and len(sampled.ids) < self.steps:
-                    going.append(j)
-            row.live = going
+                    unfinished.append(j)
+            row.live = unfinished
 
     def _free(self, slot: int) -> None:
-        """Give up a row; the last one moves into its slot."""
+        """Remove a row and move the last row into its slot."""
         last = len(self.rows) - 1
         if slot < last:
             self.cache.move(last, slot)
-            self.rows[slot], self.owner[slot], self.pos[slot] = self.rows[last], self.owner[last], self.pos[last]
+            self.rows[slot] = self.rows[last]
+            self.owner[slot] = self.owner[last]
+            self.pos[slot] = self.pos[last]
         self.rows.pop()
 
     def _next_logits(self) -> torch.Tensor:
-        """One pass over the last token of every unfinished response."""
+        """Logits from one pass over the last token of every unfinished response."""
         rows, device = self.rows, self.engine.device
         ids = right_pad([[row.sampled[j].ids[-1] for j in row.live] for row in rows], 0, device)
         owner = right_pad([[j + 1 for j in row.live] for row in rows], PADDING, device)

@@ -1,8 +1,8 @@
-"""The engine: samples and scores packed batches of token ids, each context computed once for all its responses.
+"""The engine, which samples and scores packed batches of token ids and computes each context once for all its responses.
 
-A row of a pass is [the prefix that all contexts share | the rest of its context, padded | its responses, padded]. The prefix
-is computed once for all rows. See `attention.py` for owners and positions, `prefix.py` for which contexts share one,
-`decoding.py` for what is sampled together. The engine knows no text: that is `lm.py`.
+A row of a pass is [shared prefix | rest of the context, padded | responses, padded]. The prefix is computed once for all
+rows. `attention.py` defines owners and positions, `prefix.py` groups contexts by prefix, and `decoding.py` samples
+contexts together. The engine handles token ids only; `lm.py` handles text.
 """
 
 import time
@@ -24,16 +24,16 @@ from .packing import Packed, pack, right_pad, split, token_batches
 from .prefix import Prefix, prefix_groups
 from .proof import Proof
 
-PROBE_TOKENS = 256  # tokens of the pass whose memory is measured
-LOGITS_AT_A_TIME = 256  # response tokens whose logits, over the whole vocabulary, exist at one time
+PROBE_TOKENS = 256  # length of the pass that measures memory
+LOGITS_AT_A_TIME = 256  # block size of response tokens, which limits the memory for logits over the vocabulary
 NO_BAR = partial(tqdm, disable=True)
 
 
 class Engine:
-    """Samples and scores packed batches of token ids with a causal language model of transformers, which it takes over.
+    """Samples and scores packed batches of token ids with a transformers causal language model, which it modifies in place.
 
-    `batch_tokens`: how many tokens a pass may hold, padding included, and how many the cache of a pool; None measures what the
-    memory can take. It sets speed and memory, never results.
+    `batch_tokens` is the maximum number of tokens in a pass, including padding, and in the cache of a pool. With None, it is
+    derived from the available memory. It affects speed and memory, but not results.
     """
 
     def __init__(self, model, batch_tokens: int | None = None):
@@ -45,11 +45,12 @@ class Engine:
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
         self.windows = {kind: window if kind == "sliding_attention" else None for kind in kinds}
-        self.work: Counter = Counter()  # tokens computed, padding not counted: prefill, decode, scored
-        self.seconds: Counter = Counter()  # wall time: sampling, scoring
-        self.peak: Counter = Counter()  # bytes held at most by the end of a stage: sampling, scoring
+        self.work: Counter = Counter()  # computed tokens without padding: prefill, decode, scored
+        self.seconds: Counter = Counter()  # wall-clock time: sampling, scoring
+        self.peak: Counter = Counter()  # peak memory in bytes: sampling, scoring
         self.batch_tokens = self.cache_tokens = batch_tokens
-        self.model, self.body, self.head = model.eval(), None, None
+        self.model = model.eval()
+        self.body = self.head = None
 
     # ------------------------------------------------------------ sampling and scoring
 
@@ -64,9 +65,9 @@ class Engine:
         temperature: float = 1.0,
         progress: Callable = NO_BAR,
     ) -> list[list[Sampled]]:
-        """n sequences for each context, drawn with the given uniform numbers, shape (contexts, n, max_new_tokens).
+        """Sample n sequences for each context, using uniform random numbers of shape (contexts, n, max_new_tokens).
 
-        `ended(i, ids)` names how a sequence of context i ended ("eos", "stop") or is None; what has is decoded no further.
+        `ended(i, ids)` returns how a sequence of context i has ended ("eos", "stop"), or None to continue decoding.
         """
         self.begin()
         _, n, steps = uniform.shape
@@ -78,7 +79,7 @@ class Engine:
 
         with progress(total=len(contexts)) as bar:
             for shared, waiting in prefix_groups(contexts, range(len(contexts)), steps):
-                waiting.sort(key=lambda i: len(contexts[i]))  # the longest are taken first, from the end
+                waiting.sort(key=lambda i: len(contexts[i]))  # the pool takes the longest first, from the end
                 prefix = Prefix(self, shared)
                 while waiting:
                     pool = Pool(self, prefix, contexts, waiting, n, steps)
@@ -86,7 +87,7 @@ class Engine:
                         for row in pool.run(draw, ended):
                             out[row.index] = row.sampled
                             bar.update()
-                    if not room.enough:  # what is unfinished starts again, with the same draws
+                    if not room.enough:  # restart the unfinished rows with the same random numbers
                         self._shrink(len(pool.rows), sum(row.length + n * steps for row in pool.rows))
                         waiting += [row.index for row in pool.rows]
                         waiting.sort(key=lambda i: len(contexts[i]))
@@ -97,11 +98,10 @@ class Engine:
     def logprobs(
         self, contexts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]], progress: Callable = NO_BAR
     ) -> list[list[np.ndarray]]:
-        """Log-probability of every token of `responses[i]` under `contexts[i]`: float32 arrays, shape (n_tokens,), nats."""
+        """Token log-probabilities of `responses[i]` under `contexts[i]`: float32 arrays, shape (n_tokens,), in nats."""
         self.begin()
         out = [[np.zeros(0, np.float32) for _ in ys] for ys in responses]
         packed = [pack(len(c) - 1, c[-1], ys) for c, ys in zip(contexts, responses, strict=True)]
-
         lengths = [len(c) + len(p.ids) for c, p in zip(contexts, packed, strict=True)]
         todo = [i for i, p in enumerate(packed) if p.target]
         start = time.perf_counter()
@@ -115,25 +115,25 @@ class Engine:
                     if not room.enough:
                         self._shrink(len(batch), len(batch) * max(lengths[i] for i in batch))
                         continue
-                    for i, mine in zip(batch, split(values, [packed[i].target for i in batch]), strict=True):
-                        out[i] = split(mine, responses[i])
+                    for i, row in zip(batch, split(values, [packed[i].target for i in batch]), strict=True):
+                        out[i] = split(row, responses[i])
                     members = [i for i in members if i not in set(batch)]
                     bar.update(len(batch))
         self._record("scoring", start)
         return out
 
     def score(self, contexts: Sequence[Sequence[int]], packed: Sequence[Packed], prefix: Prefix) -> np.ndarray:
-        """Log-probabilities of all targets of one batch, one row after the other."""
-        rest = [c[len(prefix.ids) : -1] for c in contexts]  # the last token of a context stands before each response
+        """Log-probabilities of all targets of a batch, concatenated in row order."""
+        rest = [c[len(prefix.ids) : -1] for c in contexts]  # `pack` repeats the last context token for each response
         self.work["scored"] += sum(map(len, rest)) + sum(len(p.ids) for p in packed)
         owner, pos = prefix.keys(rest)
-        mine_owner = right_pad([p.owner for p in packed], PADDING, self.device)
-        mine_pos = right_pad([p.pos for p in packed], 0, self.device)
+        response_owner = right_pad([p.owner for p in packed], PADDING, self.device)
+        response_pos = right_pad([p.pos for p in packed], 0, self.device)
         ids = torch.cat([right_pad(rest, 0, self.device), right_pad([p.ids for p in packed], 0, self.device)], 1)
-        keys = torch.cat([owner, mine_owner], 1), torch.cat([pos, mine_pos], 1)
+        keys = torch.cat([owner, response_owner], 1), torch.cat([pos, response_pos], 1)
         cache = prefix.fan_out(len(rest), keep=False)
-        hidden = self.forward(ids, keys[1][:, len(prefix.ids) :], (mine_owner, mine_pos), keys, cache)
-        hidden = hidden[:, -mine_owner.shape[1] :][mine_owner != PADDING]
+        hidden = self.forward(ids, keys[1][:, len(prefix.ids) :], (response_owner, response_pos), keys, cache)
+        hidden = hidden[:, -response_owner.shape[1] :][response_owner != PADDING]
         target = torch.tensor([t for p in packed for t in p.target], device=self.device)
         values = [
             torch.log_softmax(self.logits(part), -1).gather(-1, t[:, None])[:, 0]
@@ -144,9 +144,9 @@ class Engine:
     # ------------------------------------------------------------ one pass
 
     def forward(self, ids, pos, queries, keys, cache) -> torch.Tensor:
-        """Hidden states (batch, tokens, hidden) of one packed pass; `ids` and `pos` are (batch, tokens).
+        """Hidden states, shape (batch, tokens, hidden), of one packed pass. `ids` and `pos` have shape (batch, tokens).
 
-        `queries`, `keys`: owner and position, as `attention_mask` takes them, of the pass's response tokens and of all keys.
+        `queries` and `keys` are (owner, position) pairs of the response tokens and of all keys; see `attention_mask`.
         """
         masks = {kind: attention_mask(*queries, *keys, self.dtype, window) for kind, window in self.windows.items()}
         return self.body(
@@ -158,7 +158,7 @@ class Engine:
         ).last_hidden_state
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """float32 logits (..., vocab) of hidden states (..., hidden)."""
+        """float32 logits, shape (..., vocab), of hidden states, shape (..., hidden)."""
         logits = self.head(hidden).float()
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
@@ -169,41 +169,44 @@ class Engine:
         self.peak[stage] = peak_so_far(self.device)
 
     def _shrink(self, rows: int, tokens: int) -> None:
-        """After memory ran out for so many rows and tokens: budgets of half as many, and a warning."""
+        """Halve the budgets after memory ran out for `rows` rows of `tokens` tokens, and warn."""
         if rows <= 1:
             raise InputError(
                 f"memory ran out on {self.device} with a single context of {tokens} tokens, its responses included; lower "
                 "n_demos or max_new_tokens, close other programs, or use a smaller model or dtype bfloat16"
             )
-        self.batch_tokens, self.cache_tokens = (max(1, min(x, tokens // 2)) for x in (self.batch_tokens, self.cache_tokens))
-        warnings.warn(f"memory ran out: going on with batches of {tokens // 2} tokens", stacklevel=3)
+        self.batch_tokens = max(1, min(self.batch_tokens, tokens // 2))
+        self.cache_tokens = max(1, min(self.cache_tokens, tokens // 2))
+        warnings.warn(f"memory ran out: continuing with batches of {tokens // 2} tokens", stacklevel=3)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def token_bytes(self) -> tuple[float, float]:
-        """Bytes that a token takes in the cache, and beside it during a pass: measured on a pass of `PROBE_TOKENS` tokens."""
+        """Bytes per token in the cache, and in addition during a pass, measured on a pass of `PROBE_TOKENS` tokens."""
         n = min(PROBE_TOKENS, self.max_length or PROBE_TOKENS)
         pool = Pool(self, Prefix(self, []), [[0] * n], [0], 1, 1)
         peak = peak_bytes(pool.fill)
         return pool.cache.nbytes / pool.owner.numel(), max(peak - pool.cache.nbytes, 1) / n
 
-    # ------------------------------------------------------------ before the first pass
+    # ------------------------------------------------------------ setup
 
     def begin(self) -> None:
-        """Take the model apart and measure the budgets, once; a run that finds all its results in the store needs neither."""
-        work, self.work = self.work, Counter()  # the tokens of this are no work of a run's
+        """Set up the model and measure the budgets before the first pass, once. Fully cached runs need neither."""
+        work, self.work = self.work, Counter()  # the tokens of the setup are not counted
         if self.body is None:
             self._take()
         if self.batch_tokens is None:
             self.batch_tokens = self.cache_tokens = 1
-            (in_cache, in_pass), budget = self.token_bytes(), budget_bytes(self.device)
-            self.batch_tokens, self.cache_tokens = (max(1, int(x)) for x in (budget / 4 / in_pass, budget * 3 / 4 / in_cache))
+            bytes_in_cache, bytes_in_pass = self.token_bytes()
+            budget = budget_bytes(self.device)
+            self.batch_tokens = max(1, int(budget / 4 / bytes_in_pass))
+            self.cache_tokens = max(1, int(budget * 3 / 4 / bytes_in_cache))
         self.work = work
 
     @torch.inference_mode()
     def _take(self) -> None:
-        """Take the model apart into body and head, its layers packed; it must then give what its own attention gave."""
+        """Split the model into body and head, pack its linear layers, and check that the engine reproduces the model."""
         proof, budgets = Proof(self), (self.batch_tokens, self.cache_tokens)
         pack_linears(self.model)
         self.body, self.head = self.model.base_model, self.model.get_output_embeddings()
@@ -218,12 +221,12 @@ class Engine:
 
 
 def longest(config) -> int | None:
-    """The most tokens of a sequence, or None for no limit.
+    """The maximum sequence length of a model, or None if there is no limit.
 
-    Some rotary frequencies (longrope, dynamic) change as soon as a sequence of the batch is longer than the model's first
-    training allowed. Then its shorter neighbours would change too, so such models are used up to that length only.
+    The rotary frequencies of some models (longrope, dynamic) change when any sequence of a batch exceeds the model's
+    original training length, which would also change the shorter sequences. Such models are limited to that length.
     """
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [part for part in (rope, *rope.values()) if isinstance(part, dict)]  # one for all layers, or one for each kind
-    changing = [k.get("original_max_position_embeddings") for k in kinds if k.get("rope_type") in ("longrope", "dynamic")]
-    return min(filter(None, [getattr(config, "max_position_embeddings", None), *changing]), default=None)
+    ropes = [part for part in (rope, *rope.values()) if isinstance(part, dict)]  # one for all layers, or one per layer type
+    limits = [r.get("original_max_position_embeddings") for r in ropes if r.get("rope_type") in ("longrope", "dynamic")]
+    return min(filter(None, [getattr(config, "max_position_embeddings", None), *limits]), default=None)

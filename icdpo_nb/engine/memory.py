@@ -1,4 +1,4 @@
-"""How much memory there is, how much a computation takes, and whether it was enough: what the engine's batches are sized by."""
+"""Memory measurements that determine the engine's batch sizes, and detection of out-of-memory errors."""
 
 import sys
 import weakref
@@ -11,18 +11,19 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-CPU_BUDGET = 512 * 2**20  # bytes for one batch (joining copies its cache, for a moment): larger ones are hardly faster on a CPU
+CPU_BUDGET = 512 * 2**20  # bytes per batch; larger batches are hardly faster on a CPU
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Adds up the storages that operations make while it is active, and takes off those that are freed."""
+    """Tracks the bytes of the live storages that operations create while it is active."""
 
     def __init__(self):
         super().__init__()
-        self.now, self.peak, self.known = 0, 0, set()
+        self.now = self.peak = 0
+        self.known = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        for storage in _storages((args, kwargs)):  # what was there before is not ours
+        for storage in _storages((args, kwargs)):  # existing storages do not count
             self.known.add(storage._cdata)
         out = func(*args, **(kwargs or {}))
         for storage in _storages(out):
@@ -44,25 +45,25 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def _storages(nested) -> list:
-    """The storages of all tensors in a nested structure; weights in oneDNN's layout have none that can be seen."""
+    """The storages of all tensors in a nested structure, except tensors in oneDNN's layout, which expose none."""
     tensors = [x for x in tree_leaves(nested) if isinstance(x, torch.Tensor)]
     return [x.untyped_storage() for x in tensors if x.layout is torch.strided]
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """The most bytes that tensors made during `run()` hold at one time, on any device. Scratch space of kernels is not seen.
+    """The peak bytes of the tensors created by `run()`, on any device, without the workspaces of kernels.
 
     >>> peak_bytes(lambda: (torch.zeros(1000) + 1).sum())  # zeros and their sum with 1: 2 x 1000 x 4 bytes
     8000
     """
     with _LiveBytes() as live:
-        kept = run()
-    del kept
+        result = run()
+    del result
     return live.peak
 
 
 def budget_bytes(device: torch.device) -> int:
-    """Half of the memory that is free now; on a processor at most `CPU_BUDGET`."""
+    """Half of the currently free memory, and at most `CPU_BUDGET` on a CPU."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         return (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) // 2
@@ -70,7 +71,7 @@ def budget_bytes(device: torch.device) -> int:
 
 
 def peak_so_far(device: torch.device) -> int:
-    """The most bytes that this process has held on the device so far: tensors on a GPU, else all of its memory."""
+    """The peak memory of this process so far in bytes: allocated tensors on a GPU, resident memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
@@ -81,20 +82,20 @@ def peak_so_far(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or on a processor."""
+    """Whether an exception reports that memory ran out, on a GPU or a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 @dataclass
 class Room:
-    """Whether the memory was enough."""
+    """Whether the memory was sufficient; set by `watch_memory`."""
 
     enough: bool = True
 
 
 @contextmanager
 def watch_memory() -> Iterator[Room]:
-    """Says afterwards whether the memory was enough for what was done within."""
+    """Suppress out-of-memory errors in the block, and report them as `enough=False`."""
     room = Room()
     try:
         yield room

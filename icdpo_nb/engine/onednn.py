@@ -1,17 +1,17 @@
-"""Linear layers on a processor, computed by oneDNN with weights in its own layout: for language models and the encoder.
+"""Linear layers for CPU inference that use oneDNN with prepacked weights, in language models and the sentence encoder.
 
-PyTorch's default product of float32 matrices is MKL's, which takes the slow path on processors that are not Intel's, and
-re-packs the weights at every call, which costs most where few rows are decoded. Measured on an AMD EPYC with AVX-512, two
-cores, 576 x 1536 weights: 2.4 times as fast for 512 rows, 3.5 times for 3. The numbers agree to float32's rounding.
+By default, PyTorch multiplies float32 matrices with MKL, which is slow on non-Intel CPUs and repacks the weights at every
+call. Repacking is most expensive for the few rows of a decoding step. On an AMD EPYC with AVX-512 (two cores, 576 x 1536
+weights), prepacking is 2.4 times as fast for 512 rows and 3.5 times for 3 rows. Results agree up to float32 rounding.
 """
 
 import torch
 
-LAYOUT_ROWS = 512  # for which the layout is chosen; it serves fewer and more as well
+LAYOUT_ROWS = 512  # the batch size for which oneDNN chooses the layout; other sizes work, too
 
 
 class PackedLinear(torch.nn.Module):
-    """A linear layer for inference, (..., in) -> (..., out); it holds its weights in oneDNN's layout only."""
+    """A linear layer for inference, (..., in) -> (..., out), with its weights in oneDNN's layout."""
 
     def __init__(self, linear: torch.nn.Linear):
         super().__init__()
@@ -24,10 +24,10 @@ class PackedLinear(torch.nn.Module):
 
 
 def pack_linears(model: torch.nn.Module) -> None:
-    """Replace the linear layers of a float32 model on a processor by packed ones, in place, where this PyTorch has oneDNN.
+    """Replace the linear layers of a float32 model on a CPU by packed ones, in place, if PyTorch was built with oneDNN.
 
-    The model can no longer be trained or saved. What is left of its weights is copied, so that the file they were mapped from
-    can be closed.
+    The model can no longer be trained or saved. Its other weights are copied, so that the memory-mapped checkpoint can be
+    closed.
     """
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return

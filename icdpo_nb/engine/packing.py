@@ -1,4 +1,4 @@
-"""Token ids in rows and batches: the responses of one context in a row, batches by tokens."""
+"""Packing of token ids: all responses to a context into one row, and rows into batches of limited size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ import torch
 
 @dataclass
 class Packed:
-    """The responses to one context as the last part of a row: a query for each response token, and that token as its target.
+    """All responses to one context, as the last part of a row, with one query and one target for each response token.
 
-    The context's last token predicts the first token of every response, so it stands once before each of them:
-    [c(p), y1 … y(T-1)] for every response, with the targets [y1 … yT].
+    The last token of the context, at position p, predicts the first token of every response and is repeated for each one:
+    the queries of a response are [c(p), y1 … y(T-1)], its targets [y1 … yT].
     """
 
     ids: list[int] = field(default_factory=list)
@@ -22,7 +22,7 @@ class Packed:
 
 
 def pack(p: int, last: int, responses: Sequence[Sequence[int]]) -> Packed:
-    """The responses to a context whose last token, `last`, stands at position `p`; those without tokens are left out."""
+    """Pack the responses to a context with last token `last` at position `p`. Responses without tokens are skipped."""
     row = Packed()
     for j, y in enumerate(responses):
         if len(y):
@@ -34,7 +34,7 @@ def pack(p: int, last: int, responses: Sequence[Sequence[int]]) -> Packed:
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Indices in batches of similar length, longest first, each within `batch_tokens` when padded (or one item)."""
+    """Batches of indices with similar lengths, longest first, each at most `batch_tokens` with padding (or one item)."""
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
@@ -45,11 +45,11 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 
 def right_pad(rows: Sequence[Sequence[int]], fill: int, device) -> torch.Tensor:
-    """int64 (rows, longest row)."""
+    """Pad the rows on the right with `fill`: int64, shape (rows, longest row)."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.int64, device=device)
 
 
 def split(values: np.ndarray, like: Sequence[Sequence]) -> list[np.ndarray]:
-    """Consecutive pieces of `values`, as long as the members of `like`."""
+    """Split `values` into consecutive pieces with the lengths of the members of `like`."""
     return np.split(values, np.cumsum([len(x) for x in like])[:-1]) if len(like) else []

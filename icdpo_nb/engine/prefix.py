@@ -1,4 +1,4 @@
-"""Contexts that begin alike: which of them do, and what they share, computed once for all of them."""
+"""Shared prefixes: grouping of contexts that begin with the same tokens, and the prefix computed once per group."""
 
 from collections.abc import Sequence
 from os.path import commonprefix
@@ -8,55 +8,60 @@ import torch
 from .attention import CONTEXT, PADDING, PassCache
 from .packing import right_pad
 
-MIN_SHARED_TOKENS = 16  # a shorter prefix is not worth a pass of its own
-# Tokens that take as long as a pass over two: measured on a processor 34 (135M parameters) and 78 (one million).
+MIN_SHARED_TOKENS = 16  # shorter prefixes are not worth a separate pass
+# The fixed cost of a pass in tokens. Measured on a CPU: 34 (135M parameters) and 78 (one million parameters).
 PASS_COST_TOKENS = 32
 
 
 def prefix_groups(
     contexts: Sequence[Sequence[int]], indices: Sequence[int], passes: int = 1
 ) -> list[tuple[Sequence[int], list[int]]]:
-    """(prefix, indices) of contexts that share `MIN_SHARED_TOKENS` or more first tokens; all others together come last.
+    """Group contexts that share at least their first `MIN_SHARED_TOKENS` tokens. Returns (prefix, indices) pairs.
 
-    A group goes through the model by itself, in some `passes` of its own, so it is one only if its prefix saves more than these
-    cost, `PASS_COST_TOKENS` each. The others have a prefix where all of them share one. A prefix ends before the last token of
-    its shortest context, whose hidden state is needed.
+    A separate group needs `passes` extra passes, so it is formed only if its prefix saves more than `PASS_COST_TOKENS` for
+    each of them. All remaining contexts form the last group, with a prefix if all of them share one. A prefix ends before
+    the last token of its shortest context, because the hidden state of that token is needed.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in indices:
         groups.setdefault(tuple(contexts[i][:MIN_SHARED_TOKENS]), []).append(i)
-    found, others = [], []
+    result, remaining = [], []
     for members in groups.values():
         prefix = _shared([contexts[i] for i in members])
         if len(prefix) * (len(members) - 1) > PASS_COST_TOKENS * passes:
-            found.append((prefix, members))
+            result.append((prefix, members))
         else:
-            others += members
-    return [*found, *([(_shared([contexts[i] for i in others]), others)] if others else [])]
+            remaining += members
+    if remaining:
+        result.append((_shared([contexts[i] for i in remaining]), remaining))
+    return result
 
 
 def _shared(contexts: Sequence[Sequence[int]]) -> Sequence[int]:
-    """The first tokens that all contexts share, () where they are too few for a pass of their own, or there is one context."""
+    """The common prefix of the contexts, or () if it is too short for a separate pass or there is only one context."""
     prefix = commonprefix([list(c) for c in contexts])[: min(map(len, contexts)) - 1]
     return prefix if len(contexts) > 1 and len(prefix) >= MIN_SHARED_TOKENS else ()
 
 
 class Prefix:
-    """Tokens with which all contexts of some batches begin, computed once with an `engine`; there may be none."""
+    """The shared first tokens of several contexts (possibly none), computed once with an `engine`."""
 
     def __init__(self, engine, ids: Sequence[int]):
-        self.ids, self.device, self.cache = list(ids), engine.device, PassCache(engine.n_layers, keep=True)
+        self.ids = list(ids)
+        self.device = engine.device
+        self.cache = PassCache(engine.n_layers, keep=True)
         if self.ids:
             engine.work["prefill"] += len(self.ids)
-            row, nobody = right_pad([self.ids], 0, self.device), torch.zeros(1, 0, dtype=torch.int64, device=self.device)
+            row = right_pad([self.ids], 0, self.device)
             pos = torch.arange(len(self.ids), device=self.device)[None]
-            engine.forward(row, pos, (nobody, nobody), (torch.full_like(pos, CONTEXT), pos), self.cache)
+            owner, no_responses = torch.full_like(pos, CONTEXT), pos[:, :0]
+            engine.forward(row, pos, (no_responses, no_responses), (owner, pos), self.cache)
 
     def keys(self, rest: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Owner and position, int64 (rows, tokens), of the keys of contexts that begin so and go on with `rest`, padded."""
+        """Owner and position, int64, shape (rows, tokens), of the keys of contexts that continue the prefix with `rest`."""
         owner = right_pad([[CONTEXT] * (len(self.ids) + len(r)) for r in rest], PADDING, self.device)
         return owner, torch.arange(owner.shape[1], device=self.device).expand(len(rest), -1)
 
     def fan_out(self, rows: int, keep: bool) -> PassCache:
-        """A cache for a pass whose rows begin with this prefix; with `keep` it holds what the pass computes as well."""
+        """A cache for a pass whose rows begin with this prefix; see `PassCache`."""
         return self.cache.fan_out(rows, keep)

@@ -1,5 +1,5 @@
-"""From a name to a model: language models that sample and score, and sentence encoders.
+"""Language models that sample and score responses, and sentence encoders, loaded by name.
 
-Read in this order, each importing only from above: `encoder`, `oasst`, `packaged`, `checkpoints`, `tokens`,
+Reading order (each module imports only from those before it): `encoder`, `oasst`, `packaged`, `checkpoints`, `tokens`,
 `interface`, `lm`.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints: from a name to a transformers model and tokenizer. Safetensors or GGUF only, no remote code, dtype explicit."""
+"""Load transformers models and tokenizers by name: safetensors or GGUF only, no remote code, explicit dtype."""
 
 import hashlib
 import os
@@ -13,57 +13,58 @@ from .packaged import PACKAGED, SMOLLM2_SHA256, check_packaged, smollm2_folder
 def load_checkpoint(
     name: str, dtype: str = "auto", device: str = "auto", revision: str | None = None, task: str = "CausalLM"
 ) -> tuple:
-    """Model, tokenizer, display name and revision of a packaged name, a local folder, or a hub id.
+    """Load a packaged model, a local folder or a hub id. Returns the model, tokenizer, display name and revision.
 
-    `task`: "CausalLM", or "SequenceClassification" for a reward model.
+    `task` is "CausalLM", or "SequenceClassification" for a reward model.
 
-    Raises `InputError` where it is missing, unreachable or incomplete.
+    Raises `InputError` if the model is missing, unreachable or incomplete.
     """
     import torch
     import transformers
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
-    from ..engine import attention  # noqa: F401  (it registers icdpo_grouped)
-    from . import oasst  # noqa: F401  (it registers a class)
+    from ..engine import attention  # noqa: F401  (registers icdpo_grouped)
+    from . import oasst  # noqa: F401  (registers a reward model class)
 
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what a loading report warns of is said below, in a sentence
+    logging.set_verbosity_error()  # `_check_complete` reports loading problems instead
     device = _device(device, torch)
-    kind = {"auto": "float32" if device == "cpu" else "bfloat16"}.get(dtype, dtype)
-    if kind not in ("float32", "bfloat16", "float16"):
+    dtype_name = {"auto": "float32" if device == "cpu" else "bfloat16"}.get(dtype, dtype)
+    if dtype_name not in ("float32", "bfloat16", "float16"):
         raise InputError(f"dtype is {dtype!r}, but must be auto, float32, bfloat16 or float16")
     folder, version = _locate(name)
-    where = {"revision": revision, "local_files_only": folder is not None, "trust_remote_code": False}
+    options = {"revision": revision, "local_files_only": folder is not None, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(folder or name, **where)
+        config = AutoConfig.from_pretrained(folder or name, **options)
         if task == "CausalLM":
             _check_causal(name, config)
         model, info = getattr(transformers, f"AutoModelFor{task}").from_pretrained(
             folder or name,
             config=config,
-            dtype=getattr(torch, kind),
+            dtype=getattr(torch, dtype_name),
             use_safetensors=True,
             attn_implementation="icdpo_grouped" if task == "CausalLM" else "sdpa",
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are named below
-            **where,
+            ignore_mismatched_sizes=True,  # reported by `_check_complete`
+            **options,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder or name, **where)
+        tokenizer = AutoTokenizer.from_pretrained(folder or name, **options)
     except InputError:
         raise
-    except Exception as error:  # transformers and what it builds on raise many kinds; for the reader they mean one thing
+    except Exception as error:  # transformers and its dependencies raise many exception types
         raise _unloadable(name, folder, error) from None
-    _check_whole(name, model, tokenizer, info)
+    _check_complete(name, model, tokenizer, info)
     if task == "CausalLM" and not model._supports_attention_backend:
-        raise InputError(
-            f"model {name!r}: the attention of {type(model).__name__} is not supported; take one of the Llama kind"
-        )
+        raise InputError(f"model {name!r}: the attention of {type(model).__name__} is not supported; use a Llama-like model")
     return model.to(device), tokenizer, name, version or getattr(config, "_commit_hash", None) or revision or "local"
 
 
 def load_adapted(name: str, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> tuple:
-    """A causal language model as by `load_checkpoint`, or "base+folder" or "base+folder+folder"; and its adapter folders."""
+    """`load_checkpoint` for causal language models, extended to "base+folder" and "base+folder+folder".
+
+    Returns the adapter folders after the values of `load_checkpoint`.
+    """
     base, adapters = split_adapters(name)
     model, tokenizer, _, version = load_checkpoint(base, dtype, device, revision)
     for folder in adapters:
@@ -72,55 +73,60 @@ def load_adapted(name: str, dtype: str = "auto", device: str = "auto", revision:
 
 
 def split_adapters(name: str) -> tuple[str, list[str]]:
-    """Base model and adapter folders of "base+folder+folder"; of any other name, the name and none. Raises `InputError`."""
+    """Split "base+folder+folder" into the base model and its adapter folders. A name without adapters has an empty list.
+
+    Raises `InputError` if an adapter folder is incomplete.
+    """
     if "+" not in name or os.path.exists(os.path.expanduser(name)):
         return name, []
-    cuts = [(name[:i], Path(name[i + 1 :]).expanduser()) for i, c in enumerate(name) if c == "+"]  # paths may hold one too
+    # Paths may contain a plus sign, too.
+    cuts = [(name[:i], Path(name[i + 1 :]).expanduser()) for i, c in enumerate(name) if c == "+"]
     before, folder = next((cut for cut in reversed(cuts) if cut[1].is_dir()), cuts[0])
-    if lacking := [f for f in ("adapter_config.json", "adapter_model.safetensors") if not (folder / f).is_file()]:
+    if missing := [f for f in ("adapter_config.json", "adapter_model.safetensors") if not (folder / f).is_file()]:
         raise InputError(
-            f"adapter {str(folder)[:200]!r} has no {lacking[0]}; give the folder that fine-tuning left, as base+folder"
+            f"adapter {str(folder)[:200]!r} has no {missing[0]}; give the folder written by fine-tuning, as base+folder"
         )
-    base, first = split_adapters(before)
-    return base, [*first, str(folder)]
+    base, earlier = split_adapters(before)
+    return base, [*earlier, str(folder)]
 
 
 def _with_adapter(model, folder: str):
-    """The model with the weights of a LoRA adapter added to its own. Raises `InputError` where they do not fit."""
+    """Merge a LoRA adapter into the weights of a model. Raises `InputError` if it does not fit the model."""
     if find_spec("peft") is None:
         raise InputError("an adapter needs peft; run: pip install -c constraints.txt -e '.[train]'")
     from peft import PeftModel
 
     try:
         return PeftModel.from_pretrained(model, folder).merge_and_unload()
-    except Exception as error:  # peft raises many kinds
+    except Exception as error:  # peft raises many exception types
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise InputError(f"adapter {folder} does not fit its model ({why}); give the model that it was trained on") from None
 
 
-def _check_whole(name: str, model, tokenizer, info: dict) -> None:
-    """All weights must come from the files, and the tokenizer's ids be among the model's."""
-    lacking = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    if lacking:
+def _check_complete(name: str, model, tokenizer, info: dict) -> None:
+    """Check that the files hold all weights of the model and that its embedding covers the tokenizer's ids."""
+    missing = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    if missing:
         raise InputError(
-            f"model {name!r}: its files lack {len(lacking)} weights of the right shape, the first {min(lacking)}; it would "
-            "answer at random, so take the complete files"
+            f"model {name!r}: its files lack {len(missing)} weights of the right shape, the first {min(missing)}; they would "
+            "be random, so provide the complete files"
         )
     known = set(model.state_dict())
-    beyond = [key for key in info["unexpected_keys"] if re.sub(r"\.\d+\.", ".0.", key, count=1) in known]
-    if beyond:
+    extra = [key for key in info["unexpected_keys"] if re.sub(r"\.\d+\.", ".0.", key, count=1) in known]
+    if extra:
         raise InputError(
-            f"model {name!r}: its files hold layers that its config.json does not count, as {min(beyond)}; mend that"
+            f"model {name!r}: its files contain more layers than its config.json declares, e.g. {min(extra)}; correct "
+            "config.json"
         )
-    rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
+    vocabulary = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > vocabulary:
         raise InputError(
-            f"model {name!r}: the tokenizer has {len(tokenizer)} tokens, the model {rows}; they do not belong together"
+            f"model {name!r}: the tokenizer has {len(tokenizer)} tokens, the model {vocabulary}; they do not belong together"
         )
 
 
 def _locate(name: str) -> tuple[str | None, str | None]:
-    """Local folder and revision of a packaged name or path; (None, None) for a hub id."""
+    """The local folder and revision of a packaged name or path; (None, None) for a hub id."""
     if name == "smollm2":
         return str(smollm2_folder()), f"gguf Q4_1 sha256 {SMOLLM2_SHA256[:12]}"
     if name in PACKAGED:
@@ -140,7 +146,7 @@ def _locate(name: str) -> tuple[str | None, str | None]:
 def _unloadable(name: str, folder: str | None, error: Exception) -> InputError:
     why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
     if "trust_remote_code" in str(error):
-        return InputError(f"model {name!r} comes with program code of its own, and none is run here; take a model without")
+        return InputError(f"model {name!r} needs custom code, which is never run here; use a model without custom code")
     if folder is None:
         return InputError(
             f"model {name!r} cannot be loaded from the hub ({why}); without a network pass a local folder, or use 'smollm2', "
@@ -152,16 +158,16 @@ def _unloadable(name: str, folder: str | None, error: Exception) -> InputError:
 
 
 def _check_causal(name: str, config) -> None:
-    """Refuse what is no decoder of full and sliding attention, by its configuration."""
+    """Check by its configuration that a model is a decoder with full or sliding attention only."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
 
-    strange = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if strange:
+    unsupported = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if unsupported:
         raise InputError(
-            f"model {name!r} has {', '.join(sorted(strange))} layers; only full and sliding attention is supported"
+            f"model {name!r} has {', '.join(sorted(unsupported))} layers; only full and sliding attention are supported"
         )
     if config.is_encoder_decoder or config.model_type in ENCODERS and not getattr(config, "is_decoder", False):
-        raise InputError(f"model {name!r} ({config.model_type}) has an encoder; take a causal language model")
+        raise InputError(f"model {name!r} ({config.model_type}) has an encoder; use a causal language model")
 
 
 def _device(device: str, torch) -> str:
@@ -171,14 +177,14 @@ def _device(device: str, torch) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = str(error).strip().splitlines()[0][:80]
-        raise InputError(f"device is {device!r}, but torch has none of that name here ({why}); use cpu or auto") from None
+        raise InputError(f"device is {device!r}, but torch has no such device here ({why}); use cpu or auto") from None
     return device
 
 
 def fingerprint(path: str, revision: str) -> str:
-    """sha256 over the names and contents of a model folder's weights and JSON files; of a hub id, the id and its commit.
+    """The sha256 of the weights and JSON files (names and contents) in a model folder; for a hub id, the id and commit.
 
-    The record of an adapter's training is no part of it: it holds what that cost.
+    `training.json`, the training record of an adapter, is excluded because it holds measured costs.
     """
     folder = Path(path)
     if not folder.is_dir():

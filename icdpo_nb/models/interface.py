@@ -1,7 +1,7 @@
-"""What the workbook asks of a language model, whatever computes its log-probabilities.
+"""The interface of a language model.
 
-`lm.CausalLM` runs one here with the packed engine; `store.stored.StoredLM` wraps any other and looks first for what was
-computed before. A model behind a server, or several replicas of one, would be further implementations.
+`lm.CausalLM` runs a model on this machine with the packed engine. `store.stored.StoredLM` wraps another language model
+and caches its results. A model behind a server or several replicas of a model would be further implementations.
 """
 
 import os
@@ -18,20 +18,20 @@ from tqdm.auto import tqdm
 from ..protocol import RECOMMENDED, Protocol
 from .tokens import Response
 
-TOKENS = ("prefill", "decode", "scored", "published")  # through the model, by kind; and those of the published procedure
-SECONDS = ("sampling", "scoring")  # of the clock, by stage
+TOKENS = ("prefill", "decode", "scored", "published")  # computed tokens by kind; "published": by the published procedure
+SECONDS = ("sampling", "scoring")  # wall-clock seconds by stage
 NO_BAR = partial(tqdm, disable=True)
 
 
 class LanguageModel(Interface):
-    """A language model π that samples responses and scores them under any context. Made by `load_lm`."""
+    """A language model π that samples responses and scores them under any context. Created by `load_lm`."""
 
-    name: str  # as for `load_lm`
+    name: str  # the name passed to `load_lm`
     revision: str
     dtype: str
     device: str
-    fingerprint: str  # what tells its weights from any other's, in this process and later ones
-    identity: str  # what tells this object, and all that wrap it, from any other of this process
+    fingerprint: str  # identifies the weights across processes
+    identity: str  # identifies this object, and its wrappers, within the process
     n_parameters: int
 
     # Text and tokens: see `tokens.Tokens`.
@@ -40,7 +40,7 @@ class LanguageModel(Interface):
         """Token ids of a plain text, without special tokens."""
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Number of tokens of each text."""
+        """The number of tokens of each text."""
 
     def encode_context(self, text: str) -> list[int]:
         """Token ids of a context."""
@@ -49,10 +49,10 @@ class LanguageModel(Interface):
         """A given text as a `Response`."""
 
     def as_scored(self, sampled: Response, protocol: Protocol) -> Response:
-        """A response with the tokens that the protocol scores."""
+        """Replace the sampled tokens of a response by the tokens that the protocol scores."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
+        """The text of token ids, without special tokens."""
 
     # Sampling and scoring.
 
@@ -65,14 +65,15 @@ class LanguageModel(Interface):
         progress: Callable = NO_BAR,
         begun: Sequence[Response] | None = None,
     ) -> list[list[Response]]:
-        """n responses for each context, by nucleus sampling with the protocol's top-p, top-k and temperature.
+        """Sample n responses to each context by nucleus sampling with the protocol's top-p, top-k and temperature.
 
-        Response j of a context depends on the seed, the context and j only, not on batch size or order. `progress(total=…)`
-        makes a progress bar, as tqdm does. Raises `InputError` if a context and `max_new_tokens` exceed the model's window.
+        Response j to a context depends only on the seed, the context and j, not on batch size or order. `progress` creates
+        a progress bar and is called like tqdm, `progress(total=…)`. Raises `InputError` if a context plus `max_new_tokens`
+        exceeds the model's maximum length.
 
-        `begun`: for each context a response sampled from it, with all its tokens as they were sampled, that the n go on from;
-        they hold its tokens, and at most `max_new_tokens` more. Token t of response j comes of the same random number either
-        way, so response j goes on from its own beginning to what it would have been at once.
+        `begun` holds one partial response per context, with its tokens as sampled. All n responses continue it by at most
+        `max_new_tokens` tokens and include its tokens. Token t of response j always uses the same random number, so
+        continuing the beginning of response j yields the response that one call would have sampled.
         """
 
     def logprobs(
@@ -84,24 +85,24 @@ class LanguageModel(Interface):
     ) -> list[list[np.ndarray]]:
         """Token log-probabilities log π(y_t | context, y_<t) of `responses[i]` under `contexts[i]`.
 
-        float32 arrays of shape (n_tokens,), in nats. A context is computed once for all its responses, and not at all where
-        they were sampled from it: then the log-probabilities of sampling serve (`rescore=True` computes them anew, and the
-        two agree). Raises `InputError` if a context does not fit the model's window.
+        Returns float32 arrays of shape (n_tokens,), in nats. Each context is computed once for all its responses. Responses
+        sampled from the context reuse the log-probabilities of sampling; `rescore=True` recomputes them, and both agree.
+        Raises `InputError` if a context and a response exceed the model's maximum length.
         """
 
-    # What it costs.
+    # Cost.
 
     def prepare(self) -> None:
-        """Do once what comes before the first pass, so that it is no result's cost."""
+        """Do the one-time setup before the first pass, so that no result is charged for it."""
 
     def work(self) -> dict[str, float]:
-        """What this object has computed so far: tokens by kind (`TOKENS`), and seconds of the clock by stage (`SECONDS`)."""
+        """The work of this object so far: tokens by kind (`TOKENS`) and wall-clock seconds by stage (`SECONDS`)."""
 
     def cost(self) -> Mapping[str, object]:
-        """What all results that it gave cost when they were computed, by this run or an earlier one.
+        """The cost of computing all results returned so far, including those that an earlier run computed.
 
-        As `work`, with machines (where), peak (most bytes held at a time), results (how many there are, each counted once;
-        0 where they are not counted), and "without cost": those whose cost is not known.
+        The keys of `work`, plus "machines", "peak" (bytes), "results" (the number of distinct results, or 0 if they are
+        not counted) and "without cost" (results of unknown cost).
         """
 
 
@@ -112,18 +113,21 @@ def unless_sampled(
     rescore: bool,
     compute: Callable[[list[str], list[Sequence[Response]]], list[list[np.ndarray]]],
 ) -> list[list[np.ndarray]]:
-    """Log-probabilities as `LanguageModel.logprobs`: those of sampling where all responses were sampled so, others computed."""
+    """Implement `LanguageModel.logprobs`: reuse the values of sampling where possible, and `compute` the others.
+
+    A context is computed unless `lm` sampled all its responses from it.
+    """
 
     def sampled(context: str, ys: Sequence[Response]) -> bool:
         return all(y.logps is not None and y.context == context and y.sampled_by == lm.identity for y in ys)
 
     new = [i for i, (c, ys) in enumerate(zip(contexts, responses, strict=True)) if rescore or not sampled(c, ys)]
-    found = dict(zip(new, compute([contexts[i] for i in new], [responses[i] for i in new]), strict=True))
-    return [found.get(i) or [y.logps for y in ys] for i, ys in enumerate(responses)]
+    computed = dict(zip(new, compute([contexts[i] for i in new], [responses[i] for i in new]), strict=True))
+    return [computed.get(i) or [y.logps for y in ys] for i, ys in enumerate(responses)]
 
 
 def machine(device: str) -> str:
-    """Where something is computed: the processor's name and cores, or the GPU's name; and torch's version."""
+    """A description of the hardware (GPU name, or CPU name and number of cores) with the torch version."""
     if device.startswith("cuda"):
         import torch
 
@@ -134,7 +138,7 @@ def machine(device: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name; Linux tells it in a file alone."""
+    """The name of the CPU. On Linux, only /proc/cpuinfo has it."""
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return " ".join(names[0].partition(":")[2].split()) if names else platform.processor() or platform.machine()

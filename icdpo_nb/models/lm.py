@@ -1,6 +1,6 @@
-"""The language model on this machine: `load_lm(name)` gives a `CausalLM` that samples responses and scores them.
+"""Language models on this machine: `load_lm(name)` returns a `CausalLM` that samples and scores responses.
 
-Log-probabilities are of the unmodified policy, in nats, float32. Nothing is inherited from a model's generation_config.
+Log-probabilities are those of the unmodified policy, in nats, float32. A model's generation_config is ignored.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,33 +19,37 @@ from .tokens import EMPTY, Response, Tokens, eos_ids
 
 
 def load_lm(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> "CausalLM":
-    """Load a language model: `smollm2` (packaged, no network), a local folder, or a hub id, or "base+folder".
+    """Load a language model: `smollm2` (packaged, no network), a local folder, a hub id, or "base+folder".
 
-    The folder after a plus holds a LoRA adapter, as `finetune.fine_tune` leaves it; it is added to the base model's weights. A
-    second one ("base+folder+folder") was trained on top of the first.
-    `dtype`: float32, bfloat16, float16; "auto" is float32 on a CPU and bfloat16 on a GPU. `device`: "auto", "cpu", "cuda", ….
-    Only safetensors weights, no remote code. Raises `InputError` for a model that is missing, unreachable or incomplete.
+    In "base+folder", the folder holds a LoRA adapter written by `finetune.fine_tune`, which is merged into the weights of
+    the base model. In "base+folder+folder", the second adapter was trained on top of the first.
+    `dtype` is float32, bfloat16, float16, or "auto" (float32 on a CPU, bfloat16 on a GPU). `device` is "auto", "cpu",
+    "cuda", and so on. Only safetensors weights are loaded, and no remote code runs. Raises `InputError` if the model is
+    missing, unreachable or incomplete.
     """
     return CausalLM(*load_adapted(name, dtype, device, revision))
 
 
 class CausalLM(Tokens):
-    """A `LanguageModel` of transformers, run by the packed engine. Made by `load_lm`."""
+    """A `LanguageModel` that runs a transformers model with the packed engine. Created by `load_lm`."""
 
     def __init__(self, model, tokenizer, name: str, revision: str = "local", adapters: Sequence[str] = ()):
         super().__init__(tokenizer, eos_ids(model, tokenizer))
-        self.engine, self.name, self.revision, self.adapters = Engine(model), name, revision, adapters
+        self.engine = Engine(model)
+        self.name, self.revision = name, revision
+        self.adapters = adapters
         self.dtype, self.device = str(model.dtype).removeprefix("torch."), str(model.device)
-        self.n_parameters, self.identity = self.engine.n_parameters, uuid4().hex
+        self.n_parameters = self.engine.n_parameters
+        self.identity = uuid4().hex
         self.published = 0  # tokens that the published procedure would have computed for the same results
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells this model from any other: a digest of its files, or hub id and commit."""
-        found = fingerprint(self.engine.model.name_or_path, self.revision)
+        """A digest of the model's files and adapters; for a hub model without adapters, its id and commit."""
+        result = fingerprint(self.engine.model.name_or_path, self.revision)
         for folder in self.adapters:
-            found = checksum(f"{found}+{fingerprint(folder, '')}")
-        return found
+            result = checksum(f"{result}+{fingerprint(folder, '')}")
+        return result
 
     # ------------------------------------------------------------ sampling and scoring
 
@@ -58,7 +62,7 @@ class CausalLM(Tokens):
         progress: Callable = NO_BAR,
         begun: Sequence[Response] | None = None,
     ) -> list[list[Response]]:
-        """n responses for each context; see `interface.LanguageModel.sample`."""
+        """Sample n responses to each context; see `interface.LanguageModel.sample`."""
         begun, steps = begun or [EMPTY] * len(contexts), protocol.max_new_tokens
         encoded = [[*self.encode_context(c), *b.token_ids] for c, b in zip(contexts, begun, strict=True)]
         for context, ids in zip(contexts, encoded, strict=True):
@@ -76,9 +80,9 @@ class CausalLM(Tokens):
         responses = []
         for context, ids, start, row in zip(contexts, encoded, begun, sampled, strict=True):
             self._check_finite(context, [s.logps for s in row])
-            known = {"context": context, "sampled_by": self.identity}
+            origin = {"context": context, "sampled_by": self.identity}
             ys = [
-                self.response([*start.token_ids, *s.ids], s.finish, protocol, logps=[*start.logps, *s.logps], **known)
+                self.response([*start.token_ids, *s.ids], s.finish, protocol, logps=[*start.logps, *s.logps], **origin)
                 for s in row
             ]
             self.published += _published_sampling(len(ids), n, steps, [] if start.token_ids else ys)
@@ -124,7 +128,7 @@ class CausalLM(Tokens):
     # ------------------------------------------------------------ cost
 
     def prepare(self) -> None:
-        """Take the model apart and measure the memory, once."""
+        """Set up the engine and measure the available memory, once."""
         self.engine.begin()
 
     def work(self) -> dict[str, float]:
@@ -133,29 +137,29 @@ class CausalLM(Tokens):
         return {**{kind: tokens.get(kind, 0) for kind in TOKENS}, **{s: self.engine.seconds[s] for s in SECONDS}}
 
     def cost(self) -> Mapping[str, object]:
-        """The same with the machine and the most memory held; results are not counted."""
+        """Work, machine and peak memory so far; results are not counted. See `interface.LanguageModel.cost`."""
         work, peak = self.work(), max(self.engine.peak.values(), default=0)
-        here = [machine(self.device)] if any(work[kind] for kind in TOKENS) else []
-        return {**work, "machines": here, "peak": peak, "results": 0, "without cost": 0}
+        machines = [machine(self.device)] if any(work[kind] for kind in TOKENS) else []
+        return {**work, "machines": machines, "peak": peak, "results": 0, "without cost": 0}
 
 
 def _draws(seed: int, contexts: Sequence[str], n: int, steps: int, begun: Sequence[Response]) -> np.ndarray:
-    """A uniform number for every new token, shape (contexts, n, steps): token t of response j has one of its own."""
+    """Uniform random numbers, shape (contexts, n, steps), one for each new token t of each response j."""
     rngs = [[np.random.default_rng(seed_of(seed, "sample", c, j)) for j in range(n)] for c in contexts]
     drawn = [[rng.random(len(b.token_ids) + steps)[-steps:] for rng in row] for row, b in zip(rngs, begun, strict=True)]
     return np.array(drawn).reshape(len(contexts), n, steps)
 
 
 def _published_sampling(n_context: int, n: int, steps: int, responses: Sequence[Response]) -> int:
-    """Tokens of the published procedure: context and `steps` for each candidate, and a pass more to score the responses."""
+    """Tokens of the published procedure: context plus `steps` tokens per candidate, plus one scoring pass per response."""
     return n * (n_context + steps) + _published_scoring(n_context, [y for y in responses if y.logps is not None])
 
 
 def _published_scoring(n_context: int, responses: Sequence[Response]) -> int:
-    """Tokens of the published procedure: a pass over the context and one response for each response."""
+    """Tokens of the published procedure: one pass over context and response for each response."""
     return sum(n_context + len(y.token_ids) for y in responses)
 
 
 def _question(context: str) -> str:
-    """The last human turn of a context, shortened, for a message."""
+    """The last human turn of a context, shortened for error messages."""
     return repr(context.rpartition("Human:")[2].strip()[:60])

@@ -1,7 +1,7 @@
-"""The reward model class of OpenAssistant's Pythia models, of which oasst-rm-2-pythia-6.9b-epoch-1 is the paper's RM_test.
+"""The class of OpenAssistant's Pythia reward models, including oasst-rm-2-pythia-6.9b-epoch-1, the paper's RM_test.
 
-transformers has no class for it. Its configuration edited to "gpt_neox" would load, with a head of random numbers, since the
-trained head has another name (`out_proj`) and a bias. Importing this module registers the class.
+transformers has no such class. If `model_type` is changed to "gpt_neox", the model loads with a randomly initialised
+head, because the trained head has a different name (`out_proj`) and a bias. Importing this module registers the class.
 """
 
 import re
@@ -17,21 +17,21 @@ END = "<|endoftext|>"
 
 
 class OasstConfig(GPTNeoXConfig):
-    """GPT-NeoX with a reward head that reads the last token ("last") or the mean of all ("mean")."""
+    """GPT-NeoX with a reward head on the last token (`pooling="last"`) or on the mean of all tokens ("mean")."""
 
     model_type = "gpt_neox_reward_model"
     pooling: str = "last"
 
 
 class OasstRewardModel(GPTNeoXPreTrainedModel):
-    """A GPT-NeoX body and a linear head with a bias: one reward for each row."""
+    """A GPT-NeoX body and a linear head with a bias; returns one reward per row."""
 
     config_class = OasstConfig
 
     def __init__(self, config: OasstConfig):
         if config.pooling not in ("last", "mean"):
             raise InputError(
-                f"a reward model of OpenAssistant pools by last or mean, but its config.json says {config.pooling!r}"
+                f"an OpenAssistant reward model pools by last or mean, but its config.json says {config.pooling!r}"
             )
         config.num_labels = 1
         super().__init__(config)
@@ -39,7 +39,7 @@ class OasstRewardModel(GPTNeoXPreTrainedModel):
         self.post_init()
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
-        """Logits (rows, 1) of right-padded rows; int64, both (rows, tokens)."""
+        """Logits, shape (rows, 1), of right-padded rows. Both arguments are int64, shape (rows, tokens)."""
         hidden = self.gpt_neox(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if self.config.pooling == "mean":
             weights = attention_mask[..., None].to(hidden.dtype)
@@ -50,17 +50,18 @@ class OasstRewardModel(GPTNeoXPreTrainedModel):
 
     @staticmethod
     def dialogue(prompt: str, response: str) -> str:
-        """The text it was trained to read: every turn after the mark of its speaker, and an end mark after it.
+        """The input format of training: each turn follows its speaker's token and ends with <|endoftext|>.
 
         >>> OasstRewardModel.dialogue("Human: Hi", "Hello.")
         '<|prompter|>Hi<|endoftext|><|assistant|>Hello.<|endoftext|>'
         """
         turns = re.split(r"(?:^|\n\n)(Human|Assistant):", f"{prompt}\n\nAssistant: ")[1:-1] + [response]
-        return "".join(f"{MARKS[who]}{_inert(said)}{END}" for who, said in zip(turns[::2], turns[1::2], strict=True))
+        pairs = zip(turns[::2], turns[1::2], strict=True)
+        return "".join(f"{MARKS[speaker]}{_without_marks(turn)}{END}" for speaker, turn in pairs)
 
 
-def _inert(text: str) -> str:
-    """A turn without marks of its own: a text that spells one would speak for somebody else."""
+def _without_marks(text: str) -> str:
+    """Defuse special tokens spelled out in a turn, which could otherwise start a turn of another speaker."""
     return re.sub(r"<\|(prompter|assistant|endoftext|system)\|>", r"\1", text).strip()
 
 

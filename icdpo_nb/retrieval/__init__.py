@@ -1,1 +1,1 @@
-"""Which demonstrations stand before a prompt: random, BM25, SBERT and the two-stage R."""
+"""Retrieval of demonstrations for a prompt: random, BM25, SBERT and the two-stage R."""

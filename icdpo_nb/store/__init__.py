@@ -1,4 +1,4 @@
-"""What was computed once is found again, with what it cost.
+"""A persistent cache of results and of their costs.
 
-Read in this order, each importing only from above: `database`, `claims`, `store`, `stored`.
+Reading order (each module imports only from those before it): `database`, `claims`, `store`, `stored`.
 """

@@ -1,7 +1,7 @@
-"""Claims: which process computes which item of a stage, so that several that share a store compute nothing twice.
+"""Claims on items, so that processes that share a store never compute the same item at the same time.
 
-A claim names its process in words that every other can check: one whose process is gone holds nobody up. Of a process on
-another host nobody can see whether it lives, so its claim ends with its lease.
+A claim identifies its process, so that other processes can check whether it is alive. A dead process blocks nobody.
+Processes on other hosts cannot be checked; their claims expire when the lease ends.
 """
 
 import json
@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import psutil
 
-LEASE_SECONDS = 1800.0  # seconds after which the work of a process that cannot be asked counts as given up
+LEASE_SECONDS = 1800.0  # lifetime of a claim of a process on another host
 TABLE = """
 CREATE TABLE IF NOT EXISTS claims (space TEXT, key TEXT, owner TEXT, until REAL, PRIMARY KEY (space, key)) WITHOUT ROWID;
 """
@@ -23,36 +23,39 @@ CREATE TABLE IF NOT EXISTS claims (space TEXT, key TEXT, owner TEXT, until REAL,
 def claim(
     db: sqlite3.Connection, space: str, keys: Sequence[str], done: Callable[[Sequence[str]], Collection[str]]
 ) -> list[str]:
-    """Those of the keys that nobody computes or has computed by now; they are ours. `done(keys)`: which have a result."""
-    me, now = owner(), time.time()
+    """Claim the keys that no live process has claimed and that have no result, and return them.
+
+    `done(keys)` returns the keys that have a result.
+    """
+    process, now = owner(), time.time()
     db.execute("BEGIN IMMEDIATE")
-    taken = db.execute("SELECT key, owner, until FROM claims WHERE space = ?", (space,)).fetchall()
-    busy = {key for key, other, until in taken if other != me and alive(other, until)}
-    mine = [key for key in keys if key not in busy]
-    by_now = done(mine)  # by a process whose claim ended after we had looked
-    mine = [key for key in mine if key not in by_now]
-    rows = [(space, key, me, now + LEASE_SECONDS) for key in mine]
+    existing = db.execute("SELECT key, owner, until FROM claims WHERE space = ?", (space,)).fetchall()
+    busy = {key for key, other, until in existing if other != process and alive(other, until)}
+    free = [key for key in keys if key not in busy]
+    finished = done(free)  # another process may have released its claim since the caller looked
+    claimed = [key for key in free if key not in finished]
+    rows = [(space, key, process, now + LEASE_SECONDS) for key in claimed]
     db.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", rows)
     db.execute("COMMIT")
-    return mine
+    return claimed
 
 
 def release(db: sqlite3.Connection, space: str, keys: Sequence[str]) -> None:
-    """Give up the claims on these keys."""
+    """Release the claims on the given keys."""
     db.executemany("DELETE FROM claims WHERE space = ? AND key = ?", [(space, key) for key in keys])
 
 
 def owner() -> str:
-    """This process, in words that another can check: host, number, and when it began."""
+    """An identifier of this process that other processes can check: host, process id and creation time."""
     return json.dumps([socket.gethostname(), os.getpid(), psutil.Process().create_time()])
 
 
 def alive(process: str, until: float = math.inf) -> bool:
-    """Whether a process, as `owner` names it, lives; of one on another host, whether the time `until` has not come yet."""
+    """Whether a process, identified as by `owner`, is alive. One on another host counts as alive before `until`."""
     try:
-        host, pid, began = json.loads(process)
+        host, pid, created = json.loads(process)
         if host != socket.gethostname():
             return time.time() < float(until)
-        return abs(psutil.Process(pid).create_time() - began) < 1
-    except (psutil.Error, ValueError, TypeError):  # gone, or the claim itself is damaged
+        return abs(psutil.Process(pid).create_time() - created) < 1
+    except (psutil.Error, ValueError, TypeError):  # the process has ended, or the claim is damaged
         return False

@@ -1,10 +1,10 @@
-"""The stage store: what was embedded, retrieved, sampled, scored and rewarded once is found again, by a resumed run or another.
+"""The store: a persistent cache of embeddings, samples, log-probabilities, rewards and verdicts, shared between runs.
 
-Each result lies under the digest of everything that can change it: the stage's inputs (model, protocol, seed, code) and the
-item (a context, a context and its responses). So a changed parameter recomputes only what depends on it, and a resumed run
-goes on where it was. SQLite keeps it durable, whole or absent, and safe for several processes; every result carries its
-checksum, and what is damaged is never believed but computed anew. Beside a result stands what it cost to compute, so that a
-run which finds it can still say so.
+The key of a result is a digest of everything that can change it: the stage's inputs (model, protocol, seed, code) and
+the item (a context, or a context with its responses). A changed parameter therefore recomputes only the results that
+depend on it, and a resumed run continues where it stopped. SQLite makes writes atomic, durable and safe across processes.
+Every result has a checksum; damaged results are recomputed. The cost of each result is stored with it, so that a run
+that reuses the result can still report its cost.
 """
 
 import json
@@ -19,9 +19,9 @@ from ..common.files import cache_folder, checksum, digest
 from . import claims
 from .database import Database, damaged
 
-SCHEMA = 4  # raise it when a change to the code changes results or their form
-ITEMS_AT_A_TIME = 256  # items that are computed, and then kept, at a time
-WAIT_SECONDS = 0.2  # seconds between two looks at what another process computes
+SCHEMA = 4  # increase when a code change alters results or their format
+ITEMS_AT_A_TIME = 256  # items that are computed and written together
+WAIT_SECONDS = 0.2  # polling interval while another process computes an item
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS stages (space TEXT PRIMARY KEY, stage TEXT, inputs TEXT, created REAL);
@@ -31,26 +31,27 @@ CREATE TABLE IF NOT EXISTS costs (space TEXT, key TEXT, cost TEXT, sha256 TEXT, 
 
 
 class Meter(Interface):
-    """Measures what results cost: `store.compute` calls it around each chunk, and tells it the cost of all that it gave."""
+    """Measures the cost of results. `Store.compute` calls it around each chunk and fills in `used`."""
 
-    used: dict[tuple[str, str], dict | None]  # by stage and item; None where no cost was kept
+    used: dict[tuple[str, str], dict | None]  # (stage, item) -> cost, or None if no cost is stored
 
     def start(self) -> None:
-        """A chunk is about to be computed."""
+        """Called before a chunk is computed."""
 
     def spent(self) -> dict:
-        """What that chunk cost. Numbers are shared out among its items, all else each of them keeps whole."""
+        """The cost of the chunk. Numbers are divided among its items; other values are copied to each item."""
 
 
 def store_folder() -> Path:
-    """Where the store lies: $ICDPO_STORE, else `store` in the cache folder."""
+    """The folder of the store: $ICDPO_STORE, or `store` in the cache folder."""
     return Path(os.environ.get("ICDPO_STORE") or cache_folder() / "store").expanduser()
 
 
 class Store:
-    """Results by stage and item, in `folder`/store.sqlite. Raises `InputError` where it cannot be opened or written.
+    """Results by stage and item, in `folder`/store.sqlite. Raises `InputError` if the file cannot be opened or written.
 
-    A damaged file is put aside, with a warning, and a new one begun. Several threads may use a store, one at a time.
+    A damaged file is moved aside with a warning and replaced by a new one. Threads may share a store, but not use it
+    concurrently.
     """
 
     def __init__(self, folder: Path | str | None = None):
@@ -68,11 +69,11 @@ class Store:
         chunk: int = 0,
         meter: Meter | None = None,
     ) -> list[object]:
-        """The value of every item: found, or computed by `run(indices)`, which returns a JSON value for each.
+        """The value of every item, read from the store or computed by `run(indices)`, which returns one JSON value per index.
 
-        None is no value: it is returned, but not kept. `chunk`: how many are computed, and then kept, at a time, if not 256.
-        What another process is computing is waited for, not computed again. With a meter, each result is kept with its cost:
-        the share of its chunk's that its item has of the chunk's text.
+        None values are returned but not stored. `chunk` is the number of items to compute and store at a time (0: 256).
+        Items that another process is computing are awaited, not recomputed. With a meter, each result is stored with its
+        cost: the chunk's cost is divided in proportion to the text lengths of the items.
         """
         space, keys = digest([SCHEMA, stage, inputs]), [digest(item) for item in items]
         first = _first(keys)
@@ -84,49 +85,49 @@ class Store:
             values = run(indices)
             return values, _shares(meter.spent(), [len(_text(items[i])) for i in indices])
 
-        found = self.file.use(lambda: self._find(space, stage, inputs, first, work, bar, chunk or ITEMS_AT_A_TIME))
+        values = self.file.use(lambda: self._values(space, stage, inputs, first, work, bar, chunk or ITEMS_AT_A_TIME))
         if meter is not None:
             new = [key for key in first if (space, key) not in meter.used]
             costs = self.file.use(lambda: self._read(space, new, "costs", "cost"))
             meter.used |= {(space, key): costs.get(key) for key in new}
-        return [found[key] for key in keys]
+        return [values[key] for key in keys]
 
     def missing(self, stage: str, inputs: dict, items: Sequence[object]) -> list[int]:
-        """The indices of the items that have no value yet; of equal items the first alone."""
+        """The indices of the items without a stored value; for equal items, only the first index."""
         space, first = digest([SCHEMA, stage, inputs]), _first([digest(item) for item in items])
-        found = self.file.use(lambda: self._read(space, list(first)))
-        return [i for key, i in first.items() if key not in found]
+        stored = self.file.use(lambda: self._read(space, list(first)))
+        return [i for key, i in first.items() if key not in stored]
 
-    def _find(self, space: str, stage: str, inputs: dict, first: dict[str, int], work, bar, chunk: int) -> dict[str, object]:
-        """The values of the keys of `first`, which gives each the number of its item."""
+    def _values(self, space: str, stage: str, inputs: dict, first: dict[str, int], work, bar, chunk: int) -> dict[str, object]:
+        """The values of the keys of `first`, which maps each key to the index of its item."""
         self.file.db.execute("INSERT OR IGNORE INTO stages VALUES (?, ?, ?, ?)", (space, stage, _text(inputs), time.time()))
-        found: dict[str, object] = {}
+        values: dict[str, object] = {}
         written: set[str] = set()
-        while missing := [key for key in first if key not in found]:
+        while missing := [key for key in first if key not in values]:
             new = self._read(space, missing)
-            found |= new
+            values |= new
             if bar:
                 bar.update(len(new))
             wanted = [key for key in missing if key not in new][:chunk]
-            mine = claims.claim(self.file.db, space, wanted, lambda keys: self._read(space, keys))
-            if written & set(mine):
-                raise damaged("a result that was written is not found again")
-            written |= set(mine)
-            if mine:
-                found |= dict.fromkeys(self._run(space, mine, [first[key] for key in mine], work))
+            claimed = claims.claim(self.file.db, space, wanted, lambda keys: self._read(space, keys))
+            if written & set(claimed):
+                raise damaged("a written result cannot be read back")
+            written |= set(claimed)
+            if claimed:
+                values |= dict.fromkeys(self._run(space, claimed, [first[key] for key in claimed], work))
             elif not new:
                 time.sleep(WAIT_SECONDS)
-        return found
+        return values
 
     def _run(self, space: str, keys: list[str], indices: list[int], work: Callable) -> list[str]:
-        """Compute claimed items and keep them, all or none; the claim ends in either case. Returns the keys without a value."""
+        """Compute claimed items, store them in one transaction, and release the claims. Returns the keys without a value."""
         try:
             values, costs = work(indices)
             texts = {k: _text(value) for k, value in zip(keys, values, strict=True) if value is not None}
-            spent = {k: _text(cost) for k, cost in zip(keys, costs, strict=True) if k in texts and cost is not None}
+            cost_texts = {k: _text(cost) for k, cost in zip(keys, costs, strict=True) if k in texts and cost is not None}
             self.file.db.execute("BEGIN IMMEDIATE")
-            for table, kept in (("results", texts), ("costs", spent)):
-                rows = [(space, k, t, checksum(t)) for k, t in kept.items()]
+            for table, entries in (("results", texts), ("costs", cost_texts)):
+                rows = [(space, key, text, checksum(text)) for key, text in entries.items()]
                 self.file.db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", rows)
             self.file.db.execute("COMMIT")
             return [k for k in keys if k not in texts]
@@ -138,19 +139,19 @@ class Store:
             claims.release(self.file.db, space, keys)
 
     def _read(self, space: str, keys: Sequence[str], table: str = "results", column: str = "value") -> dict[str, object]:
-        """The values, or the costs, that are there and whole."""
-        found = {}
+        """The stored and undamaged values (or costs) of the keys."""
+        entries = {}
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             marks = ",".join("?" * len(part))
             rows = self.file.db.execute(
                 f"SELECT key, {column}, sha256 FROM {table} WHERE space = ? AND key IN ({marks})", (space, *part)
             )
-            found |= {k: json.loads(text) for k, text, check in rows if _whole(text, check)}
-        return found
+            entries |= {key: json.loads(text) for key, text, check in rows if _intact(text, check)}
+        return entries
 
     def stages(self) -> list[dict]:
-        """What the store holds: stage, inputs, how many results, bytes, when it began."""
+        """The contents of the store: stage, inputs, number of results, bytes and creation time."""
         rows = self.file.use(lambda: self.file.db.execute(
             "SELECT stage, inputs, COUNT(key), COALESCE(SUM(LENGTH(value)), 0), created FROM stages LEFT JOIN results "
             "USING (space) GROUP BY space ORDER BY created"
@@ -161,19 +162,20 @@ class Store:
         ]
 
     def verify(self) -> tuple[int, int]:
-        """How many results there are, and how many of them are damaged; the damaged are removed, to be computed anew."""
+        """Remove damaged results, which are then recomputed. Returns the numbers of all and of damaged results."""
         return self.file.use(self._verify)
 
     def _verify(self) -> tuple[int, int]:
         n, bad = 0, []
         for space, key, text, check in self.file.db.execute("SELECT space, key, value, sha256 FROM results"):
             n += 1
-            bad += [(space, key)] if not _whole(text, check) else []
+            if not _intact(text, check):
+                bad.append((space, key))
         self.file.db.executemany("DELETE FROM results WHERE space = ? AND key = ?", bad)
         return n, len(bad)
 
     def clean(self) -> int:
-        """Remove everything; how many results there were."""
+        """Remove everything. Returns the number of removed results."""
         return self.file.use(self._clean)
 
     def _clean(self) -> int:
@@ -189,25 +191,25 @@ def _text(value: object) -> str:
 
 
 def _shares(cost: dict, sizes: Sequence[int]) -> list[dict]:
-    """A chunk's cost shared out in proportion to the sizes of its items; what is no number each of them has whole."""
-    parts = [size / sum(sizes) for size in sizes]
-    return [{k: v * part if isinstance(v, int | float) else v for k, v in cost.items()} for part in parts]
+    """Divide a chunk's cost among its items in proportion to their sizes; values that are not numbers are copied."""
+    fractions = [size / sum(sizes) for size in sizes]
+    return [{k: v * fraction if isinstance(v, int | float) else v for k, v in cost.items()} for fraction in fractions]
 
 
 def _first(keys: Sequence[str]) -> dict[str, int]:
-    """Each key with the number of the first item that has it."""
+    """Map each key to the index of its first item."""
     first: dict[str, int] = {}
     for i, key in enumerate(keys):
         first.setdefault(key, i)
     return first
 
 
-def _whole(text: object, check: object) -> bool:
+def _intact(text: object, check: object) -> bool:
     return isinstance(text, str) and checksum(text) == check
 
 
 def _value(text: object) -> object:
-    """What a text says, or nothing if it is damaged."""
+    """The JSON value of a text, or {} if the text is damaged."""
     try:
         return json.loads(text)
     except (ValueError, TypeError):

@@ -267,7 +267,7 @@ def test_characters_that_are_none_are_dropped_and_counted(tmp_path):
     data = load_preferences(str(path))
     assert data.dropped == {"broken characters": 2}
     path.write_text("\n".join(json.dumps({**r, "id": f"\udfff{i}"}) for i, r in enumerate(rows)))
-    with pytest.raises(InputError, match="its id holds characters that are none"):
+    with pytest.raises(InputError, match="its id holds invalid characters"):
         load_preferences(str(path))
 
 

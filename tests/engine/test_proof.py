@@ -27,9 +27,9 @@ def tiny(tmp_path):
     ("kind", "sentence"),
     [
         ("gpt_oss", r"class GptOssForCausalLM are not supported: their attention is of another kind \(it takes s_aux as well"
-                    r"\), and log-probabilities after a context are off by 0\.\d+ nats; take one of the Llama kind"),
-        ("deepseek_v2", r"class DeepseekV2ForCausalLM .*: their values have another width than their keys \(8 and 16\); take"),
-        ("granite", r"class GraniteForCausalLM .*: they change their logits after the output layer, and log-prob.* nats; take"),
+                    r"\), and log-probabilities after a context are off by 0\.\d+ nats; use a Llama-like model"),
+        ("deepseek_v2", r"class DeepseekV2ForCausalLM .*: their values have another width than their keys \(8 and 16\); use"),
+        ("granite", r"class GraniteForCausalLM .*: they change their logits after the output layer, and log-prob.* nats; use"),
     ],
 )  # fmt: skip
 def test_what_would_be_wrong_is_refused(tiny, kind, sentence):
@@ -138,13 +138,13 @@ def test_every_kind_of_pass_is_proved(tiny, monkeypatch, wrong):
 def test_what_fails_is_one_sentence_and_a_full_memory_is_itself(tiny, monkeypatch):
     lm = tiny()
     monkeypatch.setattr(attention.SlotCache, "put", lambda *a: (_ for _ in ()).throw(RuntimeError("shapes\ndo not fit")))
-    with pytest.raises(InputError, match=r"they fail with responses side by side \(shapes\); take"):
+    with pytest.raises(InputError, match=r"they fail with responses side by side \(shapes\); use"):
         lm.engine.begin()
     monkeypatch.setattr(attention.SlotCache, "put", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
     with pytest.raises(torch.OutOfMemoryError):
         lm.engine.begin()
     monkeypatch.setattr(type(lm.engine.model), "forward", lambda *a, **k: {}["eager"])
-    with pytest.raises(InputError, match=r"their own attention fails \('eager'\); take"):
+    with pytest.raises(InputError, match=r"their own attention fails \('eager'\); use"):
         lm.engine.begin()
 
 

@@ -181,5 +181,5 @@ def test_packaged_weights_are_those_of_their_manifest(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"model.safetensors has the sha256 .* its manifest says"):
         load_lm("sandbox-small")
     (folder / "manifest.json").unlink()
-    with pytest.raises(InputError, match="is not whole"):
+    with pytest.raises(InputError, match="is incomplete"):
         load_lm("sandbox-small")

@@ -233,7 +233,7 @@ def test_unknown_encoder_names_the_way_out():
 def test_too_few_demonstrations(pairs, kind):
     retriever = by_domain(kind, pairs[:2], ["helpful"], embed=TinyEmbedder())["helpful"]
     assert len(retriever.retrieve(["Human: x"], 2)[0]) == 2
-    with pytest.raises(InputError, match="3 demonstrations are asked for, but the support set has 2"):
+    with pytest.raises(InputError, match="3 demonstrations are requested, but the support set has 2"):
         retriever.retrieve(["Human: x"], 3)
 
 
@@ -289,10 +289,10 @@ def test_leaks_are_counted_for_every_source(pairs):
     loaded, test = leaky(pairs)
     data = {"raw": loaded, "clean": without_leaks(loaded, test)}
     assert leaks_sentence(data, test) == (
-        "Test prompts that also stand among the demonstrations, of 2: raw 1 (t1), clean 0. "
+        "Test prompts that also occur among the demonstrations, of 2: raw 1 (t1), clean 0. "
         "These demonstrations are kept (leaks: keep)."
     )
     assert leaks_sentence(data, test, "drop").endswith("These demonstrations are left out (leaks: drop).")
     assert leaks_sentence({"clean": data["clean"]}, test) == (
-        "Test prompts that also stand among the demonstrations, of 2: clean 0."
+        "Test prompts that also occur among the demonstrations, of 2: clean 0."
     )

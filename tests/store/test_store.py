@@ -159,7 +159,7 @@ def test_an_unusable_store_is_one_sentence(tmp_path, monkeypatch):
 def test_a_file_that_is_no_store_is_put_aside(tmp_path):
     text = "not a database, but long enough to be taken for one" * 50
     (tmp_path / "store.sqlite").write_text(text)
-    with pytest.warns(UserWarning, match="was damaged .*it now lies in damaged-"):
+    with pytest.warns(UserWarning, match="was damaged .*has been moved to damaged-"):
         store = Store(tmp_path)
     assert squares(store, [2], []) == [4]
     assert next(tmp_path.glob("damaged-*.sqlite")).read_text() == text, "nothing is overwritten"
