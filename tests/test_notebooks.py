@@ -340,7 +340,7 @@ def test_the_same_seed_gives_the_same_bytes(smoke, given, tmp_path, monkeypatch)
         (["protocol", "paper"], "must be one of PAPER, REFERENCE, RECOMMENDED"),
         (["demonstrations", "teacher-c"], "no column 'teacher_c'"),
         (["teacher", "no-such-model"], "no such folder"),
-        (["paper_data", "hh-rlhf"], "the paper has no results on 'hh-rlhf', but on HH-RLHF and SyntheticGPT"),
+        (["paper_data", "hh-rlhf"], "the paper reports no results on 'hh-rlhf', only on HH-RLHF and SyntheticGPT"),
         (["block_tokens", "0"], "block_tokens is 0, but must be at least 1"),
     ],
 )
