@@ -321,9 +321,9 @@ def test_the_same_seed_gives_the_same_bytes(smoke, given, tmp_path, monkeypatch)
     assert cold["tokens"] == cold["added tokens"] > 0
     assert warm["tokens"] > 0
     assert warm["added tokens"] == 0
-    assert "All of it was computed in this run." in pages[2]
-    assert "This run computed nothing: everything was found in the store." in pages[1]
-    said = re.compile(r"[\d,]+ tokens went through the models when the results were computed \([\d,]+ s; ")
+    assert "All of them were processed in this run." in pages[2]
+    assert "This run computed nothing; all results were in the store." in pages[1]
+    said = re.compile(r"The models processed [\d,]+ tokens to compute these results \([\d,]+ s; ")
     assert all(said.search(page) for page in pages)
 
 

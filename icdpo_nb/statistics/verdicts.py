@@ -118,8 +118,8 @@ def verdict(ours: Estimate, margin: float, theirs: Reported, same: float = 0.0) 
 def n_to_decide(ours: Estimate, margin: float) -> float:
     """Approximate number of prompts that would decide an open comparison with 80 % power, taking the estimate as the truth.
 
-    A comparison is decided if the difference is shown to differ from 0 or to be too small to matter, whichever needs fewer prompts.
-    NaN without an interval.
+    A comparison is decided if the difference is shown to differ from 0 or to be too small to matter, whichever needs fewer
+    prompts. NaN without an interval.
     """
     half_width = (ours.high - ours.low) / 2
     if math.isnan(half_width):
