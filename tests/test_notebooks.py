@@ -279,7 +279,7 @@ def test_an_endpoint_judges_in_a_report(smoke, given, tmp_path, monkeypatch):
     with serving() as endpoint:
         endpoint.answer = lambda item, n: f"{HOSTILE[len(item['A']) % 9]} sk-planted-0123456789 {longest(item, n)}"
         parameters = {**given["05_win_rate"], "judge": "endpoint", "judge_url": endpoint.url, "judge_model": "m"}
-        with pytest.raises(InputError, match=r"calls of m at 127.0.0.1.* are still to be paid.* max_calls is 0: raise it"):
+        with pytest.raises(InputError, match=r"calls to m at 127.0.0.1.* are still to be paid for.* max_calls is 0: raise it"):
             run_cells("05_win_rate", parameters)
         assert not endpoint.asked
         parameters["max_calls"] = 200

@@ -138,7 +138,7 @@ def test_judged_by_length():
     bouts = comparisons(CHOSEN, preferences(p="from the source", q="chosen"), PROMPTS)
     found = judged(RewardJudge(Length()), bouts)
     assert found.groupby("method")["win"].mean().to_dict() == {"Base": 0, "ICL": 0, **dict.fromkeys(METHODS, 0), "Source": 0.75}
-    assert preview(RewardJudge(Length()), bouts).endswith("nothing is to be paid.")
+    assert preview(RewardJudge(Length()), bouts).endswith("costs nothing.")
 
 
 @pytest.mark.parametrize("verdict", ["failed", "unparsable"])
