@@ -170,7 +170,8 @@ class EndpointJudge:
             completion = self.client.chat.completions.create(model=self.model, messages=[message], **self.settings)
             reply = completion.choices[0].message.content
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise InputError(f"the judge {self.name} rejects the request ({_why(error)}); check {KEY}, judge_model and judge_url") from None
+            check = f"check {KEY}, judge_model and judge_url"
+            raise InputError(f"the judge {self.name} rejects the request ({_why(error)}); {check}") from None
         except openai.OpenAIError as error:
             return Reply("failed", _why(error))
         except (AttributeError, TypeError, LookupError, ValueError, RecursionError):
