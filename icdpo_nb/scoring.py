@@ -3,16 +3,17 @@
 They accept any arrays, including the columns `logp_base`, `logp_icl` and `logp_icl_rejected` of a candidates table.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from .common.errors import InputError
 
-SCORES = {
-    "S": ("icl", "base"),  # log π(y|[d;x]) - log π(y|x)
-    "S_hat": ("icl", "icl_rejected"),  # log π(y|[d+;x]) - log π(y|[d-;x])
-    "ICL": ("icl", None),  # log π(y|[d;x]): π* alone
+Logps = Mapping[str, np.ndarray]  # Σ log π over a response's tokens by context name, each of shape (n,), nats
+SCORES: dict[str, Callable[[Logps], np.ndarray]] = {  # a new score is a line here
+    "S": lambda logp: logp["icl"] - logp["base"],  # log π(y|[d;x]) - log π(y|x)
+    "S_hat": lambda logp: logp["icl"] - logp["icl_rejected"],  # log π(y|[d+;x]) - log π(y|[d-;x])
+    "ICL": lambda logp: logp["icl"],  # log π(y|[d;x]): π* alone
 }
 
 
@@ -25,9 +26,7 @@ def is_empty(responses: Iterable[str]) -> np.ndarray:
     return np.array([not text.strip() for text in responses], bool)
 
 
-def score(
-    name: str, logp: Mapping[str, np.ndarray], n_tokens: np.ndarray, reduction: str = "sum", *, empty: np.ndarray
-) -> np.ndarray:
+def score(name: str, logp: Logps, n_tokens: np.ndarray, reduction: str = "sum", *, empty: np.ndarray) -> np.ndarray:
     """The score `name` of each response in nats, or in nats per token with `reduction="mean"` (n-th root, section 4.1).
 
     `logp` maps each context name to Σ log π over a response's tokens, shape (n,). `n_tokens` holds the numbers of these
@@ -42,8 +41,7 @@ def score(
         raise InputError(f"score is {name!r}, but must be one of {', '.join(SCORES)}")
     if reduction not in ("sum", "mean"):
         raise InputError(f"reduction is {reduction!r}, but must be sum or mean")
-    expert, amateur = SCORES[name]
-    n_tokens = np.asarray(n_tokens, float)
-    value = np.asarray(logp[expert], float) - (np.asarray(logp[amateur], float) if amateur else 0.0)
-    value = value / np.maximum(n_tokens, 1) if reduction == "mean" else value
+    value = SCORES[name]({context: np.asarray(values, float) for context, values in logp.items()})
+    if reduction == "mean":
+        value = value / np.maximum(np.asarray(n_tokens, float), 1)
     return np.where(empty, -np.inf, value)

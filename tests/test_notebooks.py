@@ -279,7 +279,7 @@ def test_an_endpoint_judges_in_a_report(smoke, given, tmp_path, monkeypatch):
     with serving() as endpoint:
         endpoint.answer = lambda item, n: f"{HOSTILE[len(item['A']) % 9]} sk-planted-0123456789 {longest(item, n)}"
         parameters = {**given["05_win_rate"], "judge": "endpoint", "judge_url": endpoint.url, "judge_model": "m"}
-        with pytest.raises(InputError, match=r"calls of m at 127.0.0.1.* are still to be paid.* max_calls is 0: raise it"):
+        with pytest.raises(InputError, match=r"calls to m at 127.0.0.1.* are still to be paid for.* max_calls is 0: raise it"):
             run_cells("05_win_rate", parameters)
         assert not endpoint.asked
         parameters["max_calls"] = 200
@@ -321,9 +321,9 @@ def test_the_same_seed_gives_the_same_bytes(smoke, given, tmp_path, monkeypatch)
     assert cold["tokens"] == cold["added tokens"] > 0
     assert warm["tokens"] > 0
     assert warm["added tokens"] == 0
-    assert "All of it was computed in this run." in pages[2]
-    assert "This run computed nothing: everything was found in the store." in pages[1]
-    said = re.compile(r"[\d,]+ tokens went through the models when the results were computed \([\d,]+ s; ")
+    assert "All of them were processed in this run." in pages[2]
+    assert "This run computed nothing; all results were in the store." in pages[1]
+    said = re.compile(r"The models processed [\d,]+ tokens to compute these results \([\d,]+ s; ")
     assert all(said.search(page) for page in pages)
 
 
@@ -340,7 +340,7 @@ def test_the_same_seed_gives_the_same_bytes(smoke, given, tmp_path, monkeypatch)
         (["protocol", "paper"], "must be one of PAPER, REFERENCE, RECOMMENDED"),
         (["demonstrations", "teacher-c"], "no column 'teacher_c'"),
         (["teacher", "no-such-model"], "no such folder"),
-        (["paper_data", "hh-rlhf"], "the paper has no results on 'hh-rlhf', but on HH-RLHF and SyntheticGPT"),
+        (["paper_data", "hh-rlhf"], "the paper reports no results on 'hh-rlhf', only on HH-RLHF and SyntheticGPT"),
         (["block_tokens", "0"], "block_tokens is 0, but must be at least 1"),
     ],
 )

@@ -1,5 +1,6 @@
-"""One module for each question that a notebook asks: tables and sentences. Nothing is displayed here.
+"""One module for each question of a notebook; they return tables and sentences and display nothing.
 
-Read in this order, each importing only from above: `cost`, `sampling`, `comparison`, `retrieval_ablation`, `likelihood`,
-`consistency`, `win_rate`, `policies`, `relative_preference`, `weighting`, `sandbox_claims`, `sandbox_transfer`.
+Read in this order; each module imports only from those before it: `cost`, `sampling`, `comparison`,
+`retrieval_ablation`, `likelihood`, `consistency`, `win_rate`, `policies`, `relative_preference`, `weighting`, `sandbox_claims`,
+`sandbox_transfer`.
 """

@@ -1,7 +1,7 @@
-"""The comparison of methods: which response each of them gives, and the reward of it (Tables 1 and 2).
+"""The comparison of methods: the response that each method chooses, and its reward (Tables 1 and 2).
 
-A method is a line of `METHODS`: the candidates it chooses among, and how. An analysis with other methods has a table of its
-own; a new score of `scoring.SCORES` becomes a method by one more line.
+An entry of `METHODS` defines a method by its pool of candidates and its selection rule. Analyses of other methods have their
+own tables. A new score in `scoring.SCORES` needs one more entry to become a method.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,19 +21,19 @@ from .sampling import BASE, NONE
 
 
 class Method(NamedTuple):
-    """How a method answers a prompt."""
+    """A pool of candidates and the rule that selects one of them."""
 
-    choice: str  # "first" of its candidates, a "random" one (on average), or the best by a column: S, S_hat, ICL, teacher
+    choice: str  # "first", "random" (in expectation), or the column to maximise: S, S_hat, ICL or teacher
     retriever: str = NONE
     policy: str = BASE
 
     def choose(self, candidates: pd.DataFrame) -> pd.DataFrame:
-        """One candidate of each prompt."""
-        given = {"first": one_sample, "random": expected_random_choice}.get(self.choice)
-        return given(candidates) if given else select(candidates, self.choice)
+        """Select one candidate for each prompt."""
+        rule = {"first": one_sample, "random": expected_random_choice}.get(self.choice)
+        return rule(candidates) if rule else select(candidates, self.choice)
 
 
-METHODS = {  # of Table 2
+METHODS = {  # those of Table 2
     "Base": Method("first"),
     "RM-Aug": Method("first", policy="RM-Aug"),
     "RM-BoN": Method("teacher"),
@@ -45,57 +45,59 @@ METHODS = {  # of Table 2
 
 
 def chosen_responses(candidates: pd.DataFrame, methods: Mapping[str, Method] = METHODS) -> pd.DataFrame:
-    """The response of every method to every prompt, for each language model and source; from every training seed, if any.
+    """The response of every method to every prompt, for each language model, source and, if there is one, training seed.
 
-    Columns lm, source, method, and those of a candidates table (see `sampling`) with `reward`. A method without demonstrations
-    answers alike for every source. A method whose candidates or whose score the table lacks is left out: RM-BoN and RM-Aug
-    where there was no teacher.
+    Returns columns lm, source, method, and those of a candidates table (see `sampling`) with `reward`. A method without
+    demonstrations has the same response for every source. Methods whose candidates or score are missing from the table are
+    omitted, such as RM-BoN and RM-Aug without a teacher.
     """
-    found = []
-    for lm, source in candidates.loc[candidates["source"] != NONE, ["lm", "source"]].drop_duplicates().itertuples(index=False):
-        here = candidates[(candidates["lm"] == lm) & candidates["source"].isin([source, NONE])]
+    parts = []
+    shown = candidates[candidates["source"] != NONE]
+    for lm, source in shown[["lm", "source"]].drop_duplicates().itertuples(index=False):
+        available = candidates[(candidates["lm"] == lm) & candidates["source"].isin([source, NONE])]
         for name, method in methods.items():
-            pool = here[(here["retriever"] == method.retriever) & (here["policy"] == method.policy)]
+            pool = available[(available["retriever"] == method.retriever) & (available["policy"] == method.policy)]
             if len(pool) and (method.choice != "teacher" or "teacher" in pool):
                 seeds = pool.groupby("seed", sort=False, dropna=False) if "seed" in pool else [(None, pool)]
                 chosen = pd.concat([method.choose(part) for _, part in seeds])
-                found.append(chosen.assign(lm=lm, source=source, method=name))
-    table = pd.concat(found, ignore_index=True)
+                parts.append(chosen.assign(lm=lm, source=source, method=name))
+    table = pd.concat(parts, ignore_index=True)
     first = ["lm", "source", "method"]
     return table[[*first, *(c for c in table if c not in first)]]
 
 
 def responses_to(chosen: pd.DataFrame, prompt_id: str, lm: str, source: str) -> pd.DataFrame:
-    """What each method answered to one prompt: columns method, response, reward; without ICL, which names no response."""
-    here = chosen[(chosen["prompt_id"] == prompt_id) & (chosen["lm"] == lm) & (chosen["source"] == source)]
-    return here[here["method"] != "ICL"].drop_duplicates("method")[["method", "response", "reward"]]
+    """Each method's response to one prompt: columns method, response, reward. ICL is omitted, since it selects no response."""
+    rows = chosen[(chosen["prompt_id"] == prompt_id) & (chosen["lm"] == lm) & (chosen["source"] == source)]
+    return rows[rows["method"] != "ICL"].drop_duplicates("method")[["method", "response", "reward"]]
 
 
 def empties(candidates: pd.DataFrame, totals: str = "macro", seed: int = 0) -> pd.DataFrame:
-    """What leaving out empty responses gives by itself, for every source and retriever.
+    """The effect of excluding empty responses on its own, for every source and retriever.
 
-    ICL is the mean over all of a prompt's candidates, while S and Ŝ never choose an empty one. So a part of ICDPO - ICL is the
-    mean over the candidates that say something less the mean over all, 0 where none is empty, or all are. Columns lm, source,
-    retriever, share empty, ICL over all, ICL over non-empty, difference [95 % interval], n (prompts).
+    ICL is the mean over all candidates of a prompt, whereas S and Ŝ never select an empty one. Part of ICDPO - ICL is therefore
+    the mean over the non-empty candidates minus the mean over all, which is 0 if none or all are empty. Returns columns lm,
+    source, retriever, share empty, ICL over all, ICL over non-empty, difference [95 % interval], n (prompts).
     """
     rows = []
     shown = candidates[candidates["retriever"] != NONE]
     for (lm, source, retriever), table in shown.groupby(["lm", "source", "retriever"], sort=False):
         empty, by = is_empty(table["response"]), [table["domain"], table["prompt_id"]]
-        everyone = table["reward"].groupby(by, sort=False).mean()
-        speaking = table["reward"].mask(empty).groupby(by, sort=False).mean().fillna(everyone)
-        over = {"all": everyone, "non-empty": speaking, "gap": speaking - everyone}
-        means = {name: mean_ci([part.to_numpy() for _, part in v.groupby("domain")], totals, seed) for name, v in over.items()}
+        over_all = table["reward"].groupby(by, sort=False).mean()
+        over_non_empty = table["reward"].mask(empty).groupby(by, sort=False).mean().fillna(over_all)
+        values = (over_all, over_non_empty, over_non_empty - over_all)
+        by_domain = [[part.to_numpy() for _, part in v.groupby("domain")] for v in values]
+        mean_all, mean_non_empty, difference = (mean_ci(groups, totals, seed) for groups in by_domain)
         rows.append({
             "lm": lm, "source": source, "retriever": retriever, "share empty": empty.mean(),
-            "ICL over all": means["all"].mean, "ICL over non-empty": means["non-empty"].mean,
-            "difference [95 % interval]": str(means["gap"]), "n": means["gap"].n,
+            "ICL over all": mean_all.mean, "ICL over non-empty": mean_non_empty.mean,
+            "difference [95 % interval]": str(difference), "n": difference.n,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def shown_once(means: pd.DataFrame) -> pd.DataFrame:
-    """A table of `method_means` in which methods without demonstrations stand once a model, under the source "none"."""
+    """A `method_means` table with one row per model for methods without demonstrations, under the source "none"."""
     alone = means["method"].isin(WITHOUT_DEMONSTRATIONS)
     first = means[alone].drop_duplicates(["lm", "method", "domain"]).assign(source="none")
     return pd.concat([first, means[~alone]], ignore_index=True)
@@ -104,17 +106,15 @@ def shown_once(means: pd.DataFrame) -> pd.DataFrame:
 def source_rewards(
     data: Mapping[str, PreferenceSet], domains: Sequence[str], reward: Reward, totals: str = "macro", seed: int = 0
 ) -> pd.DataFrame:
-    """Mean reward of the sources' own responses (Table 1), as `method_means` gives it, with a column `side` for the method."""
+    """Mean rewards of the sources' own responses (Table 1): `method_means` with a column `side` in place of the method."""
     parts = []
     for source, preferences in data.items():
-        if lacking := set(domains) - set(domains_of(preferences.support)):
-            raise InputError(
-                f"there are no demonstrations of {source} for {', '.join(sorted(lacking))}; leave out the source or the domain"
-            )
-        here = [p for p in preferences.support if p.domain in domains]
-        prompts, table = [p.prompt for p in here], pd.DataFrame([vars(p) for p in here])
-        sides = ("chosen", "rejected")
-        given = {side: table.assign(reward=reward.score(prompts, list(table[side]))) for side in sides}
-        parts.append(per_prompt(given, source=source))
+        if missing := set(domains) - set(domains_of(preferences.support)):
+            names = ", ".join(sorted(missing))
+            raise InputError(f"there are no demonstrations of {source} for {names}; leave out the source or the domain")
+        table = pd.DataFrame([vars(p) for p in preferences.support if p.domain in domains])
+        prompts = list(table["prompt"])
+        scored = {side: table.assign(reward=reward.score(prompts, list(table[side]))) for side in ("chosen", "rejected")}
+        parts.append(per_prompt(scored, source=source))
     means = method_means(pd.concat(parts, ignore_index=True), totals=totals, seed=seed)
     return means.rename(columns={"method": "side"})

@@ -1,4 +1,4 @@
-"""What sampling and scoring cost: tokens, seconds and memory, held against the published procedure."""
+"""The cost of sampling and scoring in tokens, seconds and memory, compared with the published procedure."""
 
 from collections.abc import Mapping
 
@@ -8,15 +8,15 @@ from ..models.interface import SECONDS, TOKENS, LanguageModel
 
 
 def work_done(models: Mapping[str, LanguageModel]) -> pd.DataFrame:
-    """What sampling and scoring cost, a row for each model: tokens that went through it, and time and memory they took.
+    """The cost of sampling and scoring, with one row for each model: tokens processed, time and memory.
 
-    Tokens, seconds and memory are those of the time when the results were computed, by this run or by an earlier one whose
-    results the store kept; the columns "added …" are of this run alone. `results` counts what the run used, each once, and
-    `without cost` those that were stored before costs were kept: no other column knows of them.
+    Tokens, seconds and memory were recorded when the results were computed, by this run or by an earlier run whose results are
+    in the store; the columns "added …" refer to this run alone. `results` is the number of distinct results that the run used.
+    `without cost` counts those that were stored before costs were recorded; they are missing from all other columns.
 
-    "× fewer" compares with the published procedure on the same contexts and responses: a context anew for every candidate,
-    `max_new_tokens` decoded for each, and a pass over context and response for every candidate and context. Seconds are those
-    of the clock; where models ran side by side, each had a part of the machine.
+    "× fewer" compares with the published procedure on the same contexts and responses, which encodes the context again for
+    every candidate, decodes `max_new_tokens` for each, and runs one forward pass over context and response for every candidate
+    and context. Seconds are wall-clock time; models that ran in parallel shared the machine.
     """
     rows = []
     for name, lm in models.items():
@@ -42,27 +42,28 @@ def work_done(models: Mapping[str, LanguageModel]) -> pd.DataFrame:
 
 
 def work_sentence(work: pd.DataFrame) -> str:
-    """The totals of `work_done` in sentences: what the results cost when computed, what this run added, what is not known."""
+    """The totals of `work_done`: the cost of computing the results, and how much of it this run added."""
     total = work.sum(numeric_only=True)
-    tokens, added, lacking = int(total["tokens"]), int(total["added tokens"]), int(total["without cost"])
-    said = []
+    tokens, added, unknown = (int(total[column]) for column in ("tokens", "added tokens", "without cost"))
+    sentences = []
     if tokens:
         seconds = total[[f"{stage}, s" for stage in SECONDS]].sum()
         machines = dict.fromkeys(m for row in work["machine"] for m in row.split("; ") if m)
-        said.append(
-            f"{tokens:,} tokens went through the model{'s' if len(work) > 1 else ''} when the results were computed "
-            f"({seconds:,.0f} s; {'; '.join(machines)}); the published procedure would have needed {int(total['published']):,} "
-            f"for the same, {total['published'] / tokens:.1f} times as many."
+        sentences.append(
+            f"The model{'s' if len(work) > 1 else ''} processed {tokens:,} tokens to compute these results "
+            f"({seconds:,.0f} s; {'; '.join(machines)}). The published procedure would have needed "
+            f"{int(total['published']):,}, {total['published'] / tokens:.1f} times as many."
         )
     if added >= tokens > 0:
-        said.append("All of it was computed in this run.")
+        sentences.append("All of them were processed in this run.")
     elif added:
-        said.append(f"This run added {added:,} of these tokens ({total['added, s']:,.0f} s); the rest was found in the store.")
-    elif tokens or lacking:
-        said.append("This run computed nothing: everything was found in the store.")
-    if lacking:
-        said.append(f"For {lacking:,} of {int(total['results']):,} results the cost was not recorded.")
-    return " ".join(said) or "No token went through a model."
+        seconds = total["added, s"]
+        sentences.append(f"This run processed {added:,} of them ({seconds:,.0f} s); the other results were in the store.")
+    elif tokens or unknown:
+        sentences.append("This run computed nothing; all results were in the store.")
+    if unknown:
+        sentences.append(f"The cost of {unknown:,} of {int(total['results']):,} results was not recorded.")
+    return " ".join(sentences) or "No tokens were processed."
 
 
 def cost_facts(work: pd.DataFrame) -> dict[str, str]:

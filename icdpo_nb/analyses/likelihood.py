@@ -1,6 +1,7 @@
-"""How likely the sources' responses are to a base model (Figure 5), and what the paper forecasts from it.
+"""The likelihood of the sources' responses under a base model (Figure 5), and the forecast that follows from it.
 
-Appendix E: the source whose responses have the smaller loss is nearer to the model, and so serves better as demonstrations.
+According to Appendix E, the source whose responses have the lower loss is closer to the model and so provides the better
+demonstrations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,14 +24,15 @@ ALONE, WITH_DEMOS = "x alone", "[d; x]"  # the two contexts
 
 
 def common_prompts(sources: Mapping[str, PreferenceSet], domains: Sequence[str], n: int) -> list[Preference]:
-    """The first n support prompts of each domain that every source answers. Raises `InputError` if there is none."""
+    """The first n support prompts of each domain that every source answers. Raises `InputError` if there are none."""
     answered = [{p.prompt for p in s.support} for s in sources.values()]
     shared = set.intersection(*answered)
-    found = [p for p in next(iter(sources.values())).support if p.prompt in shared and (not domains or p.domain in domains)]
-    if not found:
+    first_source = next(iter(sources.values()))
+    common = [p for p in first_source.support if p.prompt in shared and (not domains or p.domain in domains)]
+    if not common:
         sizes = ", ".join(f"{name} ({len(a)} prompts)" for name, a in zip(sources, answered, strict=True))
         raise InputError(f"the sources {sizes} have no prompt in common; give files that answer the same prompts")
-    return first(found, n)
+    return first(common, n)
 
 
 def source_nll(
@@ -42,8 +44,9 @@ def source_nll(
 ) -> pd.DataFrame:
     """NLL per token (mean reduction, nats) of every source's response to each prompt, without and with demonstrations.
 
-    Demonstrations are random ones of the same source and domain; no prompt of `asked` is among them. Columns lm, source (the
-    context: "x alone", "[d; x]"), method (whose response), domain, prompt_id, nll, n_tokens, response.
+    Demonstrations are drawn at random from the same source and domain, excluding the prompts `asked`. Returns columns lm,
+    source (the context: "x alone" or "[d; x]"), method (the source of the response), domain, prompt_id, nll, n_tokens, and
+    response.
     """
     prompts, parts = [p.prompt for p in asked], []
     for name, preferences in sources.items():
@@ -57,8 +60,8 @@ def source_nll(
             ALONE: [base_context(x, protocol) for x in prompts],
             WITH_DEMOS: [icl_context(ds, x, protocol=protocol) for ds, x in zip(demos, prompts, strict=True)],
         }
-        for kind, these in contexts.items():
-            logps = [found[0] for found in lm.logprobs(these, responses)]
+        for kind, context in contexts.items():
+            logps = [values[0] for values in lm.logprobs(context, responses)]
             parts.append(pd.DataFrame({
                 "lm": lm.name, "source": kind, "method": name, "domain": [p.domain for p in asked],
                 "prompt_id": [p.prompt_id for p in asked], "nll": [-float(v.mean()) for v in logps],
@@ -68,7 +71,7 @@ def source_nll(
 
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Every later source against every earlier one: ["a", "b", "c"] gives (b, a), (c, a), (c, b)."""
+    """Every later source paired with every earlier one: ["a", "b", "c"] gives (b, a), (c, a), (c, b)."""
     return [(later, earlier) for i, earlier in enumerate(names) for later in names[i + 1 :]]
 
 
@@ -80,12 +83,12 @@ def forecasts(
     totals: str = "macro",
     seed: int = 0,
 ) -> pd.DataFrame:
-    """For each model and pair of sources: which is forecast to serve better, and what ICDPO's rewards say of it.
+    """The forecast for each model and pair of sources, and its outcome by the rewards of ICDPO.
 
-    `gaps`: `method_gains` of NLL, later source minus earlier, with the prompt alone. `rewards`: rewards of a run of 01_method
-    (`method_rewards`), or None. `margins`: the smallest differences that matter, in NLL (nats per token) and in reward.
-    Columns lm, sources, NLL gap, forecast, reward gap, outcome, and the paper's difference in ICDPO's reward between the
-    sources of the same roles.
+    `gaps`: `method_gains` of the NLL, later source minus earlier, given the prompt alone. `rewards`: the rewards of a run of
+    01_method (`rewards_of_run`), or None. `margins`: the smallest differences that matter, in NLL (nats per token) and in
+    reward. Returns columns lm, sources, NLL gap, forecast, reward gap, outcome, and the paper's difference in ICDPO's reward
+    between the corresponding sources.
     """
     rows = []
     for (lm, later, earlier), part in gaps.groupby(["lm", "method", "baseline"], sort=False):
@@ -103,51 +106,55 @@ def forecasts(
 
 
 def _outcome(forecast: str, reward: Estimate | None, margin: float) -> str:
-    """Whether a forecast came true, or why one cannot say."""
-    if reward is None or forecast not in (HIGHER, LOWER):
-        return "not run" if reward is None else "no forecast"
+    """Whether a forecast came true, or why this is unknown."""
+    if reward is None:
+        return "not run"
+    if forecast not in (HIGHER, LOWER):
+        return "no forecast"
     found = finding(reward, margin)
     if found == OPEN:
         return f"{OPEN}; {needed_text(n_to_decide(reward, margin))}".removesuffix("; ")
-    return found if found not in (HIGHER, LOWER) else "came true" if found != forecast else "did not come true"
+    if found not in (HIGHER, LOWER):
+        return found
+    return "came true" if found != forecast else "did not come true"  # a higher NLL forecasts a lower reward
 
 
 def _published_gap(later: str, earlier: str, roles: Sequence[str]) -> dict[str, float]:
-    """ICDPO's published total reward on HH-RLHF with the later source's role minus that with the earlier's, by base model."""
+    """Published difference in ICDPO's total reward on HH-RLHF between the corresponding sources, later minus earlier."""
     rows = published().query("table == 2 and method == 'ICDPO' and domain == 'total'")
     first, second = (rows[rows["source"] == role_of(name, roles)].set_index("model")["value"] for name in (later, earlier))
     return {model: round(float(first[model] - second[model]), 2) for model in first.index.intersection(second.index)}
 
 
 def _reward_gap(rewards: pd.DataFrame | None, lm: str, later: str, earlier: str, totals: str, seed: int) -> Estimate | None:
-    """Paired difference in the reward of ICDPO with the demonstrations of two sources, if a run has both."""
+    """Paired difference in the reward of ICDPO between the demonstrations of two sources; None without both rewards."""
     if rewards is None:
         return None
-    here = rewards[(rewards["method"] == "ICDPO") & (rewards["lm"] == lm) & rewards["source"].isin([later, earlier])]
-    if here["source"].nunique() < 2:
+    both = rewards[(rewards["method"] == "ICDPO") & (rewards["lm"] == lm) & rewards["source"].isin([later, earlier])]
+    if both["source"].nunique() < 2:
         return None
-    by_source = here.assign(method=here["source"], source="")[[*GROUPS, "method", "domain", "prompt_id", "reward"]]
+    by_source = both.assign(method=both["source"], source="")[[*GROUPS, "method", "domain", "prompt_id", "reward"]]
     return estimate(method_gains(by_source, [(later, earlier)], totals=totals, seed=seed))
 
 
 def forecast_sentence(found: pd.DataFrame, n: int) -> str:
-    """How many of the comparisons give a forecast and how many came true, and those that did not by name."""
+    """How many comparisons yield a forecast, how many forecasts came true, and which did not."""
     outcomes = found["outcome"]
     made = int((~found["serves better, by forecast"].str.startswith("neither")).sum())
-    said = (
-        f"By the NLL of {n} responses each, the nearer source is forecast to serve better in {made} of {len(found)} comparisons"
-    )
+    forecast = f"The NLL of {n} responses per source gives a forecast in {made} of {len(found)} comparisons"
     if (outcomes == "not run").any():
-        return f"{said}; there are no rewards to hold it against."
+        return f"{forecast}; there are no rewards to test it."
     failed = [f"{r.lm}: {r.sources}" for r in found.itertuples() if r.outcome == "did not come true"]
-    parts = [f"it came true in {int((outcomes == 'came true').sum())}", f"not in {len(failed)}"]
-    parts[1] += f" ({'; '.join(failed)})" if failed else ""
-    parts += [f"{kind} in {k}" for kind in (SMALL, OPEN) if (k := int(outcomes.str.startswith(kind).sum()))]
-    return f"{said}; {', '.join(parts)}."
+    counts = [f"it came true in {int((outcomes == 'came true').sum())}"]
+    counts.append(f"did not in {len(failed)}" + (f" ({'; '.join(failed)})" if failed else ""))
+    for kind in (SMALL, OPEN):
+        if count := int(outcomes.str.startswith(kind).sum()):
+            counts.append(f"{kind} in {count}")
+    return f"{forecast}; {', '.join(counts)}."
 
 
 def rewards_of_run(folder: Path | None) -> pd.DataFrame | None:
-    """The rewards of every method on every prompt that a run of 01_method kept, if it did."""
+    """The rewards by method and prompt that a run of 01_method saved; None if there are none."""
     path = folder / "per_prompt.jsonl" if folder else None
     if path is None or not path.exists():
         return None

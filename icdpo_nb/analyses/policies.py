@@ -1,4 +1,4 @@
-"""What fine-tuned policies answer, and what the score S makes of it: section 4.1 and Table 4."""
+"""Fine-tuned policies, and selection among their responses by the score S (section 4.1 and Table 4)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,20 +34,20 @@ BEGINS = ("sft", "base")
 class Trained(NamedTuple):
     """A trained policy."""
 
-    reference: LanguageModel  # what it began as, the π0 of its S
-    folder: Path  # of its adapter
+    reference: LanguageModel  # the model before training, which is π0 in the score S
+    folder: Path  # of the adapter
 
     @property
     def model(self) -> str:
-        """The policy's name for `load_lm`."""
+        """The name of the policy for `load_lm`."""
         return f"{self.reference.name}+{self.folder}"
 
 
 def adapter_name(model: str) -> str:
-    """What tells trained policies apart in a table: a name for `load_lm` with the adapters' folders but not the way to them.
+    """A short name of a policy: the name for `load_lm` without the parent folders of its adapters.
 
-    A folder is named after all that can change its adapter, so equal names are equal weights. A model without adapters keeps
-    its name.
+    The folder name is a digest of everything that determines the adapter, so equal names imply equal weights. A model without
+    adapters keeps its name.
     """
     base, folders = split_adapters(model)
     return "+".join([base, *(Path(folder).name for folder in folders)])
@@ -63,10 +63,11 @@ def train_policies(
     protocol: Protocol = RECOMMENDED,
     store: bool = True,
 ) -> dict[tuple[str, str, int], Trained]:
-    """Train every method on every source's pairs from every seed, or find it: by (source, method, seed).
+    """Train every method on the pairs of every source with every seed, or load it from the cache: by (source, method, seed).
 
-    `begin`: what the preference losses begin as and refer to: "sft", the SFT policy of the same source and seed, as in RPO's
-    paper, or "base", the model itself. `recipes`: by method, with SFT's where they begin from it; their seeds are replaced.
+    `begin`: the initial policy and reference of the preference losses: "sft", the SFT policy of the same source and seed, as in
+    RPO's paper, or "base", the model itself. `recipes`: by method; SFT must be included if `begin` is "sft". Their seeds are
+    replaced by `seeds`.
     """
     if begin not in BEGINS:
         raise InputError(f"begin is {begin!r}, but must be {' or '.join(BEGINS)}")
@@ -79,16 +80,16 @@ def train_policies(
             for s in seeds
         }
 
-    base = {(source, s): lm for source in taught for s in seeds}
+    references = {(source, s): lm for source in taught for s in seeds}
     if begin == "sft" and "SFT" not in recipes:
-        raise InputError("the preference losses begin from an SFT policy; name SFT among the methods too, or set begin to base")
-    first = plans(["SFT"], base) if "SFT" in recipes else {}
-    trained = {key: Trained(lm, folder) for key, folder in fine_tune_all(first, protocol).items()}
+        raise InputError("the preference losses start from an SFT policy; add SFT to the methods, or set begin to base")
+    sft_plans = plans(["SFT"], references) if "SFT" in recipes else {}
+    trained = {key: Trained(lm, folder) for key, folder in fine_tune_all(sft_plans, protocol).items()}
     if begin == "sft":
-        base = {(source, s): stored(load_lm(policy.model), store) for (source, _, s), policy in trained.items()}
-    rest = plans([method for method in recipes if method != "SFT"], base)
-    folders = fine_tune_all(rest, protocol)
-    return trained | {key: Trained(rest[key].lm, folder) for key, folder in folders.items()}
+        references = {(source, s): stored(load_lm(policy.model), store) for (source, _, s), policy in trained.items()}
+    preference_plans = plans([method for method in recipes if method != "SFT"], references)
+    folders = fine_tune_all(preference_plans, protocol)
+    return trained | {key: Trained(preference_plans[key].lm, folder) for key, folder in folders.items()}
 
 
 def policy_table(
@@ -98,10 +99,10 @@ def policy_table(
     protocol: Protocol = RECOMMENDED,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Candidates of a fine-tuned policy and their score S, with π* the policy and π0 its reference (section 4.1, Table 4).
+    """Candidates of a fine-tuned policy and their score S, where π* is the policy and π0 its reference (section 4.1, Table 4).
 
-    The responses are sampled from the policy under x alone. S is the mean over tokens: the paper takes π as the n-th root of
-    P(y|x). Columns as in `candidates_table`; `logp_icl` is the policy's, `logp_base` the reference's.
+    Responses are sampled from the policy given x alone. S is a mean over tokens, since the paper defines π as the n-th root of
+    P(y|x). The columns are those of `candidates_table`; `logp_icl` is under the policy, `logp_base` under the reference.
     """
     context = [base_context(p.prompt, protocol) for p in prompts]
     sampled = policy.sample(context, protocol.n_candidates, protocol, seed)
@@ -118,11 +119,11 @@ def sample_policies(
     protocol: Protocol = RECOMMENDED,
     store: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`policy_table` of every policy by (source, method, seed) as one candidates table (see `sampling`); and `work_done`.
+    """`policy_table` of every policy by (source, method, seed) as one candidates table (see `sampling`), and `work_done`.
 
-    The source is what a policy was trained on, the policy its method; with columns seed (of training and of sampling) and
-    adapter (`adapter_name`). One policy is loaded at a time. `store`: whether what is sampled and scored is found again. The
-    work's last rows are those of the references and of the base model, whatever they did before included.
+    The column source is the data set of the training pairs, policy the training method, seed that of training and sampling, and
+    adapter the `adapter_name`. Policies are loaded one at a time. `store`: whether samples and scores are stored for reuse. The
+    last rows of the work are those of the references and the base model, including their earlier work.
     """
     parts, work = [], []
     for (source, method, seed), trained in policies.items():
@@ -137,40 +138,41 @@ def sample_policies(
 
 
 def first_candidates(table: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The first n candidates of each prompt: just those that would have been sampled with this n."""
+    """The first n candidates of each prompt, which are those that sampling with this n would give."""
     return table[table["candidate_id"] < n].reset_index(drop=True)
 
 
 def tuned_methods(methods: Sequence[str] = TRAINED) -> dict[str, Method]:
-    """The methods of Table 4, and those it is compared with.
+    """The methods of Table 4 and those that they are compared with.
 
-    A policy answers with one of its candidates at random, whose reward is their mean, and "+ S" with the one that S chooses.
+    A policy alone returns a random candidate, whose expected reward is the candidates' mean; "+ S" returns the one with the
+    highest S.
     """
-    found = {name: METHODS[name] for name in ("Base", "ICDPO", "ICDPO + Ŝ", "ICDPO + ŜR")}
+    table = {name: METHODS[name] for name in ("Base", "ICDPO", "ICDPO + Ŝ", "ICDPO + ŜR")}
     for method in methods:
-        found |= {method: Method("random", policy=method), f"{method} + S": Method("S", policy=method)}
-    return found
+        table |= {method: Method("random", policy=method), f"{method} + S": Method("S", policy=method)}
+    return table
 
 
 def in_every_seed(chosen: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
-    """The chosen responses from every training seed.
+    """Repeat the responses of untrained methods for every training seed.
 
-    What is not trained is the same in every seed, and its adapter is the base model's name; so a difference from it has the
-    seeds of the other side alone.
+    These responses do not depend on the seed, so a difference from them varies only with the seeds of the trained policy. Their
+    adapter is the name of the base model.
     """
-    of_row = [list(seeds) if pd.isna(s) else [int(s)] for s in chosen["seed"]]
-    return chosen.assign(seed=of_row, adapter=chosen["adapter"].fillna(chosen["lm"])).explode("seed", ignore_index=True)
+    row_seeds = [list(seeds) if pd.isna(s) else [int(s)] for s in chosen["seed"]]
+    return chosen.assign(seed=row_seeds, adapter=chosen["adapter"].fillna(chosen["lm"])).explode("seed", ignore_index=True)
 
 
 def mean_of_seeds(rewards: pd.DataFrame) -> pd.DataFrame:
-    """Rewards of several training seeds as their mean for each prompt: input for `estimates.method_means`."""
+    """Mean reward of each prompt over the training seeds, as an input for `estimates.method_means`."""
     return rewards.groupby(["lm", "source", "method", "domain", "prompt_id"], sort=False)["reward"].mean().reset_index()
 
 
 def reward_by_n(candidates: pd.DataFrame, totals: str = "macro", seed: int = 0) -> pd.DataFrame:
-    """Total reward of each policy with S for n = 1, 2, …: `method_means` with a column n_candidates.
+    """Total reward of each policy with S among the first n = 1, 2, … candidates: `method_means` with a column n_candidates.
 
-    `candidates`: as from `sample_policies`. With n = 1 nothing is chosen.
+    `candidates`: the output of `sample_policies`. For n = 1 there is no selection.
     """
     parts = []
     for (_, method), table in candidates.groupby(["source", "policy"], sort=False):
@@ -189,33 +191,36 @@ def along_training(
     protocol: Protocol = RECOMMENDED,
     store: bool = True,
 ) -> pd.DataFrame:
-    """Reward with and without S at points of one training, for each plan by its name.
+    """Reward with and without S in the course of training, for each plan by name.
 
-    `points`: how many steps of the pass are looked at, close together at its beginning, where a policy changes most, and the
-    last. The adapter after each of them is kept and found again. Columns lm, source (the plan's name), method ("policy" and
-    "policy + S"), step, domain, prompt_id, reward; the reference of S is what the plan begins as.
+    `points`: the number of evaluated steps. They are denser at the beginning, where a policy changes most, and include the
+    last step. Their adapters are cached. Returns columns lm, source (the name of the plan), method ("policy" and "policy + S"),
+    step, domain, prompt_id, reward. The reference of S is the initial model of the plan.
     """
-    passes = {name: plan.recipe.steps(min(plan.recipe.n_pairs, len(plan.pairs))) for name, plan in plans.items()}
-    steps = {name: _points(n, points) for name, n in passes.items()}
-    kept = {name: plan._replace(recipe=replace(plan.recipe, keep=steps[name])) for name, plan in plans.items()}
-    folders, parts = fine_tune_all(kept, protocol), []
+    steps, kept = {}, {}
+    for name, plan in plans.items():
+        n_pairs = min(plan.recipe.n_pairs, len(plan.pairs))
+        steps[name] = _points(plan.recipe.steps(n_pairs), points)
+        kept[name] = plan._replace(recipe=replace(plan.recipe, keep=steps[name]))
+    folders = fine_tune_all(kept, protocol)
+    parts = []
     for name, plan in plans.items():
         for step in steps[name]:
             policy = stored(load_lm(f"{plan.lm.name}+{adapter_at(folders[name], step)}"), store)
             table = policy_table(prompts, policy, plan.lm, protocol, plan.recipe.seed)
             scored = with_rewards(table, reward=reward)
-            found = {"policy": expected_random_choice(scored), "policy + S": select(scored, "S")}
-            parts.append(per_prompt(found, plan.lm.name, name).assign(step=step))
+            chosen = {"policy": expected_random_choice(scored), "policy + S": select(scored, "S")}
+            parts.append(per_prompt(chosen, plan.lm.name, name).assign(step=step))
     return pd.concat(parts, ignore_index=True)
 
 
 def _points(steps: int, n: int) -> tuple[int, ...]:
-    """n of the steps 1 to `steps`, or all if there are fewer: quadratically spaced, the last one included."""
+    """At most n of the steps 1 to `steps`, spaced quadratically and including the last."""
     return tuple(sorted({max(i, round(steps * (i / n) ** 2)) for i in range(1, min(n, steps) + 1)} | {steps}))
 
 
 def along_means(along: pd.DataFrame, totals: str = "macro", seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of `along_training` at every step: the total means of both answers, and the paired gain by S; each with a column step."""
+    """Total means and paired gains of S at every step of `along_training`, each table with a column step."""
     means, gains = [], []
     for (_, step), part in along.groupby(["source", "step"], sort=False):
         means.append(totals_of(method_means(part, totals=totals, seed=seed)).assign(step=step))
@@ -225,13 +230,15 @@ def along_means(along: pd.DataFrame, totals: str = "macro", seed: int = 0) -> tu
 
 
 def along_sentence(gains: pd.DataFrame) -> str:
-    """At which steps S adds, and at which it takes away, by the intervals of `along_means`: each of 95 % by itself."""
-    said = []
+    """The steps at which S raises or lowers the reward according to the separate 95 % intervals of `along_means`."""
+    sentences = []
     for plan, part in gains.groupby("source", sort=False):
-        sides = {"adds": part[part["low"] > 0], "takes away": part[part["high"] < 0]}
-        found = [f"{what} at step {', '.join(map(str, rows['step']))}" for what, rows in sides.items() if len(rows)]
-        best, looked = part.loc[part["mean"].idxmax()], ", ".join(map(str, part["step"]))
-        text = Estimate(*best[["mean", "low", "high", "n"]]).text()
-        at = " and ".join(found) or "neither adds nor takes away beyond its interval"
-        said.append(f"{plan}: S {at} (of {looked}); most at step {best['step']}, {text}")
-    return f"{'. '.join(said)}. Gains in reward with 95 % intervals over {gains['n'].iloc[0]} prompts; one training seed."
+        effects = []
+        for verb, rows in (("raises", part[part["low"] > 0]), ("lowers", part[part["high"] < 0])):
+            if len(rows):
+                effects.append(f"{verb} the reward at step {', '.join(map(str, rows['step']))}")
+        effect = " and ".join(effects) or "changes the reward significantly at no step"
+        best, steps = part.loc[part["mean"].idxmax()], ", ".join(map(str, part["step"]))
+        largest = Estimate(*best[["mean", "low", "high", "n"]]).text()
+        sentences.append(f"{plan}: S {effect} (of {steps}); the largest gain is {largest}, at step {best['step']}")
+    return f"{'. '.join(sentences)}. The 95 % intervals are over {gains['n'].iloc[0]} prompts, with one training seed."

@@ -1,4 +1,4 @@
-"""What retrieval adds (Table 3): ICDPO with the demonstrations of several retrievers, and how near these are to the prompt."""
+"""The effect of retrieval (Table 3): ICDPO with several retrievers, and the similarity of demonstrations and prompt."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from .comparison import Method
 from .sampling import NONE
 
 RETRIEVERS = ("random", "BM25", "SBERT", "R")
-METHODS = {  # of Table 3, and SBERT alone
+METHODS = {  # those of Table 3, plus SBERT alone
     "ICDPO + R": Method("S", "R"),
     "ICDPO + SBERT": Method("S", "SBERT"),
     "ICDPO + BM25": Method("S", "BM25"),
@@ -24,17 +24,18 @@ METHODS = {  # of Table 3, and SBERT alone
 
 
 def demonstration_similarity(candidates: pd.DataFrame, data: Mapping[str, PreferenceSet], embed: Embedder) -> pd.DataFrame:
-    """How near the demonstrations are to their prompt: mean cosine of sentence embeddings.
+    """Similarity of the demonstrations to their prompt: mean cosine of sentence embeddings.
 
-    Columns lm, source, method (the retriever), domain, prompt_id, similarity.
+    Returns columns lm, source, method (the retriever), domain, prompt_id, similarity.
     """
     parts = []
     shown = candidates[candidates["retriever"] != NONE]
     for (lm, source, retriever), table in shown.groupby(["lm", "source", "retriever"], sort=False):
         rows = table.drop_duplicates("prompt_id")
         text = {d.prompt_id: d.prompt for d in data[source].support}
-        found = [_near(embed, x, [text[i] for i in ids]) for x, ids in zip(rows["prompt"], rows["demo_ids"], strict=True)]
-        parts.append(rows[["domain", "prompt_id"]].assign(lm=lm, source=source, method=retriever, similarity=found))
+        demos = [[text[i] for i in ids] for ids in rows["demo_ids"]]
+        similarity = [_mean_cosine(embed, x, others) for x, others in zip(rows["prompt"], demos, strict=True)]
+        parts.append(rows[["domain", "prompt_id"]].assign(lm=lm, source=source, method=retriever, similarity=similarity))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -46,9 +47,9 @@ def window_similarity(
     protocol: Protocol,
     windows: Sequence[int],
 ) -> pd.DataFrame:
-    """The same for BM25 on the last L tokens of a prompt (Eq. 12), for several windows L; nothing is sampled.
+    """Similarity of the demonstrations that BM25 retrieves by the last L tokens of a prompt (Eq. 12), for several windows L.
 
-    Columns as in `demonstration_similarity`; lm is empty and method "L = 30" and so on.
+    Nothing is sampled. Returns the columns of `demonstration_similarity`, with an empty lm and methods such as "L = 30".
     """
     rows = []
     for source, preferences in data.items():
@@ -56,24 +57,24 @@ def window_similarity(
             changed = protocol.but(bm25_window=window)
             retrievers = by_domain("BM25", preferences.support, domains_of(prompts), changed, tokenize=tokenize)
             for domain, retriever in retrievers.items():
-                here = [p for p in prompts if p.domain == domain]
-                found = retriever.retrieve([p.prompt for p in here], protocol.n_demos)
-                near = [_near(embed, p.prompt, [d.prompt for d in demos]) for p, demos in zip(here, found, strict=True)]
-                names = ("", source, f"L = {window}", domain)
-                rows += [(*names, p.prompt_id, value) for p, value in zip(here, near, strict=True)]
+                asked = [p for p in prompts if p.domain == domain]
+                retrieved = retriever.retrieve([p.prompt for p in asked], protocol.n_demos)
+                for p, demos in zip(asked, retrieved, strict=True):
+                    similarity = _mean_cosine(embed, p.prompt, [d.prompt for d in demos])
+                    rows.append(("", source, f"L = {window}", domain, p.prompt_id, similarity))
     return pd.DataFrame(rows, columns=["lm", "source", "method", "domain", "prompt_id", "similarity"])
 
 
 def gain_and_similarity(chosen: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFrame:
-    """What R gains on each prompt over random demonstrations, beside how near its demonstrations are.
+    """The gain of R over random demonstrations on each prompt, and the similarity of R's demonstrations to the prompt.
 
-    Columns lm, source, domain, prompt_id, gain (reward of ICDPO + R minus ICDPO), similarity.
+    Returns columns lm, source, domain, prompt_id, gain (reward of ICDPO + R minus ICDPO), similarity.
     """
     keys = ["lm", "source", "domain", "prompt_id"]
     wide = chosen.pivot(index=keys, columns="method", values="reward").reset_index()
     gain = wide.assign(gain=wide["ICDPO + R"] - wide["ICDPO"])[[*keys, "gain"]]
-    return similarity[similarity["method"] == "R"][[*keys, "similarity"]].merge(gain, on=keys)  # in the order of the runs
+    return similarity[similarity["method"] == "R"][[*keys, "similarity"]].merge(gain, on=keys)
 
 
-def _near(embed: Embedder, prompt: str, others: Sequence[str]) -> float:
+def _mean_cosine(embed: Embedder, prompt: str, others: Sequence[str]) -> float:
     return float(np.mean(embed(others) @ embed([prompt])[0])) if others else float("nan")

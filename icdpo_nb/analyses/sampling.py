@@ -1,13 +1,14 @@
-"""The candidates of every language model and source of demonstrations, as one tidy table: what most notebooks begin with.
+"""The candidates of every language model and source of demonstrations, as one tidy table.
 
-It has the columns of `algorithm.candidates_table`, and before them what sets the rows apart: `lm`; `source`, whose pairs were
-shown (or, for a fine-tuned policy, trained on); `retriever`, which chose them; and `policy`, who sampled: the base model
-itself, the base model guided block by block (RM-Aug), or a policy fine-tuned by the method of that name. Rows that were sampled
-from the prompt alone have the retriever `NONE`.
+The columns of `algorithm.candidates_table` are preceded by four that identify the origin of a row: `lm`, the language model;
+`source`, the data set of the demonstrations (or, for a fine-tuned policy, of the training pairs); `retriever`, which selected
+the demonstrations; and `policy`, which sampled the response: the base model, the base model with blockwise guidance (RM-Aug),
+or a policy fine-tuned with the method of that name. Responses sampled from the prompt alone have the retriever `NONE`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import TypeVar
 
 import pandas as pd
@@ -23,14 +24,15 @@ from ..retrieval.retrievers import by_domain
 from ..scoring import is_empty
 
 T = TypeVar("T")
-NONE = "none"  # the source and the retriever of what was sampled from the prompt alone
-BASE = "base"  # the policy of a language model that was neither guided nor fine-tuned
+NONE = "none"  # source and retriever of responses sampled from the prompt alone
+BASE = "base"  # policy of a language model without guidance or fine-tuning
 
 
 def for_models(models: Mapping[str, LanguageModel], run: Callable[[str], T]) -> dict[str, T]:
-    """`run(name)` for every model, by name; on a processor several models at a time, each in a thread of its own.
+    """`run(name)` for every model, by name. On a CPU several models run in parallel, each in its own thread.
 
-    Two threads on the matrices of one small model gain little, and much less on a busy machine; two models gain nearly twice.
+    A second thread speeds up a single small model only a little, and even less on a busy machine, whereas two models in
+    parallel are almost twice as fast.
     """
     import torch
 
@@ -40,20 +42,20 @@ def for_models(models: Mapping[str, LanguageModel], run: Callable[[str], T]) -> 
         return {name: run(name) for name in models}
 
     def alone(name: str) -> T:
-        torch.set_num_threads(max(1, threads // workers))  # of this thread
+        torch.set_num_threads(max(1, threads // workers))  # applies to the current thread
         return run(name)
 
     largest_first = sorted(models, key=lambda name: -models[name].n_parameters)
     try:
         with ThreadPoolExecutor(workers) as pool:
-            found = dict(zip(largest_first, pool.map(alone, largest_first), strict=True))
+            results = dict(zip(largest_first, pool.map(alone, largest_first), strict=True))
     finally:
-        torch.set_num_threads(threads)  # what torch gives to threads that start later
-    return {name: found[name] for name in models}
+        torch.set_num_threads(threads)  # the default for threads started later
+    return {name: results[name] for name in models}
 
 
 def with_origin(table: pd.DataFrame, lm: str, source: str = NONE, retriever: str = NONE, policy: str = BASE) -> pd.DataFrame:
-    """A candidates table with the columns of `ORIGIN` before its own."""
+    """Prepend the columns of `ORIGIN` to a candidates table."""
     named = dict(zip(ORIGIN, (lm, source, retriever, policy), strict=True))
     return table.assign(**named)[[*ORIGIN, *table.columns]]
 
@@ -69,11 +71,11 @@ def sample_candidates(
     teacher: Reward | None = None,
     block_tokens: int = BLOCK_TOKENS,
 ) -> pd.DataFrame:
-    """Candidates from the prompt alone, and for every source and retriever with its demonstrations, of every model.
+    """Sample candidates from every model: from the prompt alone, and with the demonstrations of every source and retriever.
 
-    With a teacher, the candidates from the prompt alone have its score (column `teacher`, for RM-BoN), and RM-Aug has rows of
-    its own. The prompt alone is sampled n times in either case, so that notebooks with and without a teacher share its
-    responses. No reward is looked at here; `rewards.with_rewards` adds it.
+    With a teacher, the candidates from the prompt alone also have the teacher's score (column `teacher`, for RM-BoN), and rows
+    for RM-Aug are added. The number of candidates from the prompt alone does not depend on the teacher, so notebooks with and
+    without one share them. Rewards are not used here; `rewards.with_rewards` adds them.
     """
 
     def of_model(name: str) -> list[pd.DataFrame]:
@@ -87,15 +89,16 @@ def sample_candidates(
         for source, preferences in data.items():
             for kind in retrievers:
                 options = {"seed": seed, "embed": embed, "tokenize": lm.tokenize}
-                of_domain = by_domain(kind, preferences.support, domains_of(prompts), protocol, **options)
-                parts.append(with_origin(candidates_table(prompts, of_domain, lm, protocol, seed), name, source, kind))
+                by_name = by_domain(kind, preferences.support, domains_of(prompts), protocol, **options)
+                parts.append(with_origin(candidates_table(prompts, by_name, lm, protocol, seed), name, source, kind))
         return parts
 
-    return pd.concat([part for parts in for_models(models, of_model).values() for part in parts], ignore_index=True)
+    tables = for_models(models, of_model)
+    return pd.concat(chain.from_iterable(tables.values()), ignore_index=True)
 
 
 def how_sampled(candidates: pd.DataFrame) -> pd.DataFrame:
-    """How many responses were sampled with which demonstrations, their length, and how they ended: a row for each `ORIGIN`."""
+    """Number, mean length and endings of the responses, with one row for each `ORIGIN`."""
     rows = [
         {
             "model": lm,

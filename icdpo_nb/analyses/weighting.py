@@ -1,8 +1,8 @@
-"""What RPO's weights do on a model: how large its scores are, and whether weightings differ in their gradients and answers.
+"""The effect of RPO's weights: the size of the scores, and differences between weightings in gradients and answers.
 
-The weights of a row sum to 1 and stand inside log σ (arXiv:2402.10958, Eqs. 11, 12 and 14). While |β ω (r_i - r_j)| is small,
-log σ is a straight line there, in which such weights cancel: every weighting then has nearly the same gradient, and trains the
-same policy. So before a table of weightings is read, one looks at the size of the scores.
+The weights of a row sum to 1 and are applied inside log σ (arXiv:2402.10958, Eqs. 11, 12 and 14). If |β ω (r_i - r_j)| is
+small, log σ is nearly linear and the weights cancel, so that all weightings have almost the same gradient and train the same
+policy. A comparison of weightings is therefore informative only if the scores are large enough.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,19 +23,26 @@ from ..training.losses import contrast_matrix, diagonal_weights, gradient_cosine
 from ..training.recipes import TAUS, Recipe
 from .policies import Trained, adapter_name
 
-WEIGHTINGS = {f"τ = {tau}": ("embedding", tau) for tau in (0.25, 0.5, 0.75)} | {
-    "diagonal": ("diagonal", 0.0)
-}  # against uniform
+WEIGHTINGS = {  # compared with uniform weights: name -> (weighting, τ)
+    "τ = 0.25": ("embedding", 0.25),
+    "τ = 0.5": ("embedding", 0.5),
+    "τ = 0.75": ("embedding", 0.75),
+    "diagonal": ("diagonal", 0.0),
+}
 
 
 def log_ratios(
     pairs: Sequence[Preference], policy: LanguageModel, reference: LanguageModel, protocol: Protocol = RECOMMENDED
 ) -> tuple[np.ndarray, np.ndarray]:
-    """log π - log π_ref of the chosen and of the rejected responses, EOS included, summed over tokens, nats; shapes (M,)."""
-    always, contexts = protocol.but(eos_scored="always"), [base_context(p.prompt, protocol) for p in pairs]
-    given = [[policy.encode_response(y, always) for y in (p.chosen, p.rejected)] for p in pairs]
-    logps = [np.array([[v.sum(dtype=float) for v in ys] for ys in lm.logprobs(contexts, given)]) for lm in (policy, reference)]
-    chosen, rejected = (logps[0] - logps[1]).T
+    """log π - log π_ref of the chosen and the rejected responses, summed over tokens including EOS, in nats; shapes (M,)."""
+    with_eos = protocol.but(eos_scored="always")
+    contexts = [base_context(p.prompt, protocol) for p in pairs]
+    responses = [[policy.encode_response(y, with_eos) for y in (p.chosen, p.rejected)] for p in pairs]
+
+    def sums(lm: LanguageModel) -> np.ndarray:
+        return np.array([[v.sum(dtype=float) for v in row] for row in lm.logprobs(contexts, responses)])
+
+    chosen, rejected = (sums(policy) - sums(reference)).T
     return chosen, rejected
 
 
@@ -47,9 +54,9 @@ def contrasts(
     recipe: Recipe,
     protocol: Protocol = RECOMMENDED,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What paired RPO sees of M prompts: its weights (Eqs. 10 to 13) and β (r_i - r_j) (Eq. 9); shapes (M, M), nats.
+    """The weights (Eqs. 10 to 13) and scores β (r_i - r_j) (Eq. 9, nats) of paired RPO for M prompts; shapes (M, M).
 
-    The row is the chosen, the column the rejected response.
+    Rows are chosen responses, columns are rejected responses.
     """
     scores = contrast_matrix(*log_ratios(pairs, policy, reference, protocol), beta=recipe.beta)
     return _weights(pairs, recipe.weighting, recipe.tau, recipe.alpha, embed).numpy(), scores.numpy()
@@ -72,18 +79,20 @@ def weight_effect(
     recipe: Recipe,
     protocol: Protocol = RECOMMENDED,
 ) -> dict[str, float]:
-    """At a policy of paired RPO: the size of its scores, and how far other weightings would have another gradient there.
+    """The size of the scores of a paired RPO policy, and the similarity of the gradients under different weightings.
 
-    "size": the median of |β ω (r_i - r_j)| over all contrasts, with the recipe's own weights, nats. "cosine, …": of the
-    gradient by the log-ratios under a weighting and under uniform weights (`losses.gradient_cosine`). `pairs` make matrices as
-    in training; the cosines are means over them, and what does not fill a matrix is left out unless there is no other.
+    "size" is the median of |β ω (r_i - r_j)| over all contrasts with the weights of the recipe, in nats. "cosine, …" compares
+    the gradients with respect to the log-ratios under a weighting and under uniform weights (`losses.gradient_cosine`), as a
+    mean over matrices. `pairs` are divided into matrices as in training; an incomplete matrix is used only if it is the only
+    one.
     """
     m = min(recipe.matrix or recipe.batch, len(pairs))
+    uniform = uniform_weights(m, m)
     sizes, cosines = [], {name: [] for name in WEIGHTINGS}
     for i in range(0, len(pairs) - m + 1, m):
         part = pairs[i : i + m]
         chosen, rejected = log_ratios(part, policy, reference, protocol)
-        own, uniform = _weights(part, recipe.weighting, recipe.tau, recipe.alpha, embed), uniform_weights(m, m)
+        own = _weights(part, recipe.weighting, recipe.tau, recipe.alpha, embed)
         sizes.append(contrast_matrix(chosen, rejected, own, recipe.beta).abs().flatten())
         for name, (weighting, tau) in WEIGHTINGS.items():
             weights = _weights(part, weighting, tau, recipe.alpha, embed)
@@ -102,14 +111,14 @@ def weight_effects(
     n: int = 64,
     store: bool = True,
 ) -> pd.DataFrame:
-    """`weight_effect` of every policy of paired RPO on the last n pairs that it learned: columns method, seed, adapter, ….
+    """`weight_effect` of every paired RPO policy on its last n training pairs, with columns method, seed and adapter.
 
-    `policies` as from `relative_preference.train_cases`, `pairs` those that they were taught from.
+    `policies`: the output of `relative_preference.train_cases`. `pairs`: the pairs from which the training pairs were drawn.
     """
     rows, seen = [], set()
     for (name, seed), model in policies.items():
         recipe = recipes[name]
-        if recipe.method != "RPO-Paired" or model in seen:  # a policy that answers at several temperatures counts once
+        if recipe.method != "RPO-Paired" or model in seen:  # count a policy once if it has several temperatures
             continue
         seen.add(model)
         last = drawn(pairs, Recipe(recipe.method, n_pairs=recipe.n_pairs, seed=seed))[-n:]
@@ -120,51 +129,51 @@ def weight_effects(
 
 
 def identical_share(answers: pd.DataFrame, against: str = "RPO-Paired") -> pd.DataFrame:
-    """How many of a policy's answers are, word for word, another's to the same prompt from the same training seed.
+    """The share of each policy's answers that are identical to those of another to the same prompt with the same seed.
 
-    Columns policy, against, share, n. Where the share is `INERT` or more, the two settings trained the same policy, and no
-    number of prompts could tell them apart. `answers` as from `relative_preference.case_answers`. Answers are compared where
-    both policies have one of that number: at temperature 0 there is one a prompt.
+    Returns columns policy, against, share, n. If the share is at least `INERT`, the two settings trained practically the same
+    policy, and more prompts could not distinguish them. `answers`: the output of `relative_preference.case_answers`. Answers
+    are compared if both policies have a candidate of the same number; at temperature 0 there is one per prompt.
     """
     keys = ["seed", "prompt_id", "candidate_id"]
-    base = answers[answers["method"] == against][[*keys, "response"]]
+    other = answers[answers["method"] == against][[*keys, "response"]]
     rows = []
     for policy, part in answers[answers["method"] != against].groupby("method", sort=False):
-        both = part[[*keys, "response"]].merge(base, on=keys, suffixes=("", " there"))
-        rows.append((policy, against, float((both["response"] == both["response there"]).mean()), len(both)))
+        both = part[[*keys, "response"]].merge(other, on=keys, suffixes=("", "_other"))
+        rows.append((policy, against, float((both["response"] == both["response_other"]).mean()), len(both)))
     return pd.DataFrame(rows, columns=["policy", "against", "share", "n"])
 
 
 def same_answers(answers: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[float]:
-    """`identical_share` of each pair of policies: what `verdicts.claims` takes as `same`."""
-    shares = {b: identical_share(answers, b).set_index("policy")["share"] for b in dict.fromkeys(method for method, _ in pairs)}
+    """`identical_share` of each pair of policies, for the column `same` that `verdicts.claims` reads."""
+    methods = dict.fromkeys(method for method, _ in pairs)
+    shares = {method: identical_share(answers, method).set_index("policy")["share"] for method in methods}
     return [float(shares[method][baseline]) for method, baseline in pairs]
 
 
 def inert_table(effects: pd.DataFrame, shares: pd.DataFrame) -> pd.DataFrame:
-    """Means over the seeds of `weight_effects`, beside `identical_share`: a row for each policy of paired RPO."""
+    """Mean `weight_effects` over the seeds and `identical_share`, with one row for each paired RPO policy."""
     means = effects.drop(columns=["seed", "adapter"]).groupby("method", sort=False).mean().reset_index()
-    found = means.merge(shares[["policy", "share"]], left_on="method", right_on="policy", how="left").drop(columns="policy")
-    return found.rename(columns={"share": "identical answers"})
+    identical = shares[["policy", "share"]].set_axis(["method", "identical answers"], axis=1)
+    return means.merge(identical, on="method", how="left")
 
 
 def effect_sentence(table: pd.DataFrame, against: str = "RPO-Paired") -> str:
-    """What `inert_table` says, in two sentences for the reader."""
+    """Summary of `inert_table` in up to three sentences."""
     size, cosines = table["size"].median(), table.filter(like="cosine")
     shares = table.dropna(subset="identical answers").set_index("method")["identical answers"]
     low, high = cosines.min(axis=None), cosines.max(axis=None)
-    said = (
-        f"The median score |β ω (r_i − r_j)| of the policies is {size:.2g} nats, and the gradients of other weightings have a "
-        f"cosine of {low:.3f} to {high:.3f} with that of uniform weights."
+    summary = (
+        f"The median score |β ω (r_i − r_j)| of the policies is {size:.2g} nats, and the gradients under other weightings have "
+        f"a cosine of {low:.3f} to {high:.3f} with the gradient under uniform weights."
     )
     if shares.empty:
-        return said
-    same = [name for name, share in shares.items() if share >= INERT]
-    some = f"; {INERT:.0%} or more for {', '.join(same)}: these settings did nothing" if same else ""
-    return (
-        f"{said} Of the answers under {len(shares)} other settings {shares.min():.0%} to {shares.max():.0%} are word for word "
-        f"those of {against}{some}."
-    )
+        return summary
+    summary += f" Under {len(shares)} other settings, {shares.min():.0%} to {shares.max():.0%} of the answers are identical to"
+    summary += f" those of {against}."
+    if inert := [name for name, share in shares.items() if share >= INERT]:
+        summary += f" The share is {INERT:.0%} or more for {', '.join(inert)}, so these settings had no effect."
+    return summary
 
 
 def score_sizes(
@@ -175,10 +184,10 @@ def score_sizes(
     recipes: Mapping[str, Recipe],
     protocol: Protocol = RECOMMENDED,
 ) -> pd.DataFrame:
-    """How large the scores become under each recipe of paired RPO, on dev pairs: columns recipe and `weight_effect`'s.
+    """The size of the scores under each recipe of paired RPO on dev pairs: `weight_effect` with a column recipe.
 
-    By this the scale of a second set of experiments is chosen: the smallest change at which the size reaches about 1. Which
-    policy answers better is not looked at.
+    It determines the scale of a second set of experiments: the smallest change at which the size reaches about 1. The quality
+    of the answers plays no part in this choice.
     """
     folders = fine_tune_all({name: Plan(reference, pairs, recipe, embed) for name, recipe in recipes.items()}, protocol)
     rows = []

@@ -1,4 +1,4 @@
-"""How good a response is: rewards, and judges that compare two.
+"""Rewards, which score a response, and judges, which compare two.
 
-Read in this order, each importing only from above: `rewards`, `endpoint`, `judges`.
+Read in this order; each module imports only from those before it: `rewards`, `endpoint`, `judges`.
 """

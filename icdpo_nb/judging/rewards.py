@@ -1,8 +1,8 @@
-"""Reward models: `score(prompts, responses)` gives one number a response, higher is better.
+"""Rewards: `score(prompts, responses)` returns one number per response; higher is better.
 
-`load_reward(name)`: the sandbox's true reward, any sequence classifier with one output (the paper's RM_test is of this kind),
-or a small Bradley-Terry head on sentence embeddings for real text without a network. A teacher LM and the nearness to
-annotated responses can serve as rewards too. Each carries a `note` on its worth.
+`load_reward(name)` loads the true reward of the sandbox, a sequence classifier with one output (such as the paper's RM_test),
+or a small Bradley-Terry head on sentence embeddings, for real text without network access. A teacher LM and the similarity to
+annotated responses can also serve as rewards. Each reward has a `note` on its reliability.
 """
 
 import hashlib
@@ -30,18 +30,18 @@ from ..templates import base_context
 
 
 class Reward(Interface):
-    """What the rest of the workbook asks of a reward."""
+    """The interface of a reward."""
 
     name: str
     note: str
-    fingerprint: str  # what tells it from any other: its scores depend on it and the texts only
+    fingerprint: str  # together with the texts, it determines the scores
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Rewards, shape (n,), higher is better."""
 
 
 def load_reward(name: str, embed: Embedder | None = None) -> Reward:
-    """`sandbox` (the true reward), `pocket` (head on embeddings), `sandbox-reward`, or a classifier's folder or hub id."""
+    """Load `sandbox` (true reward), `pocket` (head on embeddings), `sandbox-reward`, or a classifier by folder or hub id."""
     if name == "sandbox":
         return SandboxReward()
     if name == "pocket":
@@ -50,22 +50,20 @@ def load_reward(name: str, embed: Embedder | None = None) -> Reward:
 
 
 class SandboxReward:
-    """The true reward of the sandbox: points for what a response says, by the rules of `sandbox.reward.RULES`."""
+    """The true reward of the sandbox: points for the content of a response, by the rules of `sandbox.reward.RULES`."""
 
     name = "sandbox"
     note = (
-        "The reward is the true one of the sandbox: points for what a response says, by fixed rules. It is exact, and nothing "
-        "that samples or selects has seen it."
+        "The reward is the true reward of the sandbox: points for the content of a response, by fixed rules. It is exact, and "
+        "it is not used for sampling or selection."
     )
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the files that hold its rules, and the sentences, topics and helpers that they name."""
+        """A digest of the files that contain the rules and the sentences, topics and helpers they refer to."""
         folder = Path(__file__).parents[1] / "sandbox"
-        files = [
-            folder / name for name in ("reward.py", "phrases.py", "prompts.py", "topics.py", "world.py", "data/topics.txt")
-        ]
-        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+        names = ("reward.py", "phrases.py", "prompts.py", "topics.py", "world.py", "data/topics.txt")
+        return hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Points, shape (n,)."""
@@ -75,21 +73,22 @@ class SandboxReward:
 
 
 class RewardModel:
-    """A sequence classifier with one output, read on `prompt`, `Assistant: response`; long dialogues lose their beginning.
+    """A sequence classifier with one output, applied to the prompt followed by "Assistant: response".
 
-    OpenAssistant's Pythia models, the paper's RM_test among them, read the dialogue in their own format; see `oasst.py`.
+    Long dialogues are truncated at the beginning. OpenAssistant's Pythia models, which include the paper's RM_test, use their
+    own dialogue format; see `oasst.py`.
     """
 
     def __init__(self, name: str, batch_tokens: int = 16384, max_length: int = 1024):
         self.model, self.tokenizer, self.name, revision = load_checkpoint(name, task="SequenceClassification")
         if self.model.config.num_labels != 1:
             n = self.model.config.num_labels
-            raise InputError(f"reward model {name!r} has {n} outputs, but must have one; take one that gives a reward")
+            raise InputError(f"reward model {name!r} has {n} outputs, but must have one; choose a model with a scalar reward")
         self.note = f"The reward is the learned model {name}."
         window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or max_length
         self.batch_tokens, self.max_length = batch_tokens, min(max_length, window, self.tokenizer.model_max_length)
         self.fingerprint = f"{fingerprint(self.model.name_or_path, revision)} {self.max_length} {self.model.dtype}"
-        if self.model.config.pad_token_id is None:  # it tells the classifier where each text ends
+        if self.model.config.pad_token_id is None:  # the classifier needs it to find the end of each text
             self.model.config.pad_token_id = self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
@@ -112,10 +111,10 @@ class RewardModel:
 
 
 class EmbeddingReward:
-    """A linear Bradley-Terry reward on the embedding of the last human turn with the response.
+    """A linear Bradley-Terry reward on the embedding of the last human turn and the response.
 
-    Fitted on chosen/rejected pairs: P(chosen ≻ rejected) = σ(r(chosen) - r(rejected)), with an L2 penalty. It knows the tone
-    and subject of an answer, little of its truth, and nothing about texts unlike its pairs.
+    It is fitted on preference pairs with an L2 penalty: P(chosen ≻ rejected) = σ(r(chosen) - r(rejected)). It captures the tone
+    and subject of a response, hardly its correctness, and does not generalise to texts unlike its training pairs.
     """
 
     name = "pocket"
@@ -124,33 +123,33 @@ class EmbeddingReward:
         from sklearn.linear_model import LogisticRegression
 
         if len(pairs) < 2:
-            raise InputError(f"the reward head needs at least 2 preference pairs to be fitted, but has {len(pairs)}")
+            raise InputError(f"the reward head needs at least 2 preference pairs for fitting, but has {len(pairs)}")
         self.embed = embed
         self.fingerprint = f"{digest([vars(p) for p in pairs])} {embed.fingerprint}"
         self.note = (
             f"The reward is a Bradley-Terry head on sentence embeddings, fitted on {len(pairs)} training pairs of pocket. It "
-            "is weak: it knows tone and subject rather than truth, and the texts of a small model are unlike the pairs it has "
-            "seen, however well it orders those."
+            "is weak: it captures tone and subject rather than correctness, and the responses of a small model are unlike the "
+            "pairs on which it was fitted, however well it orders those."
         )
         prompts = [p.prompt for p in pairs]
         gap = self._features(prompts, [p.chosen for p in pairs]) - self._features(prompts, [p.rejected for p in pairs])
-        both = np.vstack([gap, -gap]), np.repeat([1, 0], len(gap))  # each pair read from both sides
-        self.weights = LogisticRegression(C=1.0, fit_intercept=False).fit(*both).coef_[0]
+        features, labels = np.vstack([gap, -gap]), np.repeat([1, 0], len(gap))  # each pair in both directions
+        self.weights = LogisticRegression(C=1.0, fit_intercept=False).fit(features, labels).coef_[0]
 
     def _features(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        turns = (p.rpartition("Human: ")[2] for p in prompts)  # alone, so that the encoder's limit leaves room for the response
+        turns = (p.rpartition("Human: ")[2] for p in prompts)  # the last turn only, so that the response fits the encoder
         return self.embed([f"Human: {x}\n\nAssistant: {y}" for x, y in zip(turns, responses, strict=True)])
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """Rewards, shape (n,), in logits: a difference of 1 is odds of e to 1 that the higher one is preferred."""
+        """Rewards in logits, shape (n,). A difference of 1 means odds of e to 1 in favour of the higher reward."""
         return self._features(prompts, responses) @ self.weights if len(responses) else np.zeros(0)
 
 
 class TeacherReward:
-    """A teacher LM's mean log-probability per token of the response, given the prompt; nats per token, empty texts -inf.
+    """The mean log-probability per token of the response under a teacher LM, given the prompt, in nats; -inf if it is empty.
 
-    As GPTScore (arXiv:2302.04166) and the paper's RM-BoN. Texts are read with the teacher's own tokens. Several threads may ask
-    one teacher; it answers them one after another.
+    This is the score of GPTScore (arXiv:2302.04166) and of the paper's RM-BoN. It uses the teacher's tokenizer. Calls from
+    several threads are processed one at a time.
     """
 
     def __init__(self, teacher: LanguageModel, protocol: Protocol = RECOMMENDED):
@@ -160,22 +159,23 @@ class TeacherReward:
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Mean log-probabilities, shape (n,)."""
-        at: dict[str, list[int]] = {}  # a context is computed once for all its responses
+        at: dict[str, list[int]] = {}  # context -> its rows, so that each context is encoded once
         for i, x in enumerate(prompts):
             at.setdefault(base_context(x, self.protocol), []).append(i)
         with self._turn:
-            given = [[self.teacher.encode_response(responses[i], self.protocol) for i in rows] for rows in at.values()]
-            found = self.teacher.logprobs(list(at), given)
+            encoded = [[self.teacher.encode_response(responses[i], self.protocol) for i in rows] for rows in at.values()]
+            logps = self.teacher.logprobs(list(at), encoded)
         means, empty = np.full(len(responses), -np.inf), is_empty(responses)
-        for i, values in zip(chain(*at.values()), chain(*found), strict=True):
-            means[i] = -np.inf if empty[i] else values.mean(dtype=float)  # an EOS that the protocol adds is no response
+        for i, values in zip(chain(*at.values()), chain(*logps), strict=True):
+            means[i] = -np.inf if empty[i] else values.mean(dtype=float)  # EOS alone does not count as a response
         return means
 
 
 class NeighbourReward:
-    """How much nearer a response is to good answers than to bad ones, by annotated pairs and sentence embeddings.
+    """The similarity of a response to annotated good responses, relative to bad ones, by sentence embeddings.
 
-    Mean cosine to the chosen responses of the k annotated prompts nearest to the response's own, minus that to their rejected.
+    The reward is the mean cosine to the chosen responses of the k annotated prompts most similar to the prompt, minus the mean
+    cosine to their rejected responses.
     """
 
     name = "neighbours"
@@ -183,22 +183,25 @@ class NeighbourReward:
     def __init__(self, pairs: Sequence[Preference], embed: Embedder, k: int = 5):
         self.retriever, self.embed, self.k = SBERTRetriever(pairs, embed), embed, k
         self.fingerprint = f"{digest([vars(p) for p in pairs])} {embed.fingerprint} {k}"
-        self.note = f"The reward is the nearness to the chosen responses of {k} similar prompts, not to their rejected ones."
+        self.note = f"The reward is the similarity to the chosen, minus that to the rejected responses of {k} similar prompts."
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Differences of mean cosines, shape (n,)."""
         asked = list(dict.fromkeys(prompts))
         near = dict(zip(asked, self.retriever.retrieve(asked, self.k), strict=True)) if asked else {}
         annotated = [y for x in asked for d in near[x] for y in (d.chosen, d.rejected)]
-        vectors = self.embed([*responses, *annotated])[: len(responses)] if asked else []  # all at once, which is fastest
-        sides = [[self.embed([getattr(d, side) for d in near[x]]) for side in ("chosen", "rejected")] for x in prompts]
-        return np.array([(good @ v).mean() - (bad @ v).mean() for v, (good, bad) in zip(vectors, sides, strict=True)], float)
+        vectors = self.embed([*responses, *annotated])[: len(responses)] if asked else []  # a single batch is fastest
+        rewards = np.zeros(len(responses))
+        for i, (x, v) in enumerate(zip(prompts, vectors, strict=True)):
+            chosen, rejected = self.embed([d.chosen for d in near[x]]), self.embed([d.rejected for d in near[x]])
+            rewards[i] = (chosen @ v).mean() - (rejected @ v).mean()
+        return rewards
 
 
 def with_rewards(table: pd.DataFrame, **rewards: Reward) -> pd.DataFrame:
-    """A candidates table with a column for each of the rewards.
+    """Add a column for each reward to a candidates table.
 
-    Every `ORIGIN` is scored by itself, so that what a teacher LM computes is the same whatever else the table holds.
+    Each `ORIGIN` is scored separately, so that the computations of a teacher LM do not depend on the other rows.
     """
     by = [column for column in ORIGIN if column in table]
     parts = [part for _, part in table.groupby(by, sort=False)] if by else [table]
@@ -209,7 +212,7 @@ def with_rewards(table: pd.DataFrame, **rewards: Reward) -> pd.DataFrame:
 
 
 def correct_order(reward: Reward, pairs: Sequence[Preference]) -> np.ndarray:
-    """For each pair 1 if the chosen response scores higher, 0.5 if both score the same, else 0. Shape (n_pairs,)."""
+    """1 for each pair whose chosen response scores higher, 0.5 for ties, 0 otherwise; shape (n_pairs,)."""
     prompts = [p.prompt for p in pairs]
     gap = reward.score(prompts, [p.chosen for p in pairs]) - reward.score(prompts, [p.rejected for p in pairs])
     return (np.sign(gap) + 1) / 2

@@ -1,7 +1,7 @@
-"""How sure one can be: intervals, estimates, the papers' numbers, verdicts. Nothing is displayed here.
+"""Confidence intervals, estimates, the papers' published numbers, and verdicts. Nothing is displayed here.
 
-Read in this order, each importing only from above: `intervals`, `published`, `estimates`, `with_paper`, `verdicts`, `answers`,
-`seeds`.
+Read in this order; each module imports only from those before it: `intervals`, `published`, `estimates`, `with_paper`,
+`verdicts`, `answers`, `seeds`.
 """
 
 from .answers import agreement_with_paper, answer_sentences

@@ -1,13 +1,13 @@
 """The published numbers of ICDPO (arXiv:2402.09320), Tables 1-5, and RPO (arXiv:2402.10958), Tables 1-4 and 6-8, as tidy data.
 
-They stand in `tables/icdpo.csv` and `tables/rpo.csv`, one number a row, two of them with a note.
+The numbers are stored in `tables/icdpo.csv` and `tables/rpo.csv`, one per row; two rows have a note.
 
-ICDPO: rewards of RM_test as printed there. Method names are those of this workbook; the paper's ICDPO+S^ and ICDPO+S^R are
-"ICDPO + Ŝ" and "ICDPO + ŜR", its ICDPO+R and ICDPO+BM25 "ICDPO + R" and "ICDPO + BM25". Every printed total is the mean of its
-two domains, up to rounding, but the one with a note.
+ICDPO: rewards of RM_test as printed. Methods have this workbook's names: the paper's ICDPO+S^ and ICDPO+S^R are "ICDPO + Ŝ" and
+"ICDPO + ŜR", and its ICDPO+R and ICDPO+BM25 are "ICDPO + R" and "ICDPO + BM25". Every printed total is the mean of its two
+domains, up to rounding, except the one with a note.
 
-RPO: win rates in per cent as printed. On Anthropic-HH and OpenAI Summarization each is a number of half comparisons among the
-256 of its Table 5, up to 0.01, but the one with a note.
+RPO: win rates in per cent as printed. On Anthropic-HH and OpenAI Summarization, each corresponds to a multiple of half a
+comparison out of the 256 of Table 5, up to 0.01, except the one with a note.
 """
 
 from collections.abc import Sequence
@@ -19,21 +19,21 @@ import pandas as pd
 from ..common.errors import InputError
 
 TABLES = Path(__file__).parent / "tables"
-MAIN = {"HH-RLHF": 2, "SyntheticGPT": 5}  # the data of the paper, and the table of its main results on them
+MAIN = {"HH-RLHF": 2, "SyntheticGPT": 5}  # the paper's data sets, and the table of the main results on each
 MODELS = ("LLaMA", "LLaMA2", "Mistral")
 DOMAINS = ("harmless", "helpful", "total")
-ROLES = {"raw": "raw", "teacher-a": "LLaMA2-chat", "teacher-b": "GPT-3.5"}  # a source of demonstrations here, and the paper's
+ROLES = {"raw": "raw", "teacher-a": "LLaMA2-chat", "teacher-b": "GPT-3.5"}  # our demonstration source -> the paper's
 
 
 class NotReportedError(InputError):
-    """The paper has no such number."""
+    """The paper does not report this number."""
 
 
 @cache
 def published() -> pd.DataFrame:
-    """All numbers: columns table, data, source (of the demonstrations), method, model, domain, value.
+    """All numbers of ICDPO: columns table, data, source (of the demonstrations), method, model, domain, value.
 
-    Table 1 has no model ("-") and the method "Source". Table 2's Base needs no demonstrations; it stands under "raw".
+    Rows of Table 1 have the model "-" and the method "Source". Base uses no demonstrations; Table 2 lists it under "raw".
     """
     return _read("icdpo.csv")
 
@@ -41,52 +41,52 @@ def published() -> pd.DataFrame:
 def published_gain(
     method: str, baseline: str, source: str | None = "LLaMA2-chat", data: str = "HH-RLHF", domain: str = "total"
 ) -> dict[str, float]:
-    """The published difference of two methods in reward, by base model, in the order of the paper's columns.
+    """The published difference in reward between two methods, by base model, in the order of the paper's columns.
 
-    `source`: the paper's name of the demonstrations' source (see `role_of`). Base has no demonstrations and serves beside every
-    source; RM-Aug and RM-BoN have numbers with LLaMA2-chat as their teacher only. `domain`: harmless, helpful or total.
-    Raises `NotReportedError` where the paper lacks one of the two, `InputError` for other data.
+    `source`: the paper's name of the demonstration source (see `role_of`). Base uses no demonstrations and is the same for
+    every source; RM-Aug and RM-BoN are reported with LLaMA2-chat as their teacher only. `domain`: harmless, helpful or total.
+    Raises `NotReportedError` if the paper does not report one of the two methods, and `InputError` for unknown data.
     """
-    rows, found = _of(data).query("domain == @domain and table != 1"), []
+    rows, rewards = _rows_of(data).query("domain == @domain and table != 1"), []
     for name in (method, baseline):
-        where = "raw" if name == "Base" else source
-        values = rows[(rows["method"] == name) & (rows["source"] == where)].groupby("model")["value"].first()
+        listed_under = "raw" if name == "Base" else source
+        values = rows[(rows["method"] == name) & (rows["source"] == listed_under)].groupby("model")["value"].first()
         if source is None or len(values) != len(MODELS):
-            of = f"demonstrations of {source!r}" if source else "such demonstrations"
-            raise NotReportedError(f"the paper has no {domain} reward of {name!r} on {data} with {of}")
-        found.append(values)
-    return {model: round(float(found[0][model] - found[1][model]), 2) for model in MODELS}
+            demonstrations = f"demonstrations of {source!r}" if source else "such demonstrations"
+            raise NotReportedError(f"the paper reports no {domain} reward of {name!r} on {data} with {demonstrations}")
+        rewards.append(values)
+    return {model: round(float(rewards[0][model] - rewards[1][model]), 2) for model in MODELS}
 
 
 def role_of(source: str, roles: Sequence[str] = ()) -> str | None:
-    """The paper's name of the source that a source of demonstrations stands for; None where the paper has no such source.
+    """The paper's source to which a demonstration source corresponds; None if it corresponds to none.
 
-    `roles`: what `ROLES` does not know, or has otherwise, as "mine=LLaMA2-chat"; "mine=none" for no source of the paper. Raises
-    `InputError` for anything else.
+    `roles` extends or overrides `ROLES`: "mine=LLaMA2-chat", or "mine=none" for a source that the paper does not have. Raises
+    `InputError` for any other format.
     """
-    known = dict(ROLES)
-    named = [text.rpartition("=") for text in roles]
-    for text, (name, _, role) in zip(roles, named, strict=True):
+    mapping = dict(ROLES)
+    parsed = [text.rpartition("=") for text in roles]
+    for text, (name, _, role) in zip(roles, parsed, strict=True):
         if not name or role not in (*ROLES.values(), "none"):
-            may = ", ".join(ROLES.values())
-            raise InputError(f"roles has {text[:60]!r}; write source=role, the role one of the paper's sources ({may}) or none")
-        if [n for n, _, _ in named].count(name) > 1:
+            allowed = ", ".join(ROLES.values())
+            raise InputError(f"roles has {text[:60]!r}; write source=role, where role is one of {allowed} or none")
+        if [n for n, _, _ in parsed].count(name) > 1:
             raise InputError(f"roles names {name[:60]!r} twice; give each source one role")
-        known[name] = None if role == "none" else role
-    return known.get(source)
+        mapping[name] = None if role == "none" else role
+    return mapping.get(source)
 
 
 def published_rewards(data: str = "HH-RLHF", table: int | None = None, domain: str | None = "total") -> pd.DataFrame:
-    """Rewards of every method on these data as printed (Table 2 or 5, or another): columns source, method, the base models.
+    """Rewards of every method on these data, as printed: columns source, method and the base models.
 
-    `domain`: harmless, helpful or total; None for all columns of the table, "LLaMA harmless" and so on. Raises
-    `NotReportedError` where the table has no such domain.
+    `table`: by default the table of the main results, 2 or 5. `domain`: harmless, helpful or total; None for all columns of the
+    table, named "LLaMA harmless" and so on. Raises `NotReportedError` if the table does not report the domain.
     """
     table = table or MAIN.get(data)
-    rows = _of(data).query("table == @table")
+    rows = _rows_of(data).query("table == @table")
     rows = rows if domain is None else rows[rows["domain"] == domain]
     if rows.empty:
-        raise NotReportedError(f"the paper's Table {table} has no {domain} rewards on {data}")
+        raise NotReportedError(f"the paper's Table {table} reports no {domain} rewards on {data}")
     columns = [(m, d) for m in MODELS for d in DOMAINS if d in set(rows["domain"])]
     wide = rows.pivot(index=["source", "method"], columns=["model", "domain"], values="value")[columns]
     wide.columns = [model if rows["domain"].nunique() == 1 else f"{model} {d}" for model, d in columns]
@@ -94,41 +94,41 @@ def published_rewards(data: str = "HH-RLHF", table: int | None = None, domain: s
 
 
 def published_sources(data: str = "HH-RLHF") -> pd.DataFrame:
-    """Reward of the sources' own responses as printed (Table 1): columns source and the domains."""
-    wide = _of(data).query("table == 1").pivot_table(index="source", columns="domain", values="value", sort=False)
+    """Rewards of the sources' own responses, as printed in Table 1: columns source and the domains."""
+    wide = _rows_of(data).query("table == 1").pivot_table(index="source", columns="domain", values="value", sort=False)
     return wide.reset_index().rename_axis(columns=None)
 
 
 @cache
 def published_rpo() -> pd.DataFrame:
-    """All win rates of RPO's paper, per cent: columns table, data, model, method, setting, value; rows and columns as printed.
+    """All win rates of RPO's paper, in per cent and in the printed order: columns table, data, model, method, setting, value.
 
-    Against the chosen responses of the test set, GPT-4 judging; for AlpacaEval2.0 they are that leaderboard's. Methods are
-    named as in each table: "RPO" of Tables 2, 3 and 6 to 8 is, by its numbers, "RPO-Paired" of Table 4. `setting`: what the
-    table varies and names ("τ = 0.5, all-MiniLM-L6-v2", "batch 8" for each GPU, "β = 0.1", "temperature 0.3"), or "".
+    Win rates are against the chosen responses of the test set, judged by GPT-4; those on AlpacaEval2.0 are the leaderboard's.
+    Methods have the names of their table: judging by the numbers, "RPO" in Tables 2, 3 and 6 to 8 is "RPO-Paired" of Table 4.
+    `setting` is what the table varies ("τ = 0.5, all-MiniLM-L6-v2", "batch 8" per GPU, "β = 0.1", "temperature 0.3"), or "".
     """
     return _read("rpo.csv")
 
 
 def published_win_gain(method: str, baseline: str, data: str = "Anthropic-HH") -> dict[str, float]:
-    """RPO's published difference of two methods in win rate, per cent, by base model, in the order of its Table 4's columns.
+    """RPO's published difference in win rate between two methods, in per cent, by base model, in the column order of Table 4.
 
     `data`: Anthropic-HH with three base models, or OpenAI Summarization or AlpacaEval2.0 with one. Raises `NotReportedError`
-    where the table lacks a method or the data.
+    if the table does not report a method or the data.
     """
     rows = published_rpo().query("table == 4 and data == @data")
     values = rows.pivot(index="model", columns="method", values="value")
-    if lacking := {method, baseline} - set(values.columns):
-        raise NotReportedError(f"RPO's Table 4 has no win rate of {', '.join(sorted(lacking))} on {data!r}")
+    if missing := {method, baseline} - set(values.columns):
+        raise NotReportedError(f"RPO's Table 4 reports no win rate of {', '.join(sorted(missing))} on {data!r}")
     return {model: round(float(values[method][model] - values[baseline][model]), 2) for model in rows["model"].unique()}
 
 
-def _of(data: str) -> pd.DataFrame:
+def _rows_of(data: str) -> pd.DataFrame:
     if data not in MAIN:
-        raise InputError(f"the paper has no results on {data!r}, but on {' and '.join(MAIN)}")
+        raise InputError(f"the paper reports no results on {data!r}, only on {' and '.join(MAIN)}")
     return published().query("data == @data")
 
 
 def _read(name: str) -> pd.DataFrame:
-    """The numbers of a paper without their notes. An empty cell is the empty text: a row without a setting."""
+    """The numbers of a paper without their notes. Empty cells are read as empty strings."""
     return pd.read_csv(TABLES / name, keep_default_na=False).drop(columns="note")

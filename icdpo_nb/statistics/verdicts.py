@@ -1,9 +1,10 @@
-"""Verdicts: a difference here, held against a margin stated beforehand and against what the paper prints for the same role.
+"""Verdicts: how an observed difference compares with a margin fixed beforehand and with the paper's result.
 
-A claim says `method > baseline`. What is found here is one of five: higher, lower, too small to matter (the interval lies
-within ± the margin), cannot tell (then: how many prompts would decide it), nothing changed (both are equal on every prompt).
-The verdict holds that against the sign that the paper prints for the same source of demonstrations: agrees, contradicts, too
-small to matter, cannot tell, nothing changed, or not comparable, with the reason.
+A claim has the form `method > baseline`. The finding is one of five: higher; lower; too small to matter (the interval lies
+within ± the margin); cannot tell (reported with the number of prompts that would decide it); nothing changed (both methods are
+equal on nearly every prompt). The verdict compares the finding with the sign that the paper reports for the corresponding
+source of demonstrations. It is one of: agrees, contradicts, too small to matter, cannot tell, nothing changed, or not
+comparable, with the reason.
 """
 
 import math
@@ -20,49 +21,49 @@ from .published import NotReportedError, published_gain, role_of
 
 HIGHER, LOWER, SMALL, OPEN, SAME = "higher", "lower", "too small to matter", "cannot tell", "nothing changed"
 AGREES, CONTRADICTS, NOT = "agrees", "contradicts", "not comparable"
-VERDICTS = (AGREES, CONTRADICTS, SMALL, OPEN, SAME, NOT)  # in the order of sentences and legends
+VERDICTS = (AGREES, CONTRADICTS, SMALL, OPEN, SAME, NOT)  # the order in sentences and legends
 SIGNS = {AGREES: "✓", CONTRADICTS: "✗", SMALL: "≈", OPEN: "?", SAME: "=", NOT: "–", HIGHER: "▲", LOWER: "▼"}
-POWER = 0.8  # with which the prompts that are asked for would decide a difference like the one seen
-INERT = 0.95  # share of identical answers from which a manipulation counts as one that changed nothing
+POWER = 0.8  # of the sample size recommended for an open comparison
+INERT = 0.95  # share of identical answers from which on a manipulation is considered to have had no effect
 
 
 @dataclass(frozen=True)
 class Reported:
-    """What a paper says of one claim: its differences by base model, or its words and the sign that they mean."""
+    """What a paper reports on one claim: differences by base model, or a statement in words with its sign."""
 
-    gains: Mapping[str, float] = field(default_factory=dict)  # base model -> difference as printed
+    gains: Mapping[str, float] = field(default_factory=dict)  # base model -> published difference
     words: str = ""
-    sign: int = 0  # 1, -1, or 0: that of `gains`, if all of them have the same
+    sign: int = 0  # 1 or -1; with 0 it is the common sign of `gains`, if there is one
     at_least: bool = False  # the paper claims "equal or higher"
-    reason: str = ""  # why nothing can be compared
+    reason: str = ""  # why no comparison is possible
 
     @property
     def expected(self) -> int:
-        """1 or -1; 0 where there is nothing to compare with."""
+        """The expected sign, 1 or -1; 0 if the paper gives none."""
         signs = {int(np.sign(v)) for v in self.gains.values()}
         return self.sign or (signs.pop() if len(signs) == 1 else 0)
 
     @property
     def text(self) -> str:
-        """As a reader sees it: "LLaMA +23.1, LLaMA2 +6.0, Mistral +2.4", the words, or the reason."""
+        """The text for a table: "LLaMA +23.1, LLaMA2 +6.0, Mistral +2.4", the words, or the reason."""
         return self.words or by_model(self.gains) or self.reason or "not reported"
 
 
-Source = Callable[[str, str, str, str], Reported]  # (method, baseline, source, domain) -> what the paper says
+Source = Callable[[str, str, str, str], Reported]  # (method, baseline, source, domain) -> the paper's result
 
 
 def by_model(gains: Mapping[str, float], digits: int = 1) -> str:
-    """Published differences by base model, as text; a single one without a name stands alone."""
+    """Published differences by base model, as text. An unnamed model yields the number alone."""
     return ", ".join(f"{name} {value:+.{digits}f}".strip() for name, value in gains.items())
 
 
 def icdpo_paper(data: str = "HH-RLHF", roles: Sequence[str] = ()) -> Source:
-    """The differences of ICDPO's tables for the source of the same role: raw, teacher-a, teacher-b (`published.role_of`)."""
+    """Published differences of the ICDPO paper for the corresponding source of demonstrations (`published.role_of`)."""
 
     def reported(method: str, baseline: str, source: str, domain: str) -> Reported:
         role = role_of(source, roles)
         if role is None:
-            return Reported(reason=f"the paper has no source like {source}")
+            return Reported(reason=f"no source of the paper corresponds to {source}")
         try:
             return Reported(published_gain(method, baseline, source=role, data=data, domain=domain))
         except NotReportedError:
@@ -72,7 +73,10 @@ def icdpo_paper(data: str = "HH-RLHF", roles: Sequence[str] = ()) -> Source:
 
 
 def in_words(said: Mapping[tuple[str, str], Reported], sources: Sequence[str] = (), roles: Sequence[str] = ()) -> Source:
-    """What the paper says of each (method, baseline), in every domain; only of its own `sources`, if some are named."""
+    """Fixed results for each (method, baseline), in every domain.
+
+    `sources`: the paper's sources to which the results apply; all if empty.
+    """
 
     def reported(method: str, baseline: str, source: str, domain: str) -> Reported:
         if sources and role_of(source, roles) not in sources:
@@ -86,8 +90,11 @@ def in_words(said: Mapping[tuple[str, str], Reported], sources: Sequence[str] = 
 
 
 def finding(ours: Estimate, margin: float, same: float = 0.0) -> str:
-    """What one difference shows here. `margin`: the smallest that matters, in its own unit; `same`: share of equal pairs."""
-    if same == 1 or same >= INERT and not ours.sign:
+    """The finding for one difference.
+
+    `margin`: the smallest difference that matters, in the unit of `ours`. `same`: share of prompts without a difference.
+    """
+    if same == 1 or (same >= INERT and not ours.sign):
         return SAME
     if math.isnan(ours.low):
         return OPEN
@@ -97,7 +104,7 @@ def finding(ours: Estimate, margin: float, same: float = 0.0) -> str:
 
 
 def verdict(ours: Estimate, margin: float, theirs: Reported, same: float = 0.0) -> str:
-    """One of `VERDICTS`: what is found here, held against what the paper reports for the same role."""
+    """One of `VERDICTS`: the finding, compared with what the paper reports."""
     found = finding(ours, margin, same)
     if not theirs.expected:
         return NOT
@@ -109,35 +116,39 @@ def verdict(ours: Estimate, margin: float, theirs: Reported, same: float = 0.0) 
 
 
 def n_to_decide(ours: Estimate, margin: float) -> float:
-    """About how many prompts would decide what this many cannot tell, with a power of 80 % if the difference is as seen.
+    """Approximate number of prompts that would decide an open comparison with 80 % power, taking the estimate as the truth.
 
-    Either the difference itself is shown, or that it is too small to matter, whichever takes fewer. NaN without an interval.
+    A comparison is decided if the difference is shown to differ from 0 or to be too small to matter, whichever needs fewer
+    prompts. NaN without an interval.
     """
-    reach = (ours.high - ours.low) / 2
-    apart = max(abs(ours.mean), margin - abs(ours.mean))
+    half_width = (ours.high - ours.low) / 2
+    if math.isnan(half_width):
+        return math.nan
+    distance = max(abs(ours.mean), margin - abs(ours.mean))
     z = norm.ppf((1 + LEVEL) / 2)
-    return math.nan if math.isnan(reach) else math.ceil(ours.n * (reach / apart * (z + norm.ppf(POWER)) / z) ** 2)
+    return math.ceil(ours.n * (half_width / distance * (z + norm.ppf(POWER)) / z) ** 2)
 
 
 # ---------------------------------------------------------------- many claims
 
 
 def claims(gains: pd.DataFrame, margin: float, reported: Source, digits: int = 2) -> pd.DataFrame:
-    """The claims `method > baseline` of a table of `method_gains`, a row each.
+    """A claim `method > baseline` for each row of a `method_gains` table.
 
     `margin`: the smallest difference that matters, in the unit of the gains. Returns columns claim, lm, source, domain, mean,
-    low, high, n, p, holm (p after Holm's correction over all totals of the table, else NaN), finding, verdict, decide (prompts,
-    where the finding is that one cannot tell), here, paper. Columns of `gains` that are not of `method_gains` are passed on.
+    low, high, n, p, holm (p after Holm's correction over the totals of the table, NaN elsewhere), finding, verdict, decide (the
+    number of prompts that would decide an open comparison), here, paper. Additional columns of `gains` are retained.
     """
-    rows, alone = [], TOTAL not in set(gains["domain"])
+    rows = []
+    one_domain = TOTAL not in set(gains["domain"])
     for row in gains.to_dict("records"):
         ours = Estimate(row["mean"], row["low"], row["high"], row["n"], row["p"])
-        theirs = reported(row["method"], row["baseline"], row["source"], TOTAL if alone else row["domain"])
+        theirs = reported(row["method"], row["baseline"], row["source"], TOTAL if one_domain else row["domain"])
         found = finding(ours, margin, row.get("same", 0.0))
-        said = verdict(ours, margin, theirs, row.get("same", 0.0))
-        undecided = found == OPEN and said in (OPEN, NOT)  # "equal or higher" may agree all the same
+        result = verdict(ours, margin, theirs, row.get("same", 0.0))
+        undecided = found == OPEN and result in (OPEN, NOT)  # an open difference may still agree with "equal or higher"
         rows.append({
-            "claim": f"{row['method']} > {row['baseline']}", **row, "finding": found, "verdict": said,
+            "claim": f"{row['method']} > {row['baseline']}", **row, "finding": found, "verdict": result,
             "decide": row.get("decide", n_to_decide(ours, margin)) if undecided else math.nan,
             "here": ours.text(digits), "paper": theirs.text,
         })  # fmt: skip
@@ -148,12 +159,12 @@ def claims(gains: pd.DataFrame, margin: float, reported: Source, digits: int = 2
 
 
 def needed_text(decide: float, unit: str = "prompts") -> str:
-    """ "about 1,300 prompts would decide it", two digits; "" where nothing is asked for."""
+    """ "about 1,300 prompts would decide it", rounded up to two digits; "" for NaN."""
     return "" if math.isnan(decide) else f"about {rounded_up(decide):,} {unit} would decide it"
 
 
 def rounded_up(n: float) -> int:
-    """Two leading digits, upwards."""
+    """Round up to two significant digits."""
     unit = 10 ** max(0, int(math.log10(n)) - 1)
     return int(math.ceil(n / unit) * unit)
 
@@ -162,41 +173,41 @@ def rounded_up(n: float) -> int:
 
 
 def claims_sentence(claims: pd.DataFrame, n: int) -> str:
-    """The verdicts of a table of one domain as sentences: for each claim, or for many claims of one experiment by verdict."""
+    """The verdicts on the claims of one domain. More than three claims of a single experiment are grouped by verdict."""
     if len(claims) == claims["claim"].nunique() > 3:
         names = {v: ", ".join(claims.loc[claims["verdict"] == v, "claim"]) for v in VERDICTS}
-        return f"On {n} prompts, {'; '.join(f'{v}: {found}' for v, found in names.items() if found)}."
-    said = []
+        return f"On {n} prompts, {'; '.join(f'{v}: {claimed}' for v, claimed in names.items() if claimed)}."
+    results = []
     for claim, part in claims.groupby("claim", sort=False):
         counts = part["verdict"].value_counts()
-        parts = [f"{v}{f' in {counts[v]}' if len(part) > 1 else ''}{_more(part, v)}" for v in VERDICTS if v in counts]
-        said.append(f"{claim}: {', '.join(parts)}")
-    of = len(claims) // claims["claim"].nunique()
-    shared = f" In {of} experiments, which share their prompts:" if of > 1 else ""
-    return f"On {n} prompts.{shared} {'; '.join(said)}." if of > 1 else f"On {n} prompts: {'; '.join(said)}."
+        parts = [f"{v}{f' in {counts[v]}' if len(part) > 1 else ''}{_details(part, v)}" for v in VERDICTS if v in counts]
+        results.append(f"{claim}: {', '.join(parts)}")
+    experiments = len(claims) // claims["claim"].nunique()
+    setting = f"On the same {n} prompts in {experiments} experiments" if experiments > 1 else f"On {n} prompts"
+    return f"{setting}, {'; '.join(results)}."
 
 
-def _more(part: pd.DataFrame, verdict: str) -> str:
-    """What would decide a comparison that stays open, and what was found where nothing can be compared, in brackets."""
-    here = part[part["verdict"] == verdict]
-    if verdict == OPEN and here["decide"].notna().any():
-        return f" ({needed_text(here['decide'].max(), 'training seeds' if 'seeds' in here else 'prompts')})"
+def _details(part: pd.DataFrame, verdict: str) -> str:
+    """In brackets: the sample size that would decide open comparisons, or our finding if the paper gives nothing to compare."""
+    rows = part[part["verdict"] == verdict]
+    if verdict == OPEN and rows["decide"].notna().any():
+        return f" ({needed_text(rows['decide'].max(), 'training seeds' if 'seeds' in rows else 'prompts')})"
     if verdict == NOT:
-        found = here["finding"].value_counts()
-        each = [f if len(here) == 1 else f"{f} in {found[f]}" for f in (HIGHER, LOWER, SMALL, OPEN, SAME) if f in found]
-        return f" (here {', '.join(each)})"
+        counts = rows["finding"].value_counts()
+        known = [f for f in (HIGHER, LOWER, SMALL, OPEN, SAME) if f in counts]
+        return f" (here {', '.join(f if len(rows) == 1 else f'{f} in {counts[f]}' for f in known)})"
     return ""
 
 
 def family_sentence(claims: pd.DataFrame) -> str:
-    """How many differences are shown, how many chance alone would show, and how many remain after Holm's correction."""
+    """How many differences are significant, before and after Holm's correction, and how many are expected by chance."""
     family = totals_of(claims)
-    known = family["p"].notna()
-    shown, kept = int((family["p"] < 1 - LEVEL).sum()), int((family["holm"] < 1 - LEVEL).sum())
-    if known.sum() < 2:
+    n_tests = int(family["p"].notna().sum())
+    if n_tests < 2:
         return ""
+    significant, remaining = (int((family[column] < 1 - LEVEL).sum()) for column in ("p", "holm"))
     return (
-        f"{int(known.sum())} comparisons are made at the 5 % level: if there were no difference anywhere, about "
-        f"{known.sum() * (1 - LEVEL):.2g} of them would seem to show one. Here {shown} do, and {kept} of these remain after "
-        "Holm's correction. Comparisons share prompts and responses, so they are not independent of each other."
+        f"{n_tests} comparisons are tested at the 5 % level. If no method differed from any other, about "
+        f"{n_tests * (1 - LEVEL):.2g} would be significant by chance; {significant} are, and {remaining} after Holm's "
+        "correction. The comparisons share prompts and responses, so they are not independent."
     )

@@ -1,6 +1,6 @@
-"""Policies that learn from the same preferences: SFT, DPO, IPO, KTO and RPO with LoRA.
+"""Fine-tuning of policies on the same preferences: SFT, DPO, IPO, KTO and RPO with LoRA.
 
-Read in this order, each importing only from above: `losses`, `recipes`, `rpo_trainer`, `trainers`, `finetune`.
+Read in this order; each module imports only from those before it: `losses`, `recipes`, `rpo_trainer`, `trainers`, `finetune`.
 """
 
 from .finetune import Plan, drawn, fine_tune, fine_tune_all, loss_curves, training_cost, training_record

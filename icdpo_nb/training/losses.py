@@ -1,12 +1,13 @@
-"""The losses of Relative Preference Optimization (Yin et al., arXiv:2402.10958), RPO, as pure functions of log-ratios.
+"""The losses of Relative Preference Optimization (RPO; Yin et al., arXiv:2402.10958) and IPO, as functions of log-ratios.
 
-DPO holds a chosen response against the rejected one of its own prompt; RPO against the rejected ones of all prompts in the
-batch, more or less according to how alike the prompts are. The RPO of TRL (a likelihood term added to DPO's loss,
-arXiv:2404.19733 and 2405.16436) and that of NeMo (reward-aware preference optimization, arXiv:2406.11704) are other methods.
+DPO contrasts a chosen response with the rejected response to the same prompt. RPO contrasts it with the rejected responses to
+all prompts in the batch, weighted by the similarity of the prompts. Two other methods have the same abbreviation: TRL's RPO
+adds a likelihood term to the loss of DPO (arXiv:2404.19733 and 2405.16436), and NeMo's RPO is reward-aware preference
+optimization (arXiv:2406.11704).
 
-Here M chosen stand in the rows and N rejected responses in the columns; the log-ratio of a response is
-log π_θ - log π_ref, summed over its tokens, nats. Paired data have M = N, and row and column i of one prompt. The unknown
-log Z(x) of Eq. 9 is left out, as in the paper (its Appendix A): within a prompt it cancels, between prompts it does not.
+The M chosen responses are the rows of the contrast matrix, the N rejected responses its columns. The log-ratio of a response is
+log π_θ - log π_ref, summed over its tokens, in nats. In paired data M = N, and row i and column i belong to one prompt. The
+unknown log Z(x) of Eq. 9 is omitted, as in the paper (Appendix A). It cancels within a prompt, but not between prompts.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ WEIGHTINGS = ("embedding", "uniform", "diagonal")  # the three strategies of sec
 
 
 def check_weighting(name: str) -> None:
-    """Raises `InputError` for what is none of `WEIGHTINGS`."""
+    """Raise `InputError` unless the name is one of `WEIGHTINGS`."""
     if name not in WEIGHTINGS:
         raise InputError(f"weighting is {name!r}, but must be {', '.join(WEIGHTINGS[:-1])} or {WEIGHTINGS[-1]}")
 
@@ -31,42 +32,43 @@ def check_weighting(name: str) -> None:
 def prompt_weights(
     chosen_embeddings: Vectors, rejected_embeddings: Vectors, tau: float = 0.5, distance: str = "listing"
 ) -> torch.Tensor:
-    """Weights by the likeness of prompts, shape (M, N), float64; a row sums to 1: the softmax of -d / tau (Eqs. 10 and 11).
+    """Weights by the similarity of prompts: the softmax of -d / tau over each row (Eqs. 10 and 11); shape (M, N), float64.
 
-    The embeddings are those of the prompts of the M chosen (M, D) and the N rejected responses (N, D); for paired data they
-    are the same. `distance`: "listing" is d = 1 - cos, as in the paper's Listing 1 and its released code, so that like prompts
-    count more; "equation" is d = cos, as Eq. 10 reads to the letter, and then like prompts count less. The default follows the
-    listing, because the paper's words do ("contrast scores derived from thematically similar prompts are accentuated") and the
-    equation to the letter would undo them. A vector of zeros has the cosine 0 with any other. `tau`: 0.5 for paired and 0.75
-    for unpaired data in the paper; the greater, the more alike the weights. Raises `InputError` for shapes that do not fit,
-    values that are not finite, a tau that is not above 0 and another distance.
+    The embeddings are those of the prompts of the M chosen responses (M, D) and the N rejected responses (N, D); in paired data
+    they are equal. The cosine with a zero vector is defined as 0. Raises `InputError` for mismatched shapes, non-finite values,
+    a non-positive tau and an unknown distance.
+
+    `tau`: the paper uses 0.5 for paired and 0.75 for unpaired data. The larger it is, the more uniform are the weights.
+    `distance`: "listing" is d = 1 - cos, as in the paper's Listing 1 and its released code, and gives similar prompts more
+    weight. "equation" is d = cos, as Eq. 10 is printed, and gives them less. The default follows the listing, which agrees with
+    the text ("contrast scores derived from thematically similar prompts are accentuated"); the printed equation contradicts it.
     """
     if not tau > 0:
-        raise InputError(f"tau is {tau}, but must be above 0; the paper takes 0.5 for paired and 0.75 for unpaired data")
+        raise InputError(f"tau is {tau}, but must be above 0; the paper uses 0.5 for paired and 0.75 for unpaired data")
     if distance not in ("listing", "equation"):
         raise InputError(f"distance is {distance!r}, but must be listing or equation")
     chosen, rejected = _embeddings("chosen", chosen_embeddings), _embeddings("rejected", rejected_embeddings)
     if chosen.shape[1] != rejected.shape[1]:
-        sizes = f"{chosen.shape[1]} dimensions and rejected ones {rejected.shape[1]}"
-        raise InputError(f"chosen embeddings have {sizes}; take one encoder for both")
+        sizes = f"{chosen.shape[1]} dimensions and rejected embeddings {rejected.shape[1]}"
+        raise InputError(f"chosen embeddings have {sizes}; use the same encoder for both")
     cosine = normalize(chosen) @ normalize(rejected).T
     d = 1 - cosine if distance == "listing" else cosine
-    return torch.softmax((d.amin(1, keepdim=True) - d) / tau, 1)  # the nearest is at 0, so that no tau overflows
+    return torch.softmax((d.amin(1, keepdim=True) - d) / tau, 1)  # shifted to a maximum of 0 to avoid overflow
 
 
 def uniform_weights(m: int, n: int) -> torch.Tensor:
-    """1 / N for each rejected response, shape (M, N), float64: the paper's uniform strategy, for paired and unpaired data."""
+    """The paper's uniform strategy: 1 / N for each rejected response, paired or unpaired; shape (M, N), float64."""
     return torch.full((_count("m", m), _count("n", n)), 1 / n, dtype=torch.float64)
 
 
 def diagonal_weights(m: int, alpha: float = 0.8) -> torch.Tensor:
-    """`alpha` for a prompt's own pair, (1 - alpha) / (M - 1) for each other, shape (M, M), float64 (Eq. 13); for paired data.
+    """Weights for paired data: `alpha` on the diagonal and (1 - alpha) / (M - 1) elsewhere (Eq. 13); shape (M, M), float64.
 
-    A prompt alone has the weight 1, whatever alpha, where Eq. 13 divides by 0; so paired RPO of one prompt is DPO. Raises
+    For a single prompt, where Eq. 13 divides by 0, the weight is 1, so that paired RPO of one prompt equals DPO. Raises
     `InputError` for an alpha outside 0 to 1.
     """
     if not 0 <= alpha <= 1:
-        raise InputError(f"alpha is {alpha}, but must lie between 0 and 1, as the share of a prompt's own pair")
+        raise InputError(f"alpha is {alpha}, but must lie between 0 and 1; it is the weight of the prompt's own pair")
     if _count("m", m) == 1:
         return torch.ones(1, 1, dtype=torch.float64)
     weights = torch.full((m, m), (1 - alpha) / (m - 1), dtype=torch.float64)
@@ -76,14 +78,14 @@ def diagonal_weights(m: int, alpha: float = 0.8) -> torch.Tensor:
 def contrast_matrix(
     chosen_logratios: Vectors, rejected_logratios: Vectors, weights: Vectors | None = None, beta: float = 0.1
 ) -> torch.Tensor:
-    """The contrastive scores, shape (M, N): w_ij · beta · (r_i - r_j) (Eq. 12), or without weights beta · (r_i - r_j) (Eq. 9).
+    """The contrastive scores w_ij · beta · (r_i - r_j) (Eq. 12), or beta · (r_i - r_j) without weights (Eq. 9); shape (M, N).
 
-    Log-ratios (M,) of the chosen and (N,) of the rejected responses, nats; weights (M, N). Gradients flow through the
-    log-ratios and never through the weights. Log-ratios that are not finite make scores that are not. Raises `InputError` for
-    an empty batch, shapes that do not fit and a beta that is not above 0.
+    Log-ratios have shape (M,) for the chosen and (N,) for the rejected responses, in nats; weights have shape (M, N). Gradients
+    flow through the log-ratios, not through the weights. Non-finite log-ratios give non-finite scores. Raises `InputError` for
+    an empty batch, mismatched shapes and a non-positive beta.
     """
     if not 0 < beta < float("inf"):
-        raise InputError(f"beta is {beta}, but must be a number above 0; the paper takes 0.1")
+        raise InputError(f"beta is {beta}, but must be a number above 0; the paper uses 0.1")
     chosen, rejected = _logratios("chosen", chosen_logratios), _logratios("rejected", rejected_logratios)
     scores = beta * (chosen[:, None] - rejected[None, :])
     return scores if weights is None else _weights(weights, scores) * scores
@@ -92,17 +94,18 @@ def contrast_matrix(
 def rpo_loss(
     chosen_logratios: Vectors, rejected_logratios: Vectors, weights: Vectors, beta: float = 0.1, weigh: str = "score"
 ) -> torch.Tensor:
-    """The loss of RPO, a scalar in nats, for paired (M x M) and unpaired data (M x N); arguments as in `contrast_matrix`.
+    """The loss of RPO, a scalar in nats, for paired (M x M) and unpaired (M x N) data; arguments as in `contrast_matrix`.
 
-    `weigh` says what the weights multiply. "score": the scores, inside log σ, and the loss is the mean over all pairs of
-    -log σ(w_ij · beta · (r_i - r_j)) (Eqs. 12 to 14 and Listing 1). "loss": the pairs' losses, and the loss is the mean over
-    the chosen of Σ_j w_ij · -log σ(beta · (r_i - r_j)), as the released code does in its diagonal strategy.
+    `weigh` determines what the weights multiply. With "score" they multiply the scores inside log σ, and the loss is the mean
+    of -log σ(w_ij · beta · (r_i - r_j)) over all pairs (Eqs. 12 to 14 and Listing 1). With "loss" they multiply the losses of
+    the pairs, and the loss is the mean of Σ_j w_ij · -log σ(beta · (r_i - r_j)) over the chosen responses, as in the diagonal
+    strategy of the released code.
 
-    They differ in scale and in kind. With weights of about 1 / N, "score" divides by N twice: a log-ratio's gradient is about
-    1 / N of DPO's and of "loss", so a step of plain SGD or a clipped one is not comparable (RMSprop and Adam rescale it); and
-    since the scores are small, it stays in the linear part of log σ, where a pair that is already ordered counts as much as
-    one that is not. With one prompt (M = N = 1, weight 1) both are DPO's loss (arXiv:2305.18290, Eq. 7). Raises `InputError`
-    as `contrast_matrix` does, and for another `weigh`.
+    The two differ in scale and in kind. With weights of about 1 / N, "score" divides by N twice. The gradient of a log-ratio is
+    then about 1 / N of that of "loss" or DPO, so steps of plain SGD or with gradient clipping are not comparable (RMSprop and
+    Adam rescale them). Since the scores are small, log σ remains in its linear range, in which correctly ordered pairs
+    contribute as much as the others. For a single prompt (M = N = 1, weight 1) both equal the loss of DPO (arXiv:2305.18290,
+    Eq. 7). Raises `InputError` as `contrast_matrix` does, and for an unknown `weigh`.
     """
     if weigh not in ("score", "loss"):
         raise InputError(f"weigh is {weigh!r}, but must be score or loss")
@@ -115,8 +118,9 @@ def rpo_loss(
 def ipo_loss(chosen_logratios: Vectors, rejected_logratios: Vectors, beta: float = 0.1) -> torch.Tensor:
     """The loss of IPO, a scalar in nats squared: the mean over pairs of (r_i - r_i' - 1 / 2β)² (arXiv:2402.10958, Eq. 5).
 
-    Log-ratios are sums over tokens, so a response is to gain 1 / 2β nats on the other: 5 at β = 0.1. TRL's `ipo` divides them
-    by the number of tokens, and the same β asks for as much a token. Raises `InputError` as `contrast_matrix` does.
+    Log-ratios are sums over tokens, so the target for the difference is 1 / 2β nats per pair, 5 for β = 0.1. TRL's `ipo`
+    divides log-ratios by the number of tokens, so that the same β sets this target per token. Raises `InputError` as
+    `contrast_matrix` does.
     """
     gaps = contrast_matrix(chosen_logratios, rejected_logratios, beta=beta).diagonal() / beta
     if len(chosen_logratios) != len(rejected_logratios):
@@ -129,25 +133,26 @@ def ipo_loss(chosen_logratios: Vectors, rejected_logratios: Vectors, beta: float
 def gradient_of(
     chosen_logratios: Vectors, rejected_logratios: Vectors, weights: Vectors, beta: float = 0.1, weigh: str = "score"
 ) -> torch.Tensor:
-    """The gradient of `rpo_loss` by the log-ratios, chosen before rejected, shape (M + N,); arguments and errors as there."""
-    sides = [
-        _logratios(side, values).detach().requires_grad_()
-        for side, values in (("chosen", chosen_logratios), ("rejected", rejected_logratios))
-    ]
-    return torch.cat(torch.autograd.grad(rpo_loss(*sides, weights, beta, weigh), sides))
+    """The gradient of `rpo_loss` with respect to the log-ratios, chosen before rejected, shape (M + N,).
+
+    Arguments and errors are those of `rpo_loss`.
+    """
+    chosen = _logratios("chosen", chosen_logratios).detach().requires_grad_()
+    rejected = _logratios("rejected", rejected_logratios).detach().requires_grad_()
+    return torch.cat(torch.autograd.grad(rpo_loss(chosen, rejected, weights, beta, weigh), (chosen, rejected)))
 
 
 def gradient_cosine(
     chosen_logratios: Vectors, rejected_logratios: Vectors, weights: Vectors, others: Vectors, beta: float = 0.1
 ) -> float:
-    """The cosine of the gradients that two weightings give at the same log-ratios: at 1 they teach the same.
+    """The cosine between the gradients of two weightings at the same log-ratios; at 1 both train the same policy.
 
-    Inside log σ the weights of a row, which sum to 1, cancel while |w_ij · β · (r_i - r_j)| is small: σ is then 1/2, and the
-    gradient of a chosen response is -β/2 · Σ_j w_ij / (M N) = -β / (2 M N), whatever the weights; that of a rejected one is
-    β / (2 M N) times the sum of its column, which is about 1 too, and just 1 where the weights are symmetric.
+    The weights of a row sum to 1 and cancel inside log σ if |w_ij · β · (r_i - r_j)| is small. σ is then 1/2, and the gradient
+    of a chosen response is -β/2 · Σ_j w_ij / (M N) = -β / (2 M N) for all weights. The gradient of a rejected response is
+    β / (2 M N) times the sum of its column, which is also about 1, and exactly 1 for symmetric weights.
     """
-    ours, theirs = (gradient_of(chosen_logratios, rejected_logratios, w, beta) for w in (weights, others))
-    return float(torch.nn.functional.cosine_similarity(ours, theirs, dim=0))
+    first, second = (gradient_of(chosen_logratios, rejected_logratios, w, beta) for w in (weights, others))
+    return float(torch.nn.functional.cosine_similarity(first, second, dim=0))
 
 
 def _count(name: str, value: int) -> int:
@@ -157,17 +162,17 @@ def _count(name: str, value: int) -> int:
 
 
 def _embeddings(side: str, values: Vectors) -> torch.Tensor:
-    """(rows, D) in float64, in which no square of a float32 overflows, on the processor and apart from any gradient."""
+    """Detached embeddings on the CPU, shape (rows, D), in float64 so that squares of float32 values do not overflow."""
     vectors = torch.as_tensor(values).detach().cpu().double()
     if vectors.ndim != 2 or not vectors.numel():
         raise InputError(f"{side} embeddings have shape {tuple(vectors.shape)}, but must be (responses, dimensions), none 0")
     if not vectors.isfinite().all():
-        raise InputError(f"{side} embeddings hold values that are not finite; embed the prompts again")
+        raise InputError(f"{side} embeddings contain non-finite values; embed the prompts again")
     return vectors
 
 
 def _logratios(side: str, values: Vectors) -> torch.Tensor:
-    """A vector in its own precision, but at least float32: differences of bfloat16 sums would be rounded to whole nats."""
+    """A vector in at least float32, since differences of bfloat16 sums would be rounded to whole nats."""
     vector = torch.as_tensor(values)
     if vector.ndim != 1 or not len(vector):
         raise InputError(f"{side} log-ratios have shape {tuple(vector.shape)}, but must be one number for each response")

@@ -1,4 +1,4 @@
-"""Recipes: how a policy is fine-tuned. The workbook's own, and the set-up that RPO's paper prints."""
+"""Recipes: the settings of fine-tuning, those of this workbook and those of RPO's paper."""
 
 import math
 from collections.abc import Mapping
@@ -7,18 +7,18 @@ from dataclasses import asdict, dataclass
 from ..common.errors import InputError
 from .losses import check_weighting
 
-LEARNING_RATES = {  # of a few, by reward on dev prompts of the sandbox, from an SFT policy: `tests/bench/training.py rates`
+LEARNING_RATES = {  # the best of a few by reward on sandbox dev prompts, from an SFT policy: `tests/bench/training.py rates`
     "SFT": 1e-3, "DPO": 2.5e-4, "IPO": 2.5e-4, "KTO": 2.5e-4, "RPO-Paired": 2.5e-4, "RPO-Unpaired": 2.5e-4,
 }  # fmt: skip
 METHODS = tuple(LEARNING_RATES)
 TAUS = {"RPO-Paired": 0.5, "RPO-Unpaired": 0.75}  # the paper's (arXiv:2402.10958, Table 5)
-TABLE_5 = {"batch": 64, "learning_rate": 5e-7, "optimizer": "rmsprop", "beta": 0.1}  # as RPO's paper prints it, for all methods
-# What the paper does not print is the released code's: config/config.yaml, config/model/base_model.yaml and trainers.py.
+TABLE_5 = {"batch": 64, "learning_rate": 5e-7, "optimizer": "rmsprop", "beta": 0.1}  # in RPO's paper, for all methods
+# Not stated in the paper; taken from the released code: config/config.yaml, config/model/base_model.yaml and trainers.py.
 RELEASED = {"warmup": 150, "schedule": "constant", "clip": 10.0}
-EIGHT_GPUS = {"matrix": 8}  # a batch of 64 on 8 GPUs (Table 5), each with a contrast matrix of its own (Table 3)
+EIGHT_GPUS = {"matrix": 8}  # a batch of 64 on 8 GPUs (Table 5) with one contrast matrix per GPU (Table 3)
 RECIPES = {"workbook": {}, "paper": TABLE_5 | RELEASED | EIGHT_GPUS}
-SAMPLING = {"workbook": {}, "paper": {"top_p": 0.95}}  # of `Protocol`; config/config.yaml, the paper prints no top-p
-CHOICES = {  # of the settings that are words
+SAMPLING = {"workbook": {}, "paper": {"top_p": 0.95}}  # for `Protocol`; top_p is from config/config.yaml
+CHOICES = {  # values of the categorical settings
     "optimizer": ("adamw", "rmsprop"),
     "schedule": ("cosine", "constant"),
     "ipo": ("sum", "token_mean"),
@@ -28,26 +28,26 @@ CHOICES = {  # of the settings that are words
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a policy is fine-tuned; one pass over the pairs."""
+    """The settings of fine-tuning in one pass over the pairs."""
 
     method: str  # SFT (chosen responses alone), DPO, IPO, KTO, RPO-Paired or RPO-Unpaired (arXiv:2402.10958)
     n_pairs: int = 800
-    beta: float = 0.1  # of the preference losses
-    learning_rate: float = 0.0  # 0: that of LEARNING_RATES
+    beta: float = 0.1  # for the preference losses
+    learning_rate: float = 0.0  # 0 selects the one in LEARNING_RATES
     rank: int = 16  # of LoRA, on all linear layers
-    batch: int = 16  # pairs a step
-    seed: int = 0  # of the choice and order of the pairs, and of the adapter's first weights
-    tau: float = 0.0  # of RPO's embedding weights; 0: that of TAUS
-    weighting: str = "embedding"  # of RPO: embedding, uniform or diagonal
-    alpha: float = 0.8  # of RPO's diagonal weights: the share of a prompt's own pair
-    matrix: int = 0  # rows of RPO's contrast matrix, of which a step has batch / matrix; 0: as many as the batch
-    encoded: str = "prompt"  # what RPO's embedding weights compare: prompt, or prompt+response (its Table 6)
-    ipo: str = "sum"  # log-ratios of IPO: sum over tokens (RPO's Eq. 5), or token_mean (TRL's, and the IPO authors' own runs)
+    batch: int = 16  # pairs per step
+    seed: int = 0  # for the choice and order of the pairs and the initial weights of the adapter
+    tau: float = 0.0  # for RPO's embedding weights; 0 selects the one in TAUS
+    weighting: str = "embedding"  # for RPO: embedding, uniform or diagonal
+    alpha: float = 0.8  # for RPO's diagonal weights: the weight of the prompt's own pair
+    matrix: int = 0  # rows of RPO's contrast matrix; a step has batch / matrix of them; 0 selects the batch size
+    encoded: str = "prompt"  # the text that RPO embeds: prompt, or prompt+response (its Table 6)
+    ipo: str = "sum"  # log-ratios of IPO: sum over tokens (RPO's Eq. 5), or token_mean (TRL and IPO's authors in their runs)
     optimizer: str = "adamw"  # or rmsprop
-    schedule: str = "cosine"  # of the learning rate after the warm-up: cosine to 0, or constant
-    warmup: int = -1  # steps of linear warm-up; -1: a tenth of all, five at most
-    clip: float = 1.0  # the largest norm of a step's gradient
-    keep: tuple[int, ...] = ()  # steps after which the adapter is kept as well, beside the last: `finetune.adapter_at`
+    schedule: str = "cosine"  # of the learning rate after the warm-up: cosine (to 0) or constant
+    warmup: int = -1  # steps of linear warm-up; -1 selects a tenth of all steps, but at most five
+    clip: float = 1.0  # maximum norm of the gradient
+    keep: tuple[int, ...] = ()  # steps after which the adapter is saved in addition to the last: `trainers.adapter_at`
 
     def __post_init__(self):
         if self.method not in LEARNING_RATES:
@@ -70,26 +70,26 @@ class Recipe:
 
     @property
     def rate(self) -> float:
-        """The learning rate that is used."""
+        """The learning rate, with the default filled in."""
         return self.learning_rate or LEARNING_RATES[self.method]
 
     def steps(self, n_pairs: int) -> int:
-        """Steps of one pass over so many pairs."""
+        """Number of steps in one pass over `n_pairs` pairs."""
         return math.ceil(n_pairs / self.batch)
 
     @property
     def fills_batch(self) -> bool:
-        """Whether its contrast matrices fill a batch; else the last is smaller, and its rows weigh more in the gradient."""
+        """Whether whole contrast matrices fill the batch. Otherwise the rows of the smaller last one have more weight."""
         return not self.matrix or self.batch % self.matrix == 0
 
     @property
     def needs_encoder(self) -> bool:
-        """Whether an encoder weighs its contrasts."""
+        """Whether the weights require an encoder."""
         return self.method in TAUS and self.weighting == "embedding"
 
     @property
     def effective(self) -> dict:
-        """The settings that the method has a use for, with their defaults filled in."""
+        """The settings that affect the method, with defaults filled in."""
         unused = {
             "beta": self.method == "SFT",
             "tau": not self.needs_encoder,
@@ -105,19 +105,20 @@ class Recipe:
 
 
 def paper_recipe(method: str, **changes) -> Recipe:
-    """A method with the set-up of RPO's paper (its Table 5), but LoRA, and what the paper leaves out as in its released code.
+    """A method with the settings of RPO's paper (Table 5), except for LoRA.
 
-    It is meant for models of billions of parameters: with a learning rate of 5e-7 a small model with LoRA hardly moves.
+    Settings that the paper does not state are those of its released code. The recipe is intended for models with billions of
+    parameters; with a learning rate of 5e-7, a small model with LoRA hardly changes.
     """
     return Recipe(method, **RECIPES["paper"] | changes)
 
 
 def recipe_settings(name: str, workbook: Mapping[str, object], **given: object) -> dict:
-    """Settings for `Recipe` by the recipe's name: those of the workbook or of the paper, and what is given and not 0.
+    """Settings for `Recipe` by name, "workbook" or "paper", overridden by those in `given` that are not 0.
 
-    `workbook`: what the notebook takes under that name. Raises `InputError` for another name.
+    `workbook`: the settings of the notebook for the name "workbook". Raises `InputError` for an unknown name.
     """
     if name not in RECIPES:
         raise InputError(f"recipe is {name!r}, but must be {' or '.join(RECIPES)}")
-    own = workbook if name == "workbook" else RECIPES[name]
-    return {**own, **{key: value for key, value in given.items() if value}}
+    defaults = workbook if name == "workbook" else RECIPES[name]
+    return {**defaults, **{key: value for key, value in given.items() if value}}

@@ -1,8 +1,8 @@
-"""A trainer for Relative Preference Optimization (arXiv:2402.10958): transformers' own, with another batch and another loss.
+"""A trainer for Relative Preference Optimization (arXiv:2402.10958): `transformers.Trainer` with its own batches and loss.
 
-A batch holds M chosen and M rejected responses, whose contrast matrix is M x M. In paired data row i is one prompt with both;
-in unpaired data its chosen and its rejected response answer different prompts. The matrix may be larger than what fits the
-memory (see `RPOTrainer.training_step`), and smaller than the batch.
+A batch contains M chosen and M rejected responses, which form an M x M contrast matrix. In paired data, the chosen and the
+rejected response of row i answer the same prompt; in unpaired data, they answer different prompts. The matrix may be smaller
+than the batch, and the batch may be larger than fits into memory at once (see `RPOTrainer.training_step`).
 """
 
 import random
@@ -15,16 +15,16 @@ from transformers import Trainer
 
 from .losses import check_weighting, diagonal_weights, ipo_loss, prompt_weights, rpo_loss, uniform_weights
 
-IGNORED = -100  # targets that cross_entropy leaves out
+IGNORED = -100  # target that cross_entropy ignores
 
 
 def rpo_items(rows: Sequence[dict], tokenizer, max_length: int, paired: bool = True, seed: int = 0) -> list[dict]:
-    """What the trainer reads: of each of a row's two sides the token ids, the targets, and the embedding it is weighed by.
+    """The training items: for each of a row's two sides, the token ids, the targets, and the embedding for the weights.
 
-    `rows`: prompt (the context), chosen, rejected, and chosen_embedding and rejected_embedding (of the prompt, or of it and the
-    response), which may be left out where no weights need them. Targets are response and EOS. Unpaired data are the same
-    responses, the rejected ones in another order (section 4.1, "unpaired setting"). What is longer than `max_length` tokens
-    loses its end, as with TRL.
+    `rows`: prompt (the context), chosen, rejected, and chosen_embedding and rejected_embedding (of the prompt, or of prompt and
+    response), which are optional if the weights do not use them. The targets are the response and EOS. Unpaired data consist
+    of the same responses with the rejected ones shuffled (section 4.1, "unpaired setting"). Sequences longer than `max_length`
+    tokens are truncated at the end, as in TRL.
     """
     others = list(rows)
     if not paired:
@@ -44,7 +44,7 @@ def _side(side: str, row: dict, tokenizer, max_length: int) -> dict:
 
 
 def collate(items: Sequence[dict]) -> dict[str, torch.Tensor]:
-    """A batch, chosen before rejected: ids, targets and mask, shape (M, 2, T), padded at the right; embedding (M, 2, D)."""
+    """A batch with chosen before rejected: ids, targets and mask (M, 2, T), padded on the right; embedding (M, 2, D)."""
     sides = [item[side] for item in items for side in ("chosen", "rejected")]
     fills = {"ids": 0, "targets": IGNORED}
     batch = {name: _padded([side[name] for side in sides], fill) for name, fill in fills.items()}
@@ -58,11 +58,11 @@ def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
 
 
 class RPOTrainer(Trainer):
-    """`transformers.Trainer` with the loss of `losses.rpo_loss`; the reference is the model with its adapter off.
+    """`transformers.Trainer` with the loss `losses.rpo_loss`. The reference is the model with its adapter disabled.
 
-    `weighting`: embedding (with `tau`), uniform or diagonal (with `alpha`). `matrix`: rows of a contrast matrix; 0 is the whole
-    batch; of several matrices the loss is the mean over their rows, as on several GPUs (the paper's Table 3). `micro`: how many
-    rows of the batch go through the model at a time; 0 for all. Dropout is off, so that the passes of a step agree.
+    `weighting`: embedding (with `tau`), uniform or diagonal (with `alpha`). `matrix`: rows of a contrast matrix; 0 for the
+    whole batch. With several matrices the loss is the mean over all rows, as on several GPUs (the paper's Table 3). `micro`:
+    rows of the batch that are processed at once; 0 for all. Dropout is disabled, so that all passes of a step are consistent.
     """
 
     def __init__(self, *args, beta=0.1, tau=0.5, weighting="embedding", alpha=0.8, weigh="score", matrix=0, micro=0, **kwargs):
@@ -72,7 +72,7 @@ class RPOTrainer(Trainer):
         self.matrix, self.micro = matrix, micro
 
     def weights(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The weights of one contrast matrix over all of a batch, shape (M, M)."""
+        """The weights of one contrast matrix over the whole batch, shape (M, M)."""
         m = len(batch["ids"])
         if self.weighting == "uniform":
             return uniform_weights(m, m)
@@ -81,13 +81,13 @@ class RPOTrainer(Trainer):
         return prompt_weights(*batch["embedding"].unbind(1), self.tau)
 
     def logratios(self, model, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """log π_θ - log π_ref of the chosen and of the rejected responses, summed over tokens, nats; shapes (M,)."""
+        """log π_θ - log π_ref of the chosen and the rejected responses, summed over tokens, in nats; shapes (M,)."""
         with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
             reference = response_logps(model, batch)
         return (response_logps(model, batch) - reference).unbind(1)
 
     def loss(self, chosen: torch.Tensor, rejected: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The loss of a batch, a mean over its rows; its log-ratios have shape (M,)."""
+        """The loss of a batch, as a mean over its rows; the log-ratios have shape (M,)."""
         total, size = 0.0, self.matrix or len(chosen)
         for rows in (slice(i, i + size) for i in range(0, len(chosen), size)):
             weights = self.weights({name: values[rows] for name, values in batch.items()})
@@ -95,11 +95,11 @@ class RPOTrainer(Trainer):
         return total / len(chosen)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """One step on the whole batch, however few rows the memory takes at a time.
+        """One step on the whole batch, processing at most `micro` rows at once.
 
-        With `micro` rows at a time the log-ratios of all rows are first computed without gradients; the loss's derivative by
-        each of them is then a number, and each part adds its own share to the gradient, which is exactly that of the whole
-        (GradCache, arXiv:2101.06983).
+        With `micro`, the log-ratios of all rows are first computed without gradients, which gives the derivative of the loss
+        with respect to each log-ratio. Each part is then backpropagated with these derivatives. The accumulated gradient is
+        exactly that of the whole batch (GradCache, arXiv:2101.06983).
         """
         model.eval()  # no dropout
         batch = self._prepare_inputs(inputs)
@@ -110,26 +110,26 @@ class RPOTrainer(Trainer):
             return loss.detach()
         parts = [{name: values[i : i + size] for name, values in batch.items()} for i in range(0, m, size)]
         with torch.no_grad():
-            known = [torch.cat(side) for side in zip(*(self.logratios(model, part) for part in parts), strict=True)]
-        leaves = [side.requires_grad_() for side in known]
+            of_parts = [self.logratios(model, part) for part in parts]
+        leaves = [torch.cat(side).requires_grad_() for side in zip(*of_parts, strict=True)]
         loss = self.loss(*leaves, batch)
-        slopes = zip(*(g.split(size) for g in torch.autograd.grad(loss, leaves)), strict=True)
-        for part, slope in zip(parts, slopes, strict=True):
-            share = sum((ratio * s).sum() for ratio, s in zip(self.logratios(model, part), slope, strict=True))
-            self.accelerator.backward(share)
+        gradients = [gradient.split(size) for gradient in torch.autograd.grad(loss, leaves)]
+        for part, by_chosen, by_rejected in zip(parts, *gradients, strict=True):
+            chosen, rejected = self.logratios(model, part)
+            self.accelerator.backward((chosen * by_chosen).sum() + (rejected * by_rejected).sum())
         return loss.detach()
 
 
 class IPOTrainer(RPOTrainer):
-    """The same with the loss of `losses.ipo_loss`, whose log-ratios are summed over tokens and not divided by them."""
+    """`RPOTrainer` with the loss `losses.ipo_loss`, whose log-ratios are sums over tokens rather than means."""
 
     def loss(self, chosen: torch.Tensor, rejected: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The loss of a batch, a mean over its pairs."""
+        """The loss of a batch, as a mean over its pairs."""
         return ipo_loss(chosen, rejected, self.beta)
 
 
 def response_logps(model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Σ log π over the targets of each row's two sides, shape (M, 2), nats, in float32."""
+    """Log-probabilities in nats, summed over the targets of each side, shape (M, 2), float32."""
     ids, mask, targets = (batch[name].flatten(0, 1) for name in ("ids", "mask", "targets"))
     logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
     logps = -cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED, reduction="none")

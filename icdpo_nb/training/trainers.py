@@ -1,4 +1,4 @@
-"""The trainer of each method: TRL's for SFT, DPO and KTO, ours for RPO and for IPO as RPO's paper has it; LoRA throughout."""
+"""The trainer of each method, with LoRA: TRL's for SFT, DPO and KTO, our own for RPO and for IPO as in RPO's paper."""
 
 import json
 import math
@@ -10,11 +10,11 @@ from ..common.errors import InputError
 from .recipes import TAUS, Recipe
 
 SIDES = ("chosen", "rejected")
-CHECKPOINTS = 5  # of a training, so that an interrupted one loses a fifth at most
+CHECKPOINTS = 5  # per training, so that an interruption loses at most a fifth of it
 
 
 def make_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, folder: Path, quiet: bool):
-    """The trainer of a method: TRL's, or for losses that TRL lacks our own."""
+    """The trainer of a method: TRL's, or our own for losses that TRL does not have."""
     import trl
     from datasets import Dataset
     from peft import LoraConfig
@@ -37,21 +37,22 @@ def make_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, folder: Pat
 
 
 def on_one_device(args):
-    """Training arguments whose batch is the recipe's, however many GPUs can be seen.
+    """Training arguments whose batch size does not depend on the number of visible GPUs.
 
-    transformers would hold a batch for each of them, and split it: other steps and other contrast matrices under one name.
+    Otherwise transformers would use a batch per GPU, which changes the steps and contrast matrices of a recipe.
     """
     args._n_gpu = min(args.n_gpu, 1)
     return args
 
 
 def _arguments(model, recipe: Recipe, steps: int, folder: Path, quiet: bool) -> dict:
-    """What all trainers take. TRL's defaults are those of a GPU; on a processor bfloat16 and checkpointing are off."""
-    on_cpu, window = model.device.type == "cpu", getattr(model.config.get_text_config(), "max_position_embeddings", 1024)
-    a_step = recipe.batch * (2 if recipe.method == "KTO" else 1)  # KTO reads a pair as two responses
+    """Arguments common to all trainers. Unlike TRL's defaults, bfloat16 and gradient checkpointing are disabled on a CPU."""
+    on_cpu = model.device.type == "cpu"
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", 1024)
+    batch_size = recipe.batch * (2 if recipe.method == "KTO" else 1)  # KTO treats a pair as two examples
     return {
-        "output_dir": str(folder), "per_device_train_batch_size": a_step, "num_train_epochs": 1, "seed": recipe.seed,
-        "train_sampling_strategy": "sequential",  # as drawn, so that every method learns the same pairs at the same step
+        "output_dir": str(folder), "per_device_train_batch_size": batch_size, "num_train_epochs": 1, "seed": recipe.seed,
+        "train_sampling_strategy": "sequential",  # so that every method is trained on the same pairs at the same step
         "learning_rate": recipe.rate, "optim": {"adamw": "adamw_torch", "rmsprop": "rmsprop"}[recipe.optimizer],
         "lr_scheduler_type": {"cosine": "cosine", "constant": "constant_with_warmup"}[recipe.schedule],
         "warmup_steps": min(5, steps // 10) if recipe.warmup < 0 else recipe.warmup, "max_grad_norm": recipe.clip,
@@ -63,11 +64,11 @@ def _arguments(model, recipe: Recipe, steps: int, folder: Path, quiet: bool) -> 
 
 
 def mismatched(rows: list[dict], batch: int) -> list[dict]:
-    """What KTO reads: of each batch of pairs first the chosen, then the rejected responses.
+    """Examples for KTO: for each batch of pairs, first the chosen and then the rejected responses.
 
-    TRL pairs a row's prompt with the completion of the row before it in the batch, the first row's with the last completion,
-    and takes these for mismatched pairs, from which it estimates the KL term. In this order they are mismatched; were the two
-    responses of a prompt neighbours, half would not be. A batch of a single pair has only its own two responses to offer.
+    TRL estimates the KL term from mismatched pairs: it combines the prompt of each row with the completion of the preceding row
+    in the batch, and the first prompt with the last completion. In this order they are indeed mismatched, whereas with the two
+    responses of a prompt next to each other, half of them would not be. This is impossible for a batch of a single pair.
     """
     return [
         {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
@@ -78,7 +79,7 @@ def mismatched(rows: list[dict], batch: int) -> list[dict]:
 
 
 def _own_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, config: dict, lora):
-    """RPO's trainer, or that of IPO without TRL's division by tokens."""
+    """The trainer of RPO, or of IPO without TRL's division by the number of tokens."""
     from peft import get_peft_model
     from transformers import TrainingArguments
 
@@ -86,14 +87,14 @@ def _own_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, config: dic
 
     items = rpo_items(rows, tokenizer, config.pop("max_length"), recipe.method != "RPO-Unpaired", recipe.seed)
     names = ("beta", "tau", "weighting", "alpha", "matrix")
-    how = {name: value for name, value in recipe.effective.items() if name in names}
+    settings = {name: value for name, value in recipe.effective.items() if name in names}
     args = on_one_device(TrainingArguments(**config, remove_unused_columns=False))
     trainer = IPOTrainer if recipe.method == "IPO" else RPOTrainer
-    return trainer(get_peft_model(model, lora), args=args, train_dataset=items, **how)
+    return trainer(get_peft_model(model, lora), args=args, train_dataset=items, **settings)
 
 
 def keep_steps(steps: Sequence[int], folder: Path):
-    """A callback that keeps the adapter as it is after each of the steps."""
+    """A callback that saves the adapter after each of the given steps."""
     from transformers import TrainerCallback
 
     class Keep(TrainerCallback):
@@ -105,15 +106,15 @@ def keep_steps(steps: Sequence[int], folder: Path):
 
 
 def stop_when_not_finite(method: str, folder: Path):
-    """A callback that ends a training whose loss is no longer finite."""
+    """A callback that stops training when the loss or the gradient is no longer finite."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kwargs):
             if all(math.isfinite(float(logs.get(name, 0.0))) for name in ("loss", "grad_norm")):
-                return  # a gradient that is not finite spoils the weights before the next loss shows it
+                return  # a non-finite gradient corrupts the weights before the loss reveals it
             last = last_checkpoint(folder)
-            kept = f"the last good adapter is in {last}" if last else "no adapter was good before"
+            kept = f"the last good adapter is in {last}" if last else "there is no earlier adapter"
             raise InputError(
                 f"{method}: the loss was no longer finite at step {state.global_step}; {kept}; lower learning_rate"
             )
@@ -122,7 +123,7 @@ def stop_when_not_finite(method: str, folder: Path):
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end: the trainer's state is the last of its files."""
+    """The newest complete checkpoint, recognised by the trainer state, which is written last."""
     newest_first = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
     for path in newest_first:
         try:
@@ -134,5 +135,5 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def adapter_at(folder: Path, step: int) -> Path:
-    """The folder of the adapter as it was after a step that its recipe keeps."""
+    """The folder of the adapter saved after this step (see `Recipe.keep`)."""
     return folder / f"step-{step:05d}"

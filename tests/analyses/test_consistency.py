@@ -87,7 +87,7 @@ def test_the_sentence_counts_what_lies_above_and_below_chance():
     rows = [("m", kind, *row) for kind in ("random", "R") for row in (("S", 0.3, 0.5), ("Ŝ", 0.62, 0.9), ("π*", 0.5, 0.7))]
     means = pd.DataFrame(rows, columns=["lm", "source", "method", "low", "high"])
     said = consistency_sentence(means, chance_mrr(3))
-    assert said == "MRR lies above chance (0.611), of 2 experiments: S in 0 (below it in 2), Ŝ in 2, π* in 0."
+    assert said == "Of 2 experiments, the MRR lies above chance (0.611) for S in 0 (below in 2), Ŝ in 2, π* in 0."
 
 
 def test_labelled_pairs_are_scored_as_candidates_are(tiny_lm, pairs):

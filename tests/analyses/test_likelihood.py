@@ -99,15 +99,15 @@ def table(values: dict[str, list[float]], column: str, source: str = ALONE) -> p
 @pytest.mark.parametrize(
     ("rewards", "outcome", "end"),
     [
-        ([3.0, 4, 3, 4], "came true", "; it came true in 1, not in 0."),
-        ([0.0, 1, 0, 0], "did not come true", "; it came true in 0, not in 1 (m: b - a)."),
+        ([3.0, 4, 3, 4], "came true", "; it came true in 1, did not in 0."),
+        ([0.0, 1, 0, 0], "did not come true", "; it came true in 0, did not in 1 (m: b - a)."),
         (
             [1.0, 3.5, 1, 3],
             "cannot tell; about 250 prompts would decide it",
-            "; it came true in 0, not in 0, cannot tell in 1.",
+            "; it came true in 0, did not in 0, cannot tell in 1.",
         ),
-        ([2.05, 2.1, 2, 2.1], "too small to matter", "; it came true in 0, not in 0, too small to matter in 1."),
-        (None, "not run", "; there are no rewards to hold it against."),
+        ([2.05, 2.1, 2, 2.1], "too small to matter", "; it came true in 0, did not in 0, too small to matter in 1."),
+        (None, "not run", "; there are no rewards to test it."),
     ],
 )
 def test_forecast_by_hand(rewards, outcome, end):
@@ -122,8 +122,8 @@ def test_forecast_by_hand(rewards, outcome, end):
     assert found["serves better, by forecast"].tolist() == ["a"]
     assert found["outcome"].tolist() == [outcome]
     assert found["paper's reward gap"].tolist() == ["LLaMA -5.2, LLaMA2 -8.3, Mistral -15.7"]
-    said = "By the NLL of 20 responses each, the nearer source is forecast to serve better in 1 of 1 comparisons"
-    assert forecast_sentence(found, 20) == said + end
+    forecast = "The NLL of 20 responses per source gives a forecast in 1 of 1 comparisons"
+    assert forecast_sentence(found, 20) == forecast + end
     assert np.isclose(float(found["NLL gap [95 % interval]"][0].split()[0]), 1.0)
 
 

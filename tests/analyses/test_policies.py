@@ -65,7 +65,7 @@ def test_preference_losses_begin_as_the_sft_policy_of_their_seed(tuned_base, pol
         recipes = {"DPO": Recipe("DPO", **SMALL_RECIPE)}
         alone = train_policies(load_lm(tuned_base), {"raw": FEW_PAIRS}, recipes, [3], begin="base")
         assert training_record(alone["raw", "DPO", 3].folder)["base"] == tuned_base
-        with pytest.raises(InputError, match="begin from an SFT policy; name SFT among the methods too"):
+        with pytest.raises(InputError, match="start from an SFT policy; add SFT to the methods"):
             train_policies(load_lm(tuned_base), {"raw": FEW_PAIRS}, recipes, [3])
         with pytest.raises(InputError, match="begin is 'dpo', but must be sft or base"):
             train_policies(load_lm(tuned_base), {"raw": FEW_PAIRS}, recipes, [3], begin="dpo")
@@ -131,8 +131,8 @@ def test_along_a_training(tuned_base, tmp_path):
     assert list(gains["n"]) == [3, 3]
     told = gains.assign(mean=[0.5, -0.5], low=[0.1, -0.9], high=[0.9, -0.1])
     assert along_sentence(told) == (
-        "from base: S adds at step 1 and takes away at step 3 (of 1, 3); most at step 1, 0.50 [0.10, 0.90]. "
-        "Gains in reward with 95 % intervals over 3 prompts; one training seed."
+        "from base: S raises the reward at step 1 and lowers the reward at step 3 (of 1, 3); the largest gain is "
+        "0.50 [0.10, 0.90], at step 1. The 95 % intervals are over 3 prompts, with one training seed."
     )
 
 

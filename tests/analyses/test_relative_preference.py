@@ -55,7 +55,7 @@ def test_a_printed_row_is_read_as_an_experiment(method, setting, recipe, other):
 
 @pytest.mark.parametrize("setting", ["gamma = 1", "τ = x", "weights from responses", "batch 2.5", "uniform weights; α = 1"])
 def test_settings_that_are_not_read(setting):
-    with pytest.raises(InputError, match="is not read; say it as the paper does"):
+    with pytest.raises(InputError, match="is unknown; write it as in the paper"):
         read_case("RPO", setting, DEFAULT)
 
 
@@ -142,9 +142,9 @@ def test_the_answer_counts_the_verdicts():
     rows = [("A > B", "1.0 [0.5, 1.5]", "agrees", "7B +2.0", 3), ("C > D", "0.0 [-1.0, 1.0]", "cannot tell", "7B +3.0", 3)]
     claims = pd.DataFrame(rows, columns=["claim", "here", "verdict", "paper", "seeds"])
     assert paper_sentence(claims, 9) == (
-        "On 9 prompts and 3 training seeds, of 2 differences that the paper prints: agrees in 1 (A > B), cannot tell in 1. "
-        "A > B by 1.0 [0.5, 1.5] percentage points, in the paper 7B +2.0; "
-        "C > D by 0.0 [-1.0, 1.0] percentage points, in the paper 7B +3.0."
+        "Of 2 published differences, on 9 prompts and 3 training seeds: agrees in 1 (A > B), cannot tell in 1. "
+        "A > B by 1.0 [0.5, 1.5] percentage points (paper: 7B +2.0); "
+        "C > D by 0.0 [-1.0, 1.0] percentage points (paper: 7B +3.0)."
     )
 
 

@@ -98,8 +98,8 @@ def test_policies_of_paired_rpo_beside_their_answers(tuned_base, tuned):
     assert np.isnan(table.loc["RPO-Paired", "identical answers"])
     sentence = effect_sentence(table.reset_index())
     assert "is 0.03 nats" in sentence
-    assert "95% or more for b: these settings did nothing" in sentence
-    assert "40% to 96% are word for word those of RPO-Paired; 95%" in sentence
+    assert "The share is 95% or more for b, so these settings had no effect." in sentence
+    assert "40% to 96% of the answers are identical to those of RPO-Paired." in sentence
 
 
 def test_the_scale_is_told_by_the_size_of_the_scores_on_dev_pairs(tuned_base, tmp_path):

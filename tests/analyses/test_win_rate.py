@@ -55,7 +55,7 @@ def test_what_is_compared():
 def test_a_source_without_all_its_answers_is_left_out():
     assert "Source" not in set(comparisons(CHOSEN, preferences(p="half"), PROMPTS)["method"])
     assert set(comparisons(CHOSEN, preferences(p="x", q="y"), PROMPTS, beside=[])["method"]) == set(METHODS)
-    with pytest.raises(InputError, match="beside names SFT, but may name Base, ICL, Source only"):
+    with pytest.raises(InputError, match="beside has SFT, but may only have Base, ICL, Source"):
         comparisons(CHOSEN, preferences(), PROMPTS, beside=["ICL", "SFT"])
 
 
@@ -138,7 +138,7 @@ def test_judged_by_length():
     bouts = comparisons(CHOSEN, preferences(p="from the source", q="chosen"), PROMPTS)
     found = judged(RewardJudge(Length()), bouts)
     assert found.groupby("method")["win"].mean().to_dict() == {"Base": 0, "ICL": 0, **dict.fromkeys(METHODS, 0), "Source": 0.75}
-    assert preview(RewardJudge(Length()), bouts).endswith("nothing is to be paid.")
+    assert preview(RewardJudge(Length()), bouts).endswith("costs nothing.")
 
 
 @pytest.mark.parametrize("verdict", ["failed", "unparsable"])
@@ -156,14 +156,14 @@ def test_a_judge_of_places_is_found_out():
     said = order_sentence(found)
     assert said == (
         "10 of 10 pairs have a verdict; the two orders agree on 0% of them; "
-        "100% of the answers that prefer one name the first text (50% is no bias)."
+        "100% of the replies with a preference name the first text (unbiased: 50%)."
     )
 
 
 def test_what_has_no_verdict_is_told():
     said = order_sentence(verdicts(ICDPO="wlwwtluff"))
     assert said.startswith("6 of 9 pairs have a verdict; 2 failed; 1 unparsable; the two orders agree on 100% of them; 50% of")
-    assert said.endswith("the longer text won 60% of the decided pairs of unequal length.")
+    assert said.endswith("the longer text wins 60% of the decided pairs of unequal length.")
     assert order_sentence(verdicts(ICDPO="tt")) == "2 of 2 pairs have a verdict; the two orders agree on 100% of them."
 
 
@@ -171,9 +171,9 @@ def test_agreement_with_another_judge():
     mine, other = verdicts(ICDPO="wlwtu", ICL="wllww"), verdicts(ICDPO="wtlww", ICL="llwww")
     said = agreement_sentence(mine, other)
     share = np.mean([(1 + 0) / 2, (0.5 + 1) / 2, 0, 1, 1])  # by prompt; the judge's tie and its missing verdict are left out
-    assert said.startswith(f"Of the pairs that the judge decides, the reward model prefers the same text in {share:.0%}; ")
+    assert said.startswith(f"The reward model prefers the same text in {share:.0%} of the pairs that the judge decides; ")
     assert "over the 2 bars is " in said
-    assert "nothing to agree with" in agreement_sentence(verdicts(ICDPO="tt"), verdicts(ICDPO="ww"))
+    assert "agreement cannot be measured" in agreement_sentence(verdicts(ICDPO="tt"), verdicts(ICDPO="ww"))
 
 
 def test_bars_are_the_shares():

@@ -101,12 +101,12 @@ def test_a_reward_judges_by_its_scores():
     assert found["backward"].tolist() == ["B", "A", "C"]
     assert found["reply"][0] == "2.00 against 1.00"
     assert len(reward.scored) == len(set(reward.scored)) == 6, "each text once"
-    assert "nothing is to be paid" in RewardJudge(reward).preview(["x"], ["a"], ["b"])
+    assert "costs nothing" in RewardJudge(reward).preview(["x"], ["a"], ["b"])
 
 
 def test_any_reward_can_judge():
     assert load_judge("sandbox", store=False).name == "sandbox"
-    assert load_judge("sandbox", model="", url="nonsense").note.endswith("equal scores tie."), (
+    assert load_judge("sandbox", model="", url="nonsense").note.endswith("equal rewards tie."), (
         "what is an endpoint's is left alone"
     )
 
@@ -238,8 +238,8 @@ def test_the_cost_is_told_before_the_first_call(endpoint, judge):
         sum(len(_question(item, PROMPT)) for item in zip(*texts, strict=True) if item[1] != item[2]) // CHARACTERS_PER_TOKEN
     )
     money = (tokens * 2 + 600 * 8) / 1e6
-    said = f"about {tokens:,} prompt tokens, at most 600 reply tokens, at most {money:.2f} in the money of the prices."
-    assert made.preview(*texts).startswith("6 of 6 calls of m at 127.0.0.1:")
+    said = f"about {tokens:,} prompt tokens, at most 600 reply tokens, at most {money:.2f} in the currency of the prices."
+    assert made.preview(*texts).startswith("6 of 6 calls to m at 127.0.0.1:")
     assert made.preview(*texts).endswith(said)
     with pytest.raises(InputError, match="6 of 6 calls .* max_calls is 5: raise it, or compare fewer"):
         judge_pairs(made, X, OURS, THEIRS)
@@ -258,15 +258,15 @@ BROKEN = {
     "too many requests": (Raw(b"{}", 429), "failed", "RateLimitError"),
     "silence": (Silence(), "failed", "APITimeoutError"),
     "half a reply": (Half(), "failed", "APIConnectionError"),
-    "no JSON": (Raw(b"<html>"), "failed", "no chat completion"),
-    "no UTF-8": (Raw(b'{"choices": "\xff"}'), "failed", "no chat completion"),
-    "deep JSON": (Raw(b"[" * 100_000), "failed", "no chat completion"),
-    "an object": (Raw(b"{}"), "failed", "no chat completion"),
-    "a list": (Raw(b"[]"), "failed", "no chat completion"),
-    "null": (Raw(b"null"), "failed", "no chat completion"),
-    "no choice": (Raw(b'{"choices": []}'), "failed", "no chat completion"),
-    "another choice": (Raw(b'{"choices": [7]}'), "failed", "no chat completion"),
-    "nothing": (Raw(b""), "failed", "no chat completion"),
+    "no JSON": (Raw(b"<html>"), "failed", "did not return a chat completion"),
+    "no UTF-8": (Raw(b'{"choices": "\xff"}'), "failed", "did not return a chat completion"),
+    "deep JSON": (Raw(b"[" * 100_000), "failed", "did not return a chat completion"),
+    "an object": (Raw(b"{}"), "failed", "did not return a chat completion"),
+    "a list": (Raw(b"[]"), "failed", "did not return a chat completion"),
+    "null": (Raw(b"null"), "failed", "did not return a chat completion"),
+    "no choice": (Raw(b'{"choices": []}'), "failed", "did not return a chat completion"),
+    "another choice": (Raw(b'{"choices": [7]}'), "failed", "did not return a chat completion"),
+    "nothing": (Raw(b""), "failed", "did not return a chat completion"),
     "no content": (Raw(completion(None)), "unparsable", "None"),
     "content of another kind": (Raw(completion({"verdict": "[[A]]"})), "unparsable", "verdict"),
     "nonsense": ("I cannot choose.", "unparsable", "I cannot choose."),
@@ -315,7 +315,7 @@ def test_after_a_round_without_a_verdict_it_stops_and_keeps_what_it_has(endpoint
     prompts = [f"{i:02}" for i in range(24)]
     endpoint.answer = lambda item, n: longest(item, n) if item["dialogue"] < "08" else fault
     items = prompts, ["long"] * 24, ["s"] * 24
-    with pytest.raises(InputError, match=rf"gave no verdict in 8 calls in a row \(the last: {why}\); ask another"):
+    with pytest.raises(InputError, match=rf"gave no verdict in 8 consecutive calls \(the last: {why}\); use another"):
         judge(workers=2).ask(*items)
     assert len(endpoint.asked) == 16
     assert judge().preview(*items).startswith("16 of 24 calls")
@@ -337,7 +337,7 @@ def test_a_refusal_ends_in_one_sentence(endpoint, judge, status, why):
         f'{{"error": {{"message": "{message.encode("unicode_escape").decode()}"}}}}'.encode(), status
     )
     with pytest.raises(
-        InputError, match=rf"m at 127.0.0.1:\d+ refuses \({why}.*check {KEY}, judge_model and judge_url"
+        InputError, match=rf"m at 127.0.0.1:\d+ rejects the request \({why}.*check {KEY}, judge_model and judge_url"
     ) as error:
         judge_pairs(judge(), X, OURS, THEIRS)
     assert SECRET not in str(error.value)

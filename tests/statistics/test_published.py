@@ -46,7 +46,7 @@ def test_gains():
     assert published_gain("ICDPO + ŜR", "SFT", "GPT-3.5")["Mistral"] == -10.61
     with pytest.raises(NotReportedError, match="no total reward of 'ICL' on SyntheticGPT with demonstrations of 'LLaMA2-chat'"):
         published_gain("ICL", "Base", data="SyntheticGPT")
-    with pytest.raises(InputError, match="no results on 'pocket', but on HH-RLHF and SyntheticGPT"):
+    with pytest.raises(InputError, match="no results on 'pocket', only on HH-RLHF and SyntheticGPT"):
         published_gain("ICL", "Base", data="pocket")
 
 
@@ -98,7 +98,7 @@ def test_roles():
 
 @pytest.mark.parametrize("wrong", ["mine", "mine=", "=raw", "mine=teacher-a", "mine=llama2-chat", ""])
 def test_wrong_roles(wrong):
-    with pytest.raises(InputError, match="write source=role, the role one of .*raw, LLaMA2-chat, GPT-3.5.* or none"):
+    with pytest.raises(InputError, match="write source=role, where role is one of raw, LLaMA2-chat, GPT-3.5 or none"):
         role_of("raw", [wrong])
     with pytest.raises(InputError, match="names 'mine' twice"):
         role_of("raw", ["mine=raw", "mine=GPT-3.5"])
@@ -117,7 +117,7 @@ def test_tables_as_printed():
     assert whole.shape == (10, 11)
     assert published_rewards("HH-RLHF", 2, "helpful").iloc[0].tolist() == ["raw", "Base", -77.53, -67.67, -33.22]
     assert list(published_rewards("HH-RLHF", 4, None)) == ["source", "method", *MODELS], "Table 4 has totals only"
-    with pytest.raises(NotReportedError, match="Table 5 has no helpful rewards on SyntheticGPT"):
+    with pytest.raises(NotReportedError, match="Table 5 reports no helpful rewards on SyntheticGPT"):
         published_rewards("SyntheticGPT", domain="helpful")
     assert published_sources("HH-RLHF").iloc[0].tolist() == ["raw", 24.23, -47.62, -11.7]
     assert published_sources("SyntheticGPT").iloc[1].tolist() == ["LLaMA2-chat", 120.31]
@@ -179,7 +179,7 @@ def test_nothing_stands_beside_other_data():
 
 def test_roles_sentence():
     said = roles_sentence(["teacher-a", "mine"])
-    assert said == "Compared with the paper: teacher-a with LLaMA2-chat, mine with none of its sources."
+    assert said == "Sources compared with those of the paper: teacher-a with LLaMA2-chat, mine with none."
     with pytest.raises(InputError, match="write source=role"):
         roles_sentence(["raw"], ["raw:GPT-3.5"])
 

@@ -116,6 +116,6 @@ def test_other_values_than_wins(answers):
 
 def test_sentence(answers):
     said = seeds_sentence(answers)
-    assert said.startswith("Between 3 training seeds a policy's win rates lie")
+    assert said.startswith("Between 3 training seeds, a policy's win rate varies by")
     assert said.endswith("(C).")
-    assert seeds_sentence(answers[answers["seed"] == 0]).startswith("All policies have one training seed")
+    assert seeds_sentence(answers[answers["seed"] == 0]).startswith("Each policy was trained from one seed")

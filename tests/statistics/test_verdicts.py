@@ -92,7 +92,7 @@ def test_the_paper_is_read_for_the_same_role():
     assert paper(*pair, "teacher-a", TOTAL).text == "LLaMA +23.1, LLaMA2 +6.0, Mistral +2.4"
     assert paper(*pair, "teacher-b", TOTAL) == paper(*pair, "mine", TOTAL)
     assert paper(*pair, "teacher-b", "harmless").gains["LLaMA"] == pytest.approx(82.21 - 64.03)
-    assert paper(*pair, "other", TOTAL).text == "the paper has no source like other"
+    assert paper(*pair, "other", TOTAL).text == "no source of the paper corresponds to other"
     assert paper("ICDPO", "RM-BoN", "raw", TOTAL).expected == 0
     assert paper("ICDPO", "RM-BoN", "teacher-a", TOTAL).expected == 1
     assert icdpo_paper("SyntheticGPT")(*pair, "teacher-b", TOTAL).text == "not reported"
@@ -211,9 +211,9 @@ def row(claim: str, verdict: str, finding: str = HIGHER, decide: float = NONE, *
 
 def test_sentences():
     one = pd.DataFrame([row("A > B", AGREES)])
-    assert claims_sentence(one, 9) == "On 9 prompts: A > B: agrees."
+    assert claims_sentence(one, 9) == "On 9 prompts, A > B: agrees."
     open_ = pd.DataFrame([row("A > B", AGREES), row("C > D", OPEN, OPEN, 250)])
-    assert claims_sentence(open_, 9) == "On 9 prompts: A > B: agrees; C > D: cannot tell (about 250 prompts would decide it)."
+    assert claims_sentence(open_, 9) == "On 9 prompts, A > B: agrees; C > D: cannot tell (about 250 prompts would decide it)."
     seeds = open_.assign(seeds=3)
     assert claims_sentence(seeds, 9).endswith("cannot tell (about 250 training seeds would decide it).")
     several = pd.DataFrame(
@@ -226,8 +226,8 @@ def test_sentences():
         ]
     )
     assert claims_sentence(several, 9) == (
-        "On 9 prompts. In 5 experiments, which share their prompts: A > B: agrees in 2, cannot tell in 1 (about 90 prompts "
-        "would decide it), not comparable in 2 (here lower in 1, cannot tell in 1)."
+        "On the same 9 prompts in 5 experiments, A > B: agrees in 2, cannot tell in 1 (about 90 prompts would decide it), "
+        "not comparable in 2 (here lower in 1, cannot tell in 1)."
     )
     many = pd.DataFrame([row(f"{x} > B", v) for x, v in zip("ACDE", (AGREES, OPEN, AGREES, SMALL), strict=True)])
     assert claims_sentence(many, 9) == "On 9 prompts, agrees: A > B, D > B; too small to matter: E > B; cannot tell: C > B."
@@ -238,6 +238,6 @@ def test_the_family_is_counted():
         [row("A > B", AGREES, p=p, holm=h) for p, h in ((0.001, 0.003), (0.04, 0.08), (0.5, 0.5), (NONE, NONE))]
     )
     said = family_sentence(table)
-    assert said.startswith("3 comparisons are made at the 5 % level")
-    assert "about 0.15 of them would seem to show one. Here 2 do, and 1 of these remain after Holm's correction" in said
+    assert said.startswith("3 comparisons are tested at the 5 % level")
+    assert "about 0.15 would be significant by chance; 2 are, and 1 after Holm's correction" in said
     assert family_sentence(table[:1]) == ""

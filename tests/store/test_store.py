@@ -352,8 +352,8 @@ def test_a_result_is_counted_once_and_a_part_has_its_part(costed):
     row = work_done({"tiny": lm}).iloc[0]
     assert row["tokens"] - row["added tokens"] == sum(part[k] for k in TOKENS[:3])
     said = work_sentence(work_done({"tiny": lm}))
-    assert f"This run added {row['added tokens']:,} of these tokens" in said
-    assert said.startswith(f"{row['tokens']:,} tokens went through the model when the results were computed (")
+    assert f"This run processed {row['added tokens']:,} of them" in said
+    assert said.startswith(f"The model processed {row['tokens']:,} tokens to compute these results (")
 
 
 def test_results_without_a_cost_are_served_and_said(costed):
@@ -369,12 +369,12 @@ def test_results_without_a_cost_are_served_and_said(costed):
         assert not lm.engine.work["prefill"], "they are served"
         assert found["published"] < whole["published"]
         said = work_sentence(work_done({"tiny": lm}))
-        assert f"For {lacking} of 24 results the cost was not recorded." in said
-        assert "This run computed nothing: everything was found in the store." in said
+        assert f"The cost of {lacking} of 24 results was not recorded." in said
+        assert "This run computed nothing; all results were in the store." in said
     assert not found["published"]
     Store(file.parent).clean()
     lm = costed(8)
-    assert work_sentence(work_done({"tiny": lm})).endswith("All of it was computed in this run.")
+    assert work_sentence(work_done({"tiny": lm})).endswith("All of them were processed in this run.")
     assert lm.cost()["published"] == whole["published"]
 
 

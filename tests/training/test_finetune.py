@@ -381,7 +381,7 @@ def test_bad_recipes(given, said):
 def test_bad_data_and_models(tuned_base, tmp_path):
     with pytest.raises(InputError, match="at least one preference pair"):
         fine_tune(load_lm(tuned_base), [], Recipe("DPO"))
-    with pytest.raises(InputError, match="RPO-Paired weighs prompts by their likeness; give it an encoder"):
+    with pytest.raises(InputError, match="RPO-Paired uses the similarity of prompts; give it an encoder"):
         fine_tune(load_lm(tuned_base), FEW_PAIRS, Recipe("RPO-Paired"))
     endless = save_tiny_lm(tmp_path / "endless", eos=False)
     with pytest.raises(InputError, match="no EOS token"):
