@@ -418,7 +418,7 @@ def test_in_jupyterlab_03_finds_the_run_beside_it(smoke, given, tmp_path, monkey
     parameters = given["03_demo_source_nll"]
     shutil.copytree(smoke["01_method"], tmp_path / "reports" / "01_method")
     shown = outputs_in_lab("03_demo_source_nll", parameters, tmp_path / "notebooks", monkeypatch)
-    assert "Rewards: 01_method, as it lies beside this report or was named." in shown
+    assert "Rewards: 01_method, next to this report or as set in method_run." in shown
     assert not [p for p in tmp_path.rglob("*") if "01_method" not in str(p) and p.is_file()], "a run by hand leaves nothing"
 
 

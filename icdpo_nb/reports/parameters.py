@@ -19,25 +19,25 @@ COMMON = {  # what a parameter means in every notebook that has it; `setup.Setup
     "lm": (str, "language model: a packaged name, a local folder or a hub id"),
     "lms": (list, "base models: packaged names, local folders or hub ids"),
     "preferences": (str, "preference set: sandbox, pocket, hh-rlhf, a file or folder, or a hub id"),
-    "data_dir": (str, "sub-folder of the set, for HH-RLHF harmless-base or helpful-base"),
-    "domains": (list, "domains of the prompts; none given means all"),
-    "max_prompt_tokens": (int, "longest prompt of the data in tokens (Appendix A); 0 for no limit"),
-    "max_response_tokens": (int, "longest response of the data in tokens (Appendix A); 0 for no limit"),
+    "data_dir": (str, "subfolder of the preference set; for HH-RLHF, harmless-base or helpful-base"),
+    "domains": (list, "domains of the prompts; all if none given"),
+    "max_prompt_tokens": (int, "longest prompt kept from the data, in tokens (Appendix A); 0 for no limit"),
+    "max_response_tokens": (int, "longest response kept from the data, in tokens (Appendix A); 0 for no limit"),
     "reward": (
         str,
-        "reward: sandbox (true, for its own texts), pocket (weak), sandbox-reward, or a classifier as folder or hub id",
+        "reward: sandbox (true, but only for its own texts), pocket (weak), sandbox-reward, or a classifier (folder or hub id)",
     ),
     "n_demos": (int, "demonstrations in the context (m)"),
-    "max_new_tokens": (int, "longest response in tokens"),
-    "temperature": (float, "temperature of the sampling; the paper gives none"),
-    "leaks": (str, "demonstrations whose prompt is one of the test prompts: keep, or drop"),
+    "max_new_tokens": (int, "maximum response length in tokens"),
+    "temperature": (float, "sampling temperature; not given in the paper"),
+    "leaks": (str, "demonstrations whose prompt is also a test prompt: keep or drop"),
     "roles": (
         list,
-        "own sources that stand for the paper's raw, LLaMA2-chat or GPT-3.5, each with an equals sign and that name; none "
-        "given means raw, teacher-a and teacher-b do",
+        "pairs of a source and its counterpart in the paper (raw, LLaMA2-chat, GPT-3.5 or none), joined by an equals sign; "
+        "if none given, raw, teacher-a and teacher-b in this order",
     ),
     "protocol": (str, "PAPER, REFERENCE or RECOMMENDED; see icdpo_nb/protocol.py"),
-    "store": (bool, "find again what was computed before, by any run; see icdpo-nb store"),
+    "store": (bool, "reuse what earlier runs computed; see icdpo-nb store"),
 }
 SETTINGS = {f.name for f in fields(Protocol)} - {"name"}
 
