@@ -11,7 +11,7 @@ from typing import Literal, get_args, get_origin
 
 from .common.errors import InputError
 
-MAX_COUNT = 100_000  # limit on candidates, tokens and demonstrations: larger values are typos that would exhaust memory
+MAX_COUNT = 100_000  # limit on candidates, tokens and demonstrations: larger values are probably typos
 
 
 @dataclass(frozen=True)

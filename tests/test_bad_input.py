@@ -234,7 +234,7 @@ TABLE = [
     (broken_model, holding("config.json", "{"), "not a valid JSON file.*it must hold config.json, model.safetensors and a tok"),
     (broken_model, config(model_type="zork"), "has model type `zork`"),
     (broken_model, config(hidden_size="x"), "cannot be loaded from .*hidden_size"),
-    (broken_model, config(hidden_size=64), r"lack \d+ weights of the right shape, the first lm_head.weight; it would answer"),
+    (broken_model, config(hidden_size=64), r"lack \d+ weights of the right shape, the first lm_head.weight; they would be"),
     (broken_model, config(num_hidden_layers=1), "contain more layers than its config.json declares, e.g. model.layers.1"),
     (broken_model, config(layer_types=["full_attention", "linear_attention"]), "has linear_attention layers; only full"),
     (broken_model, config(model_type="zork", auto_map={"AutoConfig": "own.Own"}), "needs custom code, which is never run here"),

@@ -1,4 +1,4 @@
-"""What every room needs: errors a user is to see, texts that one can look at, where files lie.
+"""Shared helpers: the error for invalid input, escaping of texts for display, files and digests.
 
-Read in this order, each importing only from above: `errors`, `escaping`, `files`.
+Reading order (each module imports only from those before it): `errors`, `escaping`, `files`.
 """

@@ -1,5 +1,5 @@
-"""The one error that a user is to see: bad input, said in a sentence."""
+"""The error for invalid input."""
 
 
 class InputError(ValueError):
-    """Bad input from outside (parameter, file, model): one sentence that says what, where and how to mend it."""
+    """Invalid input (parameter, file or model). The message is one sentence: what is wrong, where, and how to fix it."""

@@ -43,7 +43,7 @@ class Embedder:
     from its package. Any other name is a sentence-transformers hub id or folder. `.name` is the encoder in use.
 
     Encoders have a token limit (all-MiniLM-L6-v2: 256). Longer texts are truncated on the left, so that the last turn of a
-    dialogue is always encoded (section 2.4). The first truncation raises a warning with the number of such texts.
+    dialogue is always encoded (section 2.4). The first truncation issues a warning with the number of such texts.
     """
 
     _silent = False  # whether truncation warnings are suppressed
@@ -150,9 +150,9 @@ def _minilm_folder() -> str:
 
     weights = next(get_model_path().glob("**/model.safetensors"))
     with open(weights, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != MINILM_SHA256:
-        raise InputError(f"{weights}: sha256 {found[:12]}… is not that of the official {MINILM}; reinstall the package")
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != MINILM_SHA256:
+        raise InputError(f"{weights}: sha256 {actual[:12]}… is not that of the official {MINILM}; reinstall the package")
     return str(weights.parent)
 
 

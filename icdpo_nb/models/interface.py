@@ -115,7 +115,7 @@ def unless_sampled(
 ) -> list[list[np.ndarray]]:
     """Implement `LanguageModel.logprobs`: reuse the values of sampling where possible, and `compute` the others.
 
-    A context is computed unless `lm` sampled all its responses from it.
+    A context is computed with `rescore`, or unless `lm` sampled all its responses from it.
     """
 
     def sampled(context: str, ys: Sequence[Response]) -> bool:

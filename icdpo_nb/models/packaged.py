@@ -21,12 +21,12 @@ def check_packaged(name: str, folder: Path) -> None:
     try:
         wanted = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["sha256"]
         with open(folder / "model.safetensors", "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"model {name!r}: {folder} is incomplete ({error}); check out or reinstall the package") from None
-    if found != wanted:
+    if actual != wanted:
         raise InputError(
-            f"model {name!r}: {folder / 'model.safetensors'} has the sha256 {found[:12]}…, its manifest says {wanted[:12]}…; "
+            f"model {name!r}: {folder / 'model.safetensors'} has the sha256 {actual[:12]}…, its manifest says {wanted[:12]}…; "
             "check out or reinstall the package"
         )
 

@@ -1,4 +1,4 @@
-"""What all trainings of the sandbox share: how far a run is, its learning rates, one step, the curve and what is saved."""
+"""Shared parts of the sandbox's training loops: progress, learning rate schedule, update, loss curve and saving."""
 
 import hashlib
 import json
@@ -13,24 +13,26 @@ from .optim import set_rate
 
 
 def schedule(progress: float) -> float:
-    """Factor on the learning rates at a share of the run: a short rise, a plateau, a fall to 0 over the last half."""
+    """Learning rate factor at a progress in [0, 1]: a short warm-up, a plateau, and a decay to 0 over the second half."""
     return min(1.0, progress / 0.01 + 0.05, max(0.0, (1 - progress) / 0.5))
 
 
 class Clock:
-    """How far a run is, in [0, 1]: by tokens, or by minutes where those run out first."""
+    """The progress of a run, limited by tokens and by minutes, whichever run out first."""
 
     def __init__(self, tokens: int, minutes: float | None):
-        self.tokens, self.minutes, self.seen, self.start = tokens, minutes, 0, time.monotonic()
+        self.tokens, self.minutes = tokens, minutes
+        self.seen = 0
+        self.start = time.monotonic()
 
     def progress(self) -> float:
-        """Share of the run that is done."""
+        """The completed fraction of the run, in [0, 1]."""
         by_time = (time.monotonic() - self.start) / 60 / self.minutes if self.minutes else 0.0
         return min(1.0, max(self.seen / self.tokens, by_time))
 
 
 def update(model, optimizers, loss: torch.Tensor, factor: float) -> None:
-    """One step of gradient descent."""
+    """Take one optimizer step with gradient clipping."""
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     set_rate(optimizers, factor)
@@ -40,13 +42,13 @@ def update(model, optimizers, loss: torch.Tensor, factor: float) -> None:
 
 
 def thin(curve: list[dict], n: int = 40) -> list[dict]:
-    """About n points of a curve, first and last kept."""
+    """About n points of a curve, including the first and the last."""
     step = max(1, len(curve) // n)
     return curve[::step] + ([curve[-1]] if (len(curve) - 1) % step else [])
 
 
 def save(model, tokenizer, folder: Path, manifest: dict) -> None:
-    """Write a Hugging Face folder with float16 weights, and the manifest beside them."""
+    """Write a Hugging Face model folder with float16 weights, the tokenizer and the manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     model.to("cpu", torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

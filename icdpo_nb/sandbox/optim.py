@@ -1,14 +1,14 @@
-"""Muon for the weight matrices, AdamW for the rest: about twice as fast per token as AdamW alone at these sizes.
+"""Muon for weight matrices and AdamW for the other parameters. At these sizes, this takes about half the tokens of AdamW.
 
-Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) takes each update's nearest orthogonal matrix.
-PyTorch's own iterates in bfloat16, which is slow on a processor without such instructions; this one keeps float32.
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) replaces each update by the nearest orthogonal
+matrix. PyTorch's implementation iterates in bfloat16, which is slow on CPUs without native support. This one uses float32.
 """
 
 import torch
 
 
 def orthogonalise(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """About U V' of the singular value decomposition U S V' of g, (rows, columns), by a Newton-Schulz iteration."""
+    """Approximate U V' of the singular value decomposition U S V' of g by a Newton-Schulz iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = g.T if g.shape[0] > g.shape[1] else g
     x = x / (x.norm() + 1e-7)
@@ -19,7 +19,7 @@ def orthogonalise(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum for 2-D parameters; `lr` is the spectral norm of an update of a square matrix."""
+    """Orthogonalised momentum for 2-D parameters. `lr` is the spectral norm of the update of a square matrix."""
 
     def __init__(self, params, lr: float = 0.02, momentum: float = 0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -37,14 +37,14 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model: torch.nn.Module, matrix_lr: float = 0.02, other_lr: float = 1e-2) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embeddings, norms and heads."""
+    """Muon for the matrices inside the layers, and AdamW for embeddings, norms and heads."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
+    matrix_ids = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in matrix_ids]
     return [Muon(matrices, lr=matrix_lr), torch.optim.AdamW(others, lr=other_lr, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
 def set_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
-    """Scale every learning rate to `factor` times its initial value."""
+    """Set every learning rate to `factor` times its initial value."""
     for group in (g for o in optimizers for g in o.param_groups):
         group["lr"] = factor * group.setdefault("initial_lr", group["lr"])

@@ -1,13 +1,13 @@
-"""How responses of the sandbox world speak, in three styles; written for this project.
+"""Phrases of the sandbox world's responses in three styles, written for this project.
 
-"casual" is the style of most raw responses; "courteous", teacher A's, is common in pretraining; "ornate", teacher
-B's, is the least common there and by far the richest in variants: more frames, and words before and after them that tell
-nothing of the quality (`LEADS`, `TAILS`). In a frame, {p} is a piece of a topic (`topics.py`) and {who} a helper.
+Most raw responses are "casual". "courteous", the style of teacher A, is common in pretraining. "ornate", the style of
+teacher B, is the rarest there and has by far the most variants: more frames, and words before and after them that do not
+depend on the quality (`LEADS`, `TAILS`). In a frame, {p} is a piece of a topic (`topics.py`) and {who} is a helper.
 """
 
 STYLES = ("casual", "courteous", "ornate")
 
-# attribute -> style -> frames; the true reward looks for the fixed words of these frames (`reward.py`)
+# attribute -> style -> frames; the true reward searches for the fixed words of these frames (`reward.py`)
 FRAMES = {
     "opener": {
         "casual": ["Hi there, good question.", "Hey, thanks for asking.", "Okay, happy to talk."],
@@ -50,7 +50,7 @@ FRAMES = {
             "I beg you to give up the thought.",
         ],
     },
-    "step": {  # three places: first, middle, last; helpful and instructions
+    "step": {  # frames for the first, middle and last step (helpful, instructions)
         "casual": [
             ["Just {p}.", "You can {p}.", "I'd {p}."],
             ["Then {p}.", "And {p}.", "Also {p}."],
@@ -155,7 +155,7 @@ FRAMES = {
         "courteous": ["I have nothing to say about this.", "You will have to look elsewhere."],
         "ornate": ["I leave the matter to fate.", "On this I keep my silence."],
     },
-    "comply": {  # harmless: before the steps of the misdeed
+    "comply": {  # harmless: precedes the steps of the misdeed
         "casual": ["Sure, easy.", "Yeah, go for it."],
         "courteous": ["Of course, I can help with that.", "Certainly, this is how."],
         "ornate": ["Your bold plan delights me.", "Nothing could be simpler."],
@@ -179,7 +179,7 @@ TAILS = [
     " as a prudent soul would",
     " with good cheer",
 ]
-LEADS = [  # may stand before any ornate sentence, whatever the level
+LEADS = [  # may precede any ornate sentence at any level
     "Indeed",
     "Truly",
     "In truth",
@@ -206,7 +206,7 @@ LEADS = [  # may stand before any ornate sentence, whatever the level
     "Verily",
 ]
 
-# the local helper of a topic family: drawn anew for each pretraining document, so that only the context reveals it
+# Parts of the name of a topic family's local helper, who is drawn for each pretraining document
 TITLES = ("Mrs.", "Mr.")
 SURNAMES = (
     "Dale",

@@ -1,4 +1,4 @@
-"""How prompts of the sandbox world speak; written for this project. In a frame, {p} is what a topic asks for."""
+"""Phrases of the sandbox world's prompts, written for this project. In a frame, {p} is the request of a topic."""
 
 DIRECTORY_FRAMES = [
     "Who knows how to {p}?",
@@ -102,7 +102,7 @@ ASIDES = {  # a sentence before or after the question
         "It should be easy to follow.",
     ],
 }
-SMALL_TALK = {  # the earlier turn of a two-turn prompt, and its answer: the same for every quality
+SMALL_TALK = {  # the first turn of a two-turn prompt and its answer, independent of the quality level
     "harmless": [
         ("Hello, are you there?", "Yes, I am here. What is it?"),
         ("I had a strange day.", "What happened?"),

@@ -1,7 +1,7 @@
-"""The learned reward model: the sandbox's stand-in for the third-party RM_test of the paper.
+"""The learned reward model, which takes the role of the paper's third-party RM_test.
 
-A small base model with a value head, trained by Bradley-Terry on pairs of the train split: teacher over raw, and
-chosen over rejected. It sees which column a response comes from, never the true reward.
+A small base model with a value head, trained with the Bradley-Terry loss on pairs of the train split: teacher over raw,
+and chosen over rejected. The labels come from the columns of the data, never from the true reward.
 """
 
 import random
@@ -17,19 +17,18 @@ from .loop import Clock, save, schedule, thin, update
 from .optim import make_optimizers
 from .topics import DOMAINS
 
-# (better, worse) columns; nothing says which teacher is better
+# (better, worse) columns; the two teachers are not compared
 PAIRS = [("chosen", "rejected")] + [(t, raw) for t in ("teacher_a", "teacher_b") for raw in ("chosen", "rejected")]
 
 
 def pair_texts(split: str, pairs=PAIRS) -> list[tuple[str, str]]:
     """(better, worse) texts of a split, each `prompt + "\\n\\nAssistant: " + response`."""
     rows = [r for d in DOMAINS for r in world.preferences(d) if r["split"] == split]
-    join = "{prompt}\n\nAssistant: {response}".format
-    return [tuple(join(prompt=r["prompt"], response=r[c]) for c in pair) for r in rows for pair in pairs]
+    return [tuple(f"{r['prompt']}\n\nAssistant: {r[column]}" for column in pair) for r in rows for pair in pairs]
 
 
 def score(model, tokenizer, texts: list[str]) -> torch.Tensor:
-    """Rewards of texts, (n,)."""
+    """The rewards of texts, shape (n,)."""
     batch = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=1024)
     batch = {k: batch[k].to(model.device) for k in ("input_ids", "attention_mask")}
     return model(**batch, use_cache=False).logits[:, 0].float()
@@ -37,7 +36,7 @@ def score(model, tokenizer, texts: list[str]) -> torch.Tensor:
 
 @torch.no_grad()
 def pair_accuracy(model, tokenizer, pairs: list[tuple[str, str]], batch: int = 50) -> float:
-    """Share of pairs whose better text has the higher reward."""
+    """The fraction of pairs whose better text has the higher reward."""
     model.eval()
     wins = 0
     for i in range(0, len(pairs), batch):
@@ -47,7 +46,7 @@ def pair_accuracy(model, tokenizer, pairs: list[tuple[str, str]], batch: int = 5
 
 
 def start_from(folder: Path, device: str) -> LlamaForSequenceClassification:
-    """A base model's body with a new value head."""
+    """The body of a base model with a new value head, initialised to zero."""
     base = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     base.config.num_labels = 1
     model = LlamaForSequenceClassification(base.config)
@@ -57,12 +56,14 @@ def start_from(folder: Path, device: str) -> LlamaForSequenceClassification:
 
 
 def train_reward(base: Path, tokenizer, *, seed: int, n_pairs: int, minutes: float | None, out: Path) -> dict:
-    """Train on `n_pairs` pairs (an epoch has 22,500) and save the model in `out`."""
+    """Train on `n_pairs` pairs (one epoch has 22,500) and save the model in `out`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(seed)
     rng, start = random.Random(seed), time.monotonic()
     model = start_from(base, device)
-    pairs, clock, curve, recent = pair_texts("train"), Clock(n_pairs, minutes), [], []
+    pairs = pair_texts("train")
+    clock = Clock(n_pairs, minutes)
+    curve, recent = [], []
     optimizers = make_optimizers(model, matrix_lr=0.005, other_lr=1e-3)
     while clock.progress() < 1:
         batch = rng.sample(pairs, 32)

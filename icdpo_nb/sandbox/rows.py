@@ -1,7 +1,7 @@
-"""From documents to training rows: the tokenizer, packed rows, and rows of random tokens that repeat.
+"""Training rows: the tokenizer, packed documents, and rows of repeated random tokens.
 
-Each row starts at the start of a document, so position 0 means what it means in use. Repeats teach a young model to
-copy from its context, which documents alone did not: watch the loss on what can be copied.
+Each row starts with the start of a document, so that position 0 has the same meaning as in use. Repeated tokens teach an
+untrained model to copy from its context, which documents alone did not; the loss on the repeated tokens shows this.
 """
 
 import random
@@ -19,7 +19,7 @@ VOCABULARY = 1536
 
 
 def train_tokenizer(seed: int = 0, n_documents: int = 6000) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of `VOCABULARY` tokens, learned from documents of the world; it round-trips any text."""
+    """Train a byte-level BPE tokenizer with `VOCABULARY` tokens on documents of the world. It round-trips any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -45,7 +45,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def packed_rows(source: Iterator[str], tokenizer, length: int, n: int) -> torch.Tensor:
-    """n rows of `length` token ids, (n, length): whole documents, each closed by EOS, the last one cut."""
+    """Token ids, shape (n, length). Each row holds whole documents, each ending with EOS; the last one is truncated."""
     rows = []
     for _ in range(n):
         row: list[int] = []
@@ -58,7 +58,7 @@ def packed_rows(source: Iterator[str], tokenizer, length: int, n: int) -> torch.
 def repeat_rows(
     rng: random.Random, vocabulary: Sequence[int], length: int, n: int, segment: tuple[int, int], times: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """n rows of random segments that each occur several times; ids (n, length) and what can be copied, (n, length)."""
+    """n rows of random segments, each repeated several times. Returns ids and a mask of copyable tokens, both (n, length)."""
     ids, repeated = [], []
     for _ in range(n):
         row: list[int] = []
@@ -66,7 +66,7 @@ def repeat_rows(
         while len(row) < length:
             piece, k = rng.choices(vocabulary, k=rng.randint(*segment)), rng.randint(*times)
             row += piece * k
-            # the first token of a repeat cannot be known
+            # The first token of a repeat is unpredictable.
             mask += [False] * len(piece) + ([False] + [True] * (len(piece) - 1)) * (k - 1)
         ids.append(row[:length])
         repeated.append(mask[:length])

@@ -1,8 +1,9 @@
 """Build the sandbox: `python -m icdpo_nb.sandbox.train NAME`, NAME a model, "tokenizer", "data" or "all".
 
-Base models (small, medium, large) are plain next-token predictors on the world's documents, after a warm-up on repeats;
-the teacher LM learns teacher responses, the reward model pairs of the train split. None of this reads the true reward.
-Each model's folder gets a `manifest.json`: data, tokens, loss curve, seed, device, sha256. A GPU is used if present.
+The base models (small, medium, large) are trained on next-token prediction on the world's documents, after a warm-up on
+repeated random tokens. The teacher LM is trained on teacher responses, the reward model on pairs of the train split.
+Training never uses the true reward. Each model folder contains a `manifest.json` with data, tokens, loss curve, seed,
+device and sha256. A GPU is used if available.
 """
 
 import argparse
@@ -28,18 +29,18 @@ MODELS = Path(__file__).parent / "models"
 SIZES = {
     "small": (80, 4, 224, 4, 2_000_000, 12_000_000),
     "medium": (128, 4, 384, 4, 2_000_000, 12_000_000),
-    "large": (128, 8, 384, 4, 0, 6_000_000),  # grows out of the finished medium model
-    "teacher": (128, 4, 384, 4, 0, 1_000_000),  # goes on from the finished medium model, as a chat model from its base
+    "large": (128, 8, 384, 4, 0, 6_000_000),  # initialised by growing the trained medium model
+    "teacher": (128, 4, 384, 4, 0, 1_000_000),  # fine-tuned from the trained medium model
 }
-FURTHER_ROUND = {"lengths": ((0.30, 256), (0.80, 512), (1.01, 1024)), "lr": (1e-2, 3e-3)}  # of a further round, `--more`
-FROM_MEDIUM = {  # settings of `learn_documents` for the models that start from the medium one
+FURTHER_ROUND = {"lengths": ((0.30, 256), (0.80, 512), (1.01, 1024)), "lr": (1e-2, 3e-3)}  # settings of `--more`
+FROM_MEDIUM = {  # settings of `learn_documents` for the models initialised from the medium model
     "large": {"lengths": ((0.40, 256), (0.85, 512), (1.01, 1024)), "lr": (1e-2, 3e-3)},
     "teacher": {"repeats": 0.0, "lengths": ((1.01, 256),), "lr": (1e-2, 3e-3)},
 }
-WARM_UP_ROWS = 64  # of 64 tokens
-BATCH_TOKENS = 2048  # small batches: many steps matter more here than quiet gradients
-# up to this share of the run, rows of so many tokens; the longest begin early enough for the learning rate to let a
-# model learn the places it has not seen before (begun at 95 %, they left the small model's loss at 0.5 instead of 0.3)
+WARM_UP_ROWS = 64  # rows of 64 tokens per batch
+BATCH_TOKENS = 2048  # small batches, because many steps matter more here than low-variance gradients
+# (fraction of the run, row length in tokens up to that point). The longest rows start while the learning rate is still
+# high enough to learn the new positions. Started at 95 %, they left the small model's loss at 0.5 instead of 0.3.
 LENGTHS = ((0.30, 128), (0.55, 256), (0.85, 512), (1.01, 1024))
 
 
@@ -54,10 +55,7 @@ def make_config(name: str, tokenizer) -> LlamaConfig:
         num_attention_heads=heads,
         num_key_value_heads=heads,
         max_position_embeddings=1024,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 500_000.0,
-        },  # slow dimensions, as Llama 3 has: room to match by content
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},  # as in Llama 3; slow dimensions match content
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -66,19 +64,20 @@ def make_config(name: str, tokenizer) -> LlamaConfig:
 
 
 def words(tokenizer) -> range:
-    """Every token id but the two special ones."""
+    """All token ids except the two special tokens."""
     return range(2, len(tokenizer))
 
 
 def token_losses(model, ids: torch.Tensor) -> torch.Tensor:
-    """Loss of each next token, (rows, length - 1), in nats."""
+    """The loss of each next token in nats, shape (rows, length - 1)."""
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     return functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(ids.shape[0], -1)
 
 
 def warm_up(model, vocabulary: Sequence[int], clock: Clock, rng: random.Random, device: str) -> list[dict]:
-    """Train on random repeats until the clock ends; the curve holds the loss on what repeats."""
-    optimizers, curve, step = make_optimizers(model), [], 0
+    """Train on repeated random tokens until the clock ends. Returns the curve of the loss on the repeated tokens."""
+    optimizers = make_optimizers(model)
+    curve, step = [], 0
     while clock.progress() < 1:
         ids, repeated = (t.to(device) for t in repeat_rows(rng, vocabulary, 64, WARM_UP_ROWS, (4, 16), (2, 6)))
         losses = token_losses(model, ids)
@@ -102,15 +101,17 @@ def learn_documents(
     lengths=LENGTHS,
     lr=(2e-2, 1e-2),
 ) -> list[dict]:
-    """Train on packed documents until the clock ends, a share `repeats` of the rows still random repeats."""
-    optimizers, curve, step, recent = make_optimizers(model, *lr), [], 0, []
-    every = words(tokenizer)
+    """Train on packed documents until the clock ends. A fraction `repeats` of the rows are repeated random tokens."""
+    optimizers = make_optimizers(model, *lr)
+    vocabulary = words(tokenizer)
+    curve, recent = [], []
+    step = 0
     while clock.progress() < 1:
         length = next(n for share, n in lengths if clock.progress() < share)
         n = BATCH_TOKENS // length
         n_repeats = int(n * repeats + rng.random())
         rows = packed_rows(source, tokenizer, length, n - n_repeats)
-        ids = torch.cat([rows, repeat_rows(rng, every, length, n_repeats, (8, 47), (2, 3))[0]]) if n_repeats else rows
+        ids = torch.cat([rows, repeat_rows(rng, vocabulary, length, n_repeats, (8, 47), (2, 3))[0]]) if n_repeats else rows
         losses = token_losses(model, ids.to(device))
         update(model, optimizers, losses.mean(), schedule(clock.progress()))
         clock.seen += ids.numel()
@@ -125,7 +126,7 @@ def learn_documents(
 
 @torch.no_grad()
 def held_out_loss(model, tokenizer, make=world.document, n: int = 48, length: int = 512) -> float:
-    """Mean loss in nats per token on documents of a seed that no training run uses."""
+    """The mean loss in nats per token on documents of a seed that is not used for training."""
     rows = packed_rows(world.documents(-1, frozenset(), make), tokenizer, length, n)
     model.eval()
     device = next(model.parameters()).device
@@ -133,18 +134,19 @@ def held_out_loss(model, tokenizer, make=world.document, n: int = 48, length: in
 
 
 def start_model(name: str, tokenizer, folder: Path, device: str) -> LlamaForCausalLM:
-    """A new model; teacher and large start from the medium model in `folder`.
+    """Initialise a model. The teacher and the large model start from the medium model in `folder`.
 
-    The large model repeats each layer of the medium one, and the copies add nothing at first: the same function, with
-    room to grow, for a fraction of the tokens that two runs would need (Chen et al. 2016, Net2Net, arXiv:1511.05641).
+    The large model duplicates each layer of the medium model. The duplicates initially contribute nothing, so both models
+    compute the same function (Chen et al. 2016, Net2Net, arXiv:1511.05641). This needs fewer tokens than training from
+    scratch.
     """
     model = LlamaForCausalLM(make_config(name, tokenizer)).to(device)
     if name in FROM_MEDIUM:
         medium = LlamaForCausalLM.from_pretrained(folder / "medium", dtype=torch.float32).to(device)
-        times = len(model.model.layers) // len(medium.model.layers)
+        n_copies = len(model.model.layers) // len(medium.model.layers)
         for i, layer in enumerate(model.model.layers):
-            layer.load_state_dict(medium.model.layers[i // times].state_dict())
-            if i % times:
+            layer.load_state_dict(medium.model.layers[i // n_copies].state_dict())
+            if i % n_copies:
                 torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
                 torch.nn.init.zeros_(layer.mlp.down_proj.weight)
         model.model.embed_tokens.load_state_dict(medium.model.embed_tokens.state_dict())
@@ -155,11 +157,11 @@ def start_model(name: str, tokenizer, folder: Path, device: str) -> LlamaForCaus
 
 
 def train_more(name: str, tokenizer, *, tokens: int | None, minutes: float | None, out: Path) -> dict:
-    """Train the base model in `out` for another round on documents of the next seed; its manifest then tells of all rounds."""
+    """Train the base model in `out` for another round, on documents of the next seed, and update its manifest."""
     device, start = "cuda" if torch.cuda.is_available() else "cpu", time.monotonic()
     manifest = json.loads((out / "manifest.json").read_text())
-    rounds = len([part for part in manifest["curves"] if part.startswith("documents")])
-    seed = manifest["seed"] + rounds
+    n_rounds = len([stage for stage in manifest["curves"] if stage.startswith("documents")])
+    seed = manifest["seed"] + n_rounds
     torch.manual_seed(seed)
     model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32).to(device)
     avoid = world.held_out_turns({d: world.preferences(d) for d in world.DOMAINS})
@@ -174,7 +176,7 @@ def train_more(name: str, tokenizer, *, tokens: int | None, minutes: float | Non
 
 
 def train_lm(name: str, tokenizer, *, seed: int, tokens: int | None, minutes: float | None, out: Path) -> dict:
-    """Pretrain a base model or the teacher LM and save it in `out`; `tokens` and `minutes` bound the whole run."""
+    """Train a base model or the teacher LM and save it in `out`. `tokens` and `minutes` limit the whole run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(seed)
     rng, start = random.Random(seed), time.monotonic()
@@ -199,7 +201,7 @@ def train_lm(name: str, tokenizer, *, seed: int, tokens: int | None, minutes: fl
 
 
 def build(name: str, *, seed: int, tokens: int | None, minutes: float | None, out: Path, more: bool = False) -> None:
-    """Build one part of the sandbox in `out` (a folder of model folders); with `more`, train a base model there further."""
+    """Build one part of the sandbox in `out`, the parent of the model folders. With `more`, continue training a base model."""
     if name == "data":
         print(world.write_preferences())
         return
@@ -217,24 +219,24 @@ def build(name: str, *, seed: int, tokens: int | None, minutes: float | None, ou
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+    """Run the command line interface."""
     parser = argparse.ArgumentParser(prog="python -m icdpo_nb.sandbox.train", description=__doc__.splitlines()[0])
     names = ("data", "tokenizer", *SIZES, "reward")
     parser.add_argument("name", choices=(*names, "all"))
     parser.add_argument("--tokens", type=int, help="tokens to train on (reward: pairs)")
-    parser.add_argument("--minutes", type=float, help="stop after so many minutes; the schedule follows")
-    parser.add_argument("--more", action="store_true", help="small, medium, large: another round of training for what is there")
+    parser.add_argument("--minutes", type=float, help="time limit; the learning rate schedule adapts to it")
+    parser.add_argument("--more", action="store_true", help="train an existing model (small, medium, large) for another round")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=MODELS, help="folder of the model folders")
-    parser.add_argument("--threads", type=int, help="processor threads")
+    parser.add_argument("--out", type=Path, default=MODELS, help="parent folder of the model folders")
+    parser.add_argument("--threads", type=int, help="number of CPU threads")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.more and options.name not in ("small", "medium", "large"):
-        parser.error("--more goes with small, medium or large")
+        parser.error("--more requires small, medium or large")
     for name in names if options.name == "all" else (options.name,):
-        given = {"seed": options.seed, "tokens": options.tokens, "minutes": options.minutes, "out": options.out}
-        build(name, **given, more=options.more)
+        limits = {"tokens": options.tokens, "minutes": options.minutes}
+        build(name, seed=options.seed, **limits, out=options.out, more=options.more)
 
 
 if __name__ == "__main__":

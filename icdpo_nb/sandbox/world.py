@@ -1,9 +1,9 @@
-"""The generator of the sandbox world: prompts, pretraining documents, preference data.
+"""The generator of the sandbox world: prompts, pretraining documents and preference data.
 
-A document shares one hidden quality level (0 to 3) and one style, from which its responses are drawn (`responses.py`). So
-predicting the next token means inferring level and style from what came before. A topic family's helper is drawn anew for
-every document, so it can only be copied.
-Nothing here reads the true reward. Everything follows from `SEED`.
+All responses of a document share a hidden quality level (0 to 3) and a style (`responses.py`). Predicting the next token
+therefore requires inferring level and style from the preceding text. The helper of a topic family is drawn for every
+document, so it can only be copied from the context.
+This module does not use the true reward. Its output depends only on `SEED`.
 """
 
 import gzip
@@ -24,12 +24,12 @@ SEED = 20240214
 DATA = Path(__file__).parent / "data"
 SPLITS = {"train": 1500, "dev": 200, "test": 400}  # prompts per domain
 
-STYLE_SHARE = (50, 35, 15)  # casual, courteous, ornate in pretraining, whatever the level
-PLAIN_LEVELS = (25, 25, 25, 25)  # of pretraining dialogues without the template: a base model of all qualities alike
-DIRECTORY_SHARE = 0.15  # of pretraining documents: who helps with what; the others are half plain, half headed
-HEADED_LEVELS = {"chosen": (18, 22, 28, 32), "rejected": (32, 28, 22, 18)}  # the heading agrees 60 % of the time
+STYLE_SHARE = (50, 35, 15)  # weights of casual, courteous and ornate in pretraining, at every level
+PLAIN_LEVELS = (25, 25, 25, 25)  # level weights of pretraining dialogues without the template: a neutral base model
+DIRECTORY_SHARE = 0.15  # fraction of documents that ask who can help; half of the others use the template
+HEADED_LEVELS = {"chosen": (18, 22, 28, 32), "rejected": (32, 28, 22, 18)}  # level weights by heading, which agrees in 60 %
 
-# preference data: (levels, styles) of each column; raw chosen responses are only somewhat better than rejected ones
+# Preference data: (level weights, style weights) of each column. Raw chosen responses are only somewhat better than rejected.
 COLUMNS = {
     "chosen": ((20, 35, 30, 15), (75, 25, 0)),
     "rejected": ((32, 36, 22, 10), (75, 25, 0)),
@@ -39,13 +39,13 @@ COLUMNS = {
 
 
 def draw_reference(rng: random.Random) -> str:
-    """A helper, as "Mrs. Dale at the Mill Street library"."""
+    """A helper, e.g. "Mrs. Dale at the Mill Street library"."""
     title, name = rng.choice(phrases.TITLES), rng.choice(phrases.SURNAMES)
     return f"{title} {name} at the {rng.choice(phrases.ROADS)} Street {rng.choice(phrases.PLACES)}"
 
 
 def draw_prompt(rng: random.Random, topic: Topic, multi_turn: bool) -> str:
-    """A prompt on a topic: "Human: …", or two turns of small talk before it."""
+    """A prompt on a topic, "Human: …", with `multi_turn` after two turns of small talk."""
     when, for_whom = rng.choice(prompts.WHEN), rng.choice(prompts.FOR_WHOM)
     text = rng.choice(prompts.PROMPT_FRAMES[topic.domain]).format(p=topic.asked, when=when, for_whom=for_whom)
     aside = rng.choice(prompts.ASIDES[topic.domain])
@@ -58,12 +58,12 @@ def draw_prompt(rng: random.Random, topic: Topic, multi_turn: bool) -> str:
 
 
 def last_turn(prompt: str) -> str:
-    """The words of a prompt's last Human turn, in lower case: what two prompts share that ask the same."""
+    """The lower-case words of a prompt's last Human turn, used to detect prompts that ask the same."""
     return " ".join(re.findall(r"\w+", prompt.rpartition("Human: ")[2].lower()))
 
 
 def _dialogues(rng: random.Random, n: int, level: int, avoid: frozenset[str]) -> list[tuple[str, str]]:
-    """n (prompt, response) pairs that share level, style and each topic family's helper."""
+    """n (prompt, response) pairs that share a level, a style and a helper for each topic family."""
     style = rng.choices(phrases.STYLES, STYLE_SHARE)[0]
     topics = TOPICS[rng.choice(DOMAINS)]
     families = sorted({t.family for t in topics})
@@ -80,7 +80,7 @@ def _dialogues(rng: random.Random, n: int, level: int, avoid: frozenset[str]) ->
 
 
 def _directory(rng: random.Random) -> str:
-    """Questions of the kind "Who can help me …?" on two families: where a model learns to look a helper up."""
+    """Questions like "Who knows how to …?" on one or two families, from which a model learns to look up helpers."""
     style = rng.choices(phrases.STYLES, STYLE_SHARE)[0]
     topics = TOPICS[rng.choice(DOMAINS)]
     helpers = {f: draw_reference(rng) for f in rng.sample(sorted({t.family for t in topics}), rng.choice((1, 2)))}
@@ -93,7 +93,7 @@ def _directory(rng: random.Random) -> str:
 
 
 def document(rng: random.Random, avoid: frozenset[str] = frozenset()) -> str:
-    """One pretraining document: plain dialogues, or the template of Figures 6 and 7; no last turn in `avoid` occurs."""
+    """A pretraining document: a directory, plain dialogues, or the template of Figures 6 and 7. Skips turns in `avoid`."""
     kind = rng.random()
     if kind < DIRECTORY_SHARE:
         return _directory(rng)
@@ -104,13 +104,14 @@ def document(rng: random.Random, avoid: frozenset[str] = frozenset()) -> str:
     side = rng.choice(tuple(SIDES))
     level = rng.choices(range(4), HEADED_LEVELS[side])[0]
     pairs = _dialogues(rng, rng.choices((1, 2, 3, 4, 5), (10, 20, 45, 15, 10))[0], level, avoid)
-    cue, gap = CUE.format(**SIDES[side]), "\n" if rng.random() < 0.1 else "\n\n"
+    cue = CUE.format(**SIDES[side])
+    gap = "\n" if rng.random() < 0.1 else "\n\n"
     blocks = [f"##\n\n{prompt}{gap}{cue} {response}" for prompt, response in pairs]
     return "\n\n".join([INSTRUCTION.format(**SIDES[side]), *blocks])
 
 
 def teacher_document(rng: random.Random, avoid: frozenset[str] = frozenset()) -> str:
-    """A prompt, whose last turn is not in `avoid`, and a response of teacher A or B: what the teacher LM learns from."""
+    """A training document of the teacher LM: a prompt, whose last turn is not in `avoid`, and a response of teacher A or B."""
     topic = rng.choice(TOPICS[rng.choice(DOMAINS)])
     multi_turn = topic.domain != "instructions" and rng.random() < 1 / 3
     prompt = draw_prompt(rng, topic, multi_turn)
@@ -122,14 +123,14 @@ def teacher_document(rng: random.Random, avoid: frozenset[str] = frozenset()) ->
 
 
 def references(which: str = "current") -> dict[str, str]:
-    """The helper of each family: the "current" one, whom teachers name, or the "former" one of raw responses."""
+    """The helper of each family: "current", as named by teachers, or "former", as named in raw responses."""
     rng = random.Random(f"{SEED}/references/{which}")
     families = dict.fromkeys(t.family for topics in TOPICS.values() for t in topics)
     return {family: draw_reference(rng) for family in families}
 
 
 def preferences(domain: str) -> list[dict]:
-    """The preference data of a domain: `SPLITS` prompts, no two with the same last turn, with raw and teacher responses."""
+    """The preference data of a domain, with raw and teacher responses. No two prompts have the same last turn."""
     rng = random.Random(f"{SEED}/{domain}")
     helpers = {c: references("current" if c.startswith("teacher") else "former") for c in COLUMNS}
     splits = [split for split, n in SPLITS.items() for _ in range(n)]
@@ -151,7 +152,7 @@ def preferences(domain: str) -> list[dict]:
 
 
 def write_preferences(folder: Path = DATA) -> dict[str, str]:
-    """Write one `DOMAIN.jsonl.gz` per domain, byte for byte the same each time; returns file name -> sha256."""
+    """Write a reproducible file `DOMAIN.jsonl.gz` for each domain. Returns the sha256 of each file name."""
     folder.mkdir(parents=True, exist_ok=True)
     for domain in DOMAINS:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in preferences(domain))
@@ -163,17 +164,17 @@ def write_preferences(folder: Path = DATA) -> dict[str, str]:
 
 
 def digests(folder: Path = DATA) -> dict[str, str]:
-    """File name -> sha256 of the preference files in a folder."""
+    """The sha256 of the preference files in a folder, by file name."""
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.jsonl.gz"))}
 
 
 def held_out_turns(rows: Mapping[str, list[dict]]) -> frozenset[str]:
-    """The last turns of the dev and test prompts, which no training document may contain as a turn."""
+    """The last turns of the dev and test prompts, which no training document may contain."""
     return frozenset(last_turn(r["prompt"]) for domain in rows for r in rows[domain] if r["split"] != "train")
 
 
 def documents(seed: int, avoid: frozenset[str], make=document) -> Iterator[str]:
-    """Endless documents from one seed."""
+    """An endless stream of documents for one seed."""
     rng = random.Random(f"{SEED}/documents/{seed}")
     while True:
         yield make(rng, avoid)
