@@ -17,6 +17,7 @@ from ..models.encoder import Embedder
 from ..models.interface import LanguageModel
 from ..protocol import RECOMMENDED, Protocol
 from ..sandbox.reward import RULES
+from ..statistics.estimates import as_text
 from ..statistics.intervals import mean_ci
 from ..statistics.verdicts import OPEN, Reported, n_to_decide, verdict
 from ..templates import base_context
@@ -117,3 +118,8 @@ def verdicts(
             "decide": n_to_decide(estimate, margin) if result == OPEN else np.nan,
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def for_summary(claims: pd.DataFrame) -> pd.DataFrame:
+    """The table of `verdicts` with the columns that a report's summary shows."""
+    return claims.assign(lm=claims["model"], source="", here=as_text(claims), paper="above 0")

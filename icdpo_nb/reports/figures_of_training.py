@@ -89,7 +89,8 @@ def plot_contrasts(weights: np.ndarray, scores: np.ndarray, prompts: Sequence[st
 def plot_along(means: pd.DataFrame, gains: pd.DataFrame) -> np.ndarray:
     """Along trainings: above, mean reward of a policy with S and without; below, what S adds, paired; with 95 % intervals.
 
-    `means` and `gains` as from `policies.along_means`: a panel column for each source. Returns the Axes, shape (2, sources).
+    `means` and `gains` as from `training_course.along_means`: a panel column for each source. Returns the Axes, shape
+    (2, sources).
     """
     plans = list(means["source"].unique())
     size = (3.6 * len(plans) + 1, 4.6)

@@ -27,23 +27,24 @@ def show_summary(
     caption: str = "",
     margin: float = math.nan,
     cost: Mapping[str, str] | None = None,
+    rows: str = "demonstrations",
 ) -> None:
     """Show the answer as sentences, the claims with their intervals and verdicts, and the facts.
 
     `claims`: as from `verdicts.claims`, rows of one domain; one row is shown for each claim and source, with an interval for
     each language model. `margin`: the smallest difference that matters, shown as a band. `facts`: what the answer rests on, by
-    name; `cost`: what it cost, which differs between two runs of the same.
+    name; `cost`: what it cost, which differs between two runs of the same. `rows`: the heading of the sources.
     """
     first, *more = answer
     sentences = f'<p class="answer">{escaped(first)}</p>' + "".join(f'<p class="more">{escaped(s)}</p>' for s in more)
-    table = _claims_table(claims, margin, caption) if claims is not None and len(claims) else ""
+    table = _claims_table(claims, margin, caption, rows) if claims is not None and len(claims) else ""
     items = "".join(f"<div><dt>{escaped(k)}</dt><dd>{escaped(v)}</dd></div>" for k, v in facts.items())
     measured = "".join(f"<div><dt>{escaped(k)}</dt><dd>{escaped(v)}</dd></div>" for k, v in (cost or {}).items())
     measured = f'<dl class="measured">{measured}</dl>' if measured else ""
     display(HTML(f'<div class="card">{sentences}{table}<dl class="facts">{items}</dl>{measured}</div>'))
 
 
-def _claims_table(claims: pd.DataFrame, margin: float, caption: str) -> str:
+def _claims_table(claims: pd.DataFrame, margin: float, caption: str, rows_of: str) -> str:
     """A group of rows for each claim, and a row in it for each source of demonstrations."""
     scale, lms = _scale(claims, margin), list(claims["lm"].unique())
     legend = "".join(f'<span class="key m{k % 6}">{escaped(lm)}</span>' for k, lm in enumerate(lms)) if len(lms) > 1 else ""
@@ -58,7 +59,7 @@ def _claims_table(claims: pd.DataFrame, margin: float, caption: str) -> str:
                 f'<tr><th scope="row">{escaped(source) or "all"}</th><td class="number">{_means(rows)}</td><td>{plot}</td>'
                 f'<td class="paper">{paper}</td><td>{"<br>".join(verdict_marks(rows["verdict"]))}</td></tr>'
             )
-    head = "<th>demonstrations</th><th>difference</th>"
+    head = f"<th>{escaped(rows_of)}</th><th>difference</th>"
     head += f"<th>95 % intervals {legend}</th><th>the paper</th><th>verdict</th>"
     note = f"<caption>{escaped(caption)}</caption>" if caption else ""
     return f'<div class="scroll"><table class="claims">{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
