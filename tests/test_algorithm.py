@@ -148,9 +148,7 @@ def test_scores_equal_brute_force(pairs, tiny_lm):
 
 def test_scores_equal_brute_force_on_smollm2(pairs, smollm2):
     """One sequence at a time, float32, within 1e-4 nats: the plain definition of Eqs. 8 and 11."""
-    check_against_brute_force(
-        pairs[4:5], by_domain("random", pairs, ["harmless"]), smollm2, RECOMMENDED.but(max_new_tokens=12)
-    )
+    check_against_brute_force(pairs[4:5], by_domain("random", pairs, ["harmless"]), smollm2, RECOMMENDED.but(max_new_tokens=12))
 
 
 def test_rescoring_agrees_with_sampling(pairs, tiny_lm):
