@@ -260,12 +260,12 @@ TABLE = [
     (
         judge,
         ("k", {"model": "m", "question": "rpo-summarisation"}),
-        "no judge's question 'rpo-summarisation'; did you mean rpo-summarization",
+        "the judge has no question 'rpo-summarisation'; did you mean rpo-summarization",
     ),
     (
         judge,
         ("k", {"model": "m", "question": "\u202e"}),
-        "no judge's question '⟨U\\+202E⟩'; did you mean general or rpo-dialogue or rpo-summarization",
+        "the judge has no question '⟨U\\+202E⟩'; did you mean general or rpo-dialogue or rpo-summarization",
     ),
     (judge, ("", {"model": "m"}), "no key for the judge at api.openai.com; export ICDPO_JUDGE_KEY=…, or any word"),
     (judge, (" \n", {"model": "m"}), "no key for the judge at api.openai.com"),
@@ -278,7 +278,7 @@ TABLE = [
     (judge, ("k", {"model": "m", "url": "http://ho st/v1"}), "which is not a valid address"),
     (judge, ("k", {"model": "m", "url": "http://host:port/v1"}), "judge_url is not a valid address"),
     (judge, ("k", {"model": "m", "url": "http://[::1/v1"}), "judge_url is not a valid address"),
-    (judge, ("k", {"model": "m", "url": "http://256.256.256.256/v1"}), "judge_url: 256.* is no valid host .*; correct it"),
+    (judge, ("k", {"model": "m", "url": "http://256.256.256.256/v1"}), "judge_url: 256.* is not a valid host .*; correct it"),
     (judge, ("k", {"model": "m", "url": "https://me:planted@host/v1"}), "^judge_url of host contains more than [^@]*$"),
     (judge, ("k", {"model": "m", "url": "https://host/v1?key=planted"}), "^judge_url of host contains more than [^?]*$"),
     # the world around

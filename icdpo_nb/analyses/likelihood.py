@@ -111,12 +111,12 @@ def _outcome(forecast: str, reward: Estimate | None, margin: float) -> str:
         return "not run"
     if forecast not in (HIGHER, LOWER):
         return "no forecast"
-    found = finding(reward, margin)
-    if found == OPEN:
+    observed = finding(reward, margin)
+    if observed == OPEN:
         return f"{OPEN}; {needed_text(n_to_decide(reward, margin))}".removesuffix("; ")
-    if found not in (HIGHER, LOWER):
-        return found
-    return "came true" if found != forecast else "did not come true"  # a higher NLL forecasts a lower reward
+    if observed not in (HIGHER, LOWER):
+        return observed
+    return "came true" if observed != forecast else "did not come true"  # a higher NLL forecasts a lower reward
 
 
 def _published_gap(later: str, earlier: str, roles: Sequence[str]) -> dict[str, float]:

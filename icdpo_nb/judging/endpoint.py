@@ -97,7 +97,7 @@ class EndpointJudge:
             raise InputError("a judge behind an endpoint needs the package openai; pip install 'icdpo-nb[judge]'")
         if question not in QUESTIONS:
             near = difflib.get_close_matches(str(question), QUESTIONS, 2, 0.4) or QUESTIONS
-            raise InputError(f"there is no judge's question {visible(str(question), 60)!r}; did you mean {' or '.join(near)}?")
+            raise InputError(f"the judge has no question {visible(str(question), 60)!r}; did you mean {' or '.join(near)}?")
         if not model.strip():
             raise InputError("judge_model is empty; give the name of the model at the endpoint")
         host = _host(url)
@@ -107,12 +107,20 @@ class EndpointJudge:
         try:
             self.client = OpenAI(api_key=key, base_url=url, timeout=timeout, max_retries=retries)
         except Exception as error:  # the exceptions of the underlying HTTP client are undocumented
-            raise InputError(f"judge_url: {visible(host, 60)} is no valid host ({type(error).__name__}); correct it") from None
-        self.model, self.max_calls, self.price, self.workers, self.host = model, max_calls, price, workers, host
+            raise InputError(
+                f"judge_url: {visible(host, 60)} is not a valid host ({type(error).__name__}); correct it"
+            ) from None
+        self.model = model
+        self.max_calls = max_calls
+        self.price = price
+        self.workers = workers
+        self.host = host
         self.prompt = QUESTIONS[question]
         self.settings = {"max_completion_tokens": reply_tokens, **({"temperature": temperature} if temperature >= 0 else {})}
         self.identity = {"model": model, "url": url.rstrip("/"), "prompt": digest(self.prompt), **self.settings}
-        self.store, self.name, self.fingerprint = store or Store(), f"{model} at {host}", digest(self.identity)
+        self.store = store or Store()
+        self.name = f"{model} at {host}"
+        self.fingerprint = digest(self.identity)
         self.note = (
             f"The judge is {model} at {host} with the question {question!r}. It judges each pair in both orders; a pair on "
             "which the two verdicts disagree is a tie. It may still favour a style or a length."

@@ -62,7 +62,9 @@ class RewardJudge:
     """A reward as a judge: the higher score wins, equal scores tie. The order of the responses has no influence."""
 
     def __init__(self, reward: Reward):
-        self.reward, self.name, self.fingerprint = reward, reward.name, reward.fingerprint
+        self.reward = reward
+        self.name = reward.name
+        self.fingerprint = reward.fingerprint
         self.note = f"{reward.note} As a judge, the higher reward wins and equal rewards tie."
 
     def ask(self, prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> list[Reply]:

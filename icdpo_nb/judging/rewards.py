@@ -153,7 +153,10 @@ class TeacherReward:
     """
 
     def __init__(self, teacher: LanguageModel, protocol: Protocol = RECOMMENDED):
-        self.teacher, self.protocol, self.name, self._turn = teacher, protocol, teacher.name, Lock()
+        self.teacher = teacher
+        self.protocol = protocol
+        self.name = teacher.name
+        self._lock = Lock()
         self.fingerprint = f"{teacher.fingerprint} {digest(protocol.settings())}"
         self.note = f"The reward is the mean log-probability under the teacher LM {teacher.name}."
 
@@ -162,7 +165,7 @@ class TeacherReward:
         at: dict[str, list[int]] = {}  # context -> its rows, so that each context is encoded once
         for i, x in enumerate(prompts):
             at.setdefault(base_context(x, self.protocol), []).append(i)
-        with self._turn:
+        with self._lock:
             encoded = [[self.teacher.encode_response(responses[i], self.protocol) for i in rows] for rows in at.values()]
             logps = self.teacher.logprobs(list(at), encoded)
         means, empty = np.full(len(responses), -np.inf), is_empty(responses)
@@ -181,7 +184,9 @@ class NeighbourReward:
     name = "neighbours"
 
     def __init__(self, pairs: Sequence[Preference], embed: Embedder, k: int = 5):
-        self.retriever, self.embed, self.k = SBERTRetriever(pairs, embed), embed, k
+        self.retriever = SBERTRetriever(pairs, embed)
+        self.embed = embed
+        self.k = k
         self.fingerprint = f"{digest([vars(p) for p in pairs])} {embed.fingerprint} {k}"
         self.note = f"The reward is the similarity to the chosen, minus that to the rejected responses of {k} similar prompts."
 

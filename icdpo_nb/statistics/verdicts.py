@@ -105,14 +105,14 @@ def finding(ours: Estimate, margin: float, same: float = 0.0) -> str:
 
 def verdict(ours: Estimate, margin: float, theirs: Reported, same: float = 0.0) -> str:
     """One of `VERDICTS`: the finding, compared with what the paper reports."""
-    found = finding(ours, margin, same)
+    observed = finding(ours, margin, same)
     if not theirs.expected:
         return NOT
-    if theirs.at_least and found not in (SAME, LOWER):
+    if theirs.at_least and observed not in (SAME, LOWER):
         return AGREES if ours.low > -margin else OPEN
-    if found in (SMALL, OPEN, SAME):
-        return found
-    return AGREES if (found == HIGHER) == (theirs.expected > 0) else CONTRADICTS
+    if observed in (SMALL, OPEN, SAME):
+        return observed
+    return AGREES if (observed == HIGHER) == (theirs.expected > 0) else CONTRADICTS
 
 
 def n_to_decide(ours: Estimate, margin: float) -> float:
@@ -144,11 +144,11 @@ def claims(gains: pd.DataFrame, margin: float, reported: Source, digits: int = 2
     for row in gains.to_dict("records"):
         ours = Estimate(row["mean"], row["low"], row["high"], row["n"], row["p"])
         theirs = reported(row["method"], row["baseline"], row["source"], TOTAL if one_domain else row["domain"])
-        found = finding(ours, margin, row.get("same", 0.0))
+        observed = finding(ours, margin, row.get("same", 0.0))
         result = verdict(ours, margin, theirs, row.get("same", 0.0))
-        undecided = found == OPEN and result in (OPEN, NOT)  # an open difference may still agree with "equal or higher"
+        undecided = observed == OPEN and result in (OPEN, NOT)  # an open difference may still agree with "equal or higher"
         rows.append({
-            "claim": f"{row['method']} > {row['baseline']}", **row, "finding": found, "verdict": result,
+            "claim": f"{row['method']} > {row['baseline']}", **row, "finding": observed, "verdict": result,
             "decide": row.get("decide", n_to_decide(ours, margin)) if undecided else math.nan,
             "here": ours.text(digits), "paper": theirs.text,
         })  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from ..common.errors import InputError
 from .losses import check_weighting
 
-LEARNING_RATES = {  # the best of a few by reward on sandbox dev prompts, from an SFT policy: `tests/bench/training.py rates`
+LEARNING_RATES = {  # the best of several by reward on sandbox dev prompts, from an SFT policy: `tests/bench/training.py rates`
     "SFT": 1e-3, "DPO": 2.5e-4, "IPO": 2.5e-4, "KTO": 2.5e-4, "RPO-Paired": 2.5e-4, "RPO-Unpaired": 2.5e-4,
 }  # fmt: skip
 METHODS = tuple(LEARNING_RATES)

@@ -68,8 +68,13 @@ class RPOTrainer(Trainer):
     def __init__(self, *args, beta=0.1, tau=0.5, weighting="embedding", alpha=0.8, weigh="score", matrix=0, micro=0, **kwargs):
         check_weighting(weighting)
         super().__init__(*args, data_collator=collate, **kwargs)
-        self.beta, self.tau, self.weighting, self.alpha, self.weigh = beta, tau, weighting, alpha, weigh
-        self.matrix, self.micro = matrix, micro
+        self.beta = beta
+        self.tau = tau
+        self.weighting = weighting
+        self.alpha = alpha
+        self.weigh = weigh
+        self.matrix = matrix
+        self.micro = micro
 
     def weights(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """The weights of one contrast matrix over the whole batch, shape (M, M)."""
