@@ -293,7 +293,7 @@ def test_an_endpoint_judges_in_a_report(smoke, given, tmp_path, monkeypatch):
     assert not [path for path in files if b"sk-planted" in path.read_bytes()]
     page = (runs[0] / "report.html").read_text()
     assert "[ICDPO_JUDGE_KEY] The longer one. [[" in page
-    assert f"{paid:,} of {paid:,} calls of m at 127.0.0.1" in page
+    assert f"{paid:,} of {paid:,} calls to m at 127.0.0.1" in page
     assert not re.findall(r"<\s*(script|iframe|meta http|img src=http)", page.partition("</head>")[2])
 
 
@@ -307,8 +307,8 @@ def test_the_same_seed_gives_the_same_bytes(smoke, given, tmp_path, monkeypatch)
     again = run_notebook("01_method", given["01_method"], tmp_path / "anew")
     first = lines(smoke["01_method"])
     pages = [(folder / "report.html").read_text() for folder in (smoke["01_method"], found, again)]
-    cut = re.compile(r'<(table|p) class="measured">.*?</\1>|<footer>.*?</footer>', re.S)
-    assert [len(cut.findall(page)) for page in pages] == [3, 3, 3]
+    cut = re.compile(r'<(table|p|dl) class="measured">.*?</\1>|<footer>.*?</footer>', re.S)
+    assert [len(cut.findall(page)) for page in pages] == [4, 4, 4]
 
     def bare(page: str) -> str:
         return re.sub(r"\(git [^)]*\)", "", cut.sub("", page))  # somebody may edit the tree meanwhile
@@ -368,7 +368,9 @@ def test_hostile_texts_come_out_as_text(smoke, name):
     if name == "01_method":
         assert f"among the demonstrations, of 6: teacher-a 2 ({HOSTILE[1][:60]} 0 12, " in shown, "an id"
     assert visible(page) == page, "no hidden character"
-    body = re.findall(r"<[^>]*>", page.partition("</head>")[2])
+    spoken = re.compile(r"""\b(alt|aria-label)=("[^"]*"|'[^']*')""")  # text alternatives are text
+    body = re.findall(r"<[^>]*>", spoken.sub("", page.partition("</head>")[2]))
+    body = [tag for tag in body if not re.fullmatch(r'</svg>|<svg\s+class="intervals"[^>]*>', tag)]
     assert not [
         t for t in body if re.match(r"<\s*/?(script|iframe|object|embed|form|base|meta|link|style|svg|strong>bold)\b", t, re.I)
     ]

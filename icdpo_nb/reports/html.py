@@ -9,7 +9,7 @@ from .page import arranged
 
 HERE = Path(__file__).parent
 TAGS = ["p", "div", "span", "br", "pre", "details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td"]
-TAGS += ["b", "dl", "dt", "dd", "svg", "line", "rect", "circle"]
+TAGS += ["dl", "dt", "dd", "svg", "line", "rect", "circle"]
 ATTRIBUTES = {  # those of a plot hold numbers, or its text alternative
     "*": ["class"],
     "th": ["class", "colspan", "scope"],

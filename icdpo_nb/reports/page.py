@@ -90,6 +90,8 @@ def _element(soup: BeautifulSoup, section: Section) -> Tag:
     if section.heading is not None:
         del section.heading["data-kind"]
         element.append(section.heading)
+    if section.kind == "answer":  # the reader's first screen has no code
+        section.nodes.sort(key=lambda node: node.name == "details")
     element.extend(section.nodes)
     return element
 

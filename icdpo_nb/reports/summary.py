@@ -47,22 +47,24 @@ def show_summary(
 def _claims_table(claims: pd.DataFrame, margin: float, caption: str, rows_of: str) -> str:
     """A group of rows for each claim, and a row in it for each source of demonstrations."""
     scale, lms = _scale(claims, margin), list(claims["lm"].unique())
-    legend = "".join(f'<span class="key m{k % 6}">{escaped(lm)}</span>' for k, lm in enumerate(lms)) if len(lms) > 1 else ""
+    keys = "".join(f'<span class="key m{k % 6}">{escaped(lm)}</span>' for k, lm in enumerate(lms))
+    legend = f'<p class="legend">{keys}</p>' if len(lms) > 1 else ""
     body = ""
     for claim, part in claims.groupby("claim", sort=False):
         method, _, baseline = claim.partition(" > ")
         body += f'<tr class="claim"><th colspan="5" scope="rowgroup">{escaped(method)} − {escaped(baseline)}</th></tr>'
         for source, rows in part.groupby("source", sort=False):
             plot = intervals_svg(rows.to_dict("records"), scale, margin, lms)
-            paper = "<br>".join(escaped(text) for text in dict.fromkeys(rows["paper"]))
+            paper = "<br>".join(part for text in dict.fromkeys(rows["paper"]) for part in escaped(text).split(", "))
             body += (
                 f'<tr><th scope="row">{escaped(source) or "all"}</th><td class="number">{_means(rows)}</td><td>{plot}</td>'
                 f'<td class="paper">{paper}</td><td>{"<br>".join(verdict_marks(rows["verdict"]))}</td></tr>'
             )
     head = f"<th>{escaped(rows_of)}</th><th>difference</th>"
-    head += f"<th>95 % intervals {legend}</th><th>the paper</th><th>verdict</th>"
+    head += f"<th>95 % intervals, {scale[0]:.2g} to {scale[1]:.2g}</th><th>the paper</th><th>verdict</th>"
     note = f"<caption>{escaped(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table class="claims">{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f'<table class="claims">{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'{legend}<div class="scroll">{table}</div>'
 
 
 def _means(rows: pd.DataFrame) -> str:
@@ -78,7 +80,7 @@ def verdict_marks(verdicts: pd.Series) -> list[str]:
     for verdict in sorted((v for v in VERDICTS if v in counts), key=lambda v: -counts[v]):
         kind, sign = MARKS[verdict]
         of = f' <span class="of">in {counts[verdict]} of {len(verdicts)}</span>' if len(counts) > 1 else ""
-        found.append(f'<span class="v {kind}"><span class="mark"><b>{sign}</b></span>{escaped(verdict)}{of}</span>')
+        found.append(f'<span class="v {kind}"><span class="mark"><span>{sign}</span></span>{escaped(verdict)}{of}</span>')
     return found
 
 

@@ -10,7 +10,7 @@ def test_it_names_what_is_there_and_what_each_preset_needs(tmp_path, monkeypatch
     assert f"prepared weights and adapters: {tmp_path}/nowhere (not there yet; " in said
     assert "sandbox-large: ready" in said
     assert "summarization: Summaries of forum posts (TL;DR)" in said
-    assert "It needs a network" in said
+    assert "no network is needed" in said
     assert "GB memory free" in said
 
 
