@@ -361,7 +361,6 @@ run.finish(answer="fine")""",
 ]
 COMMANDS = [  # words of the command line, what must be said
     ("report", "the following arguments are required: notebook; see icdpo-nb report --help"),
-    ("", "the following arguments are required: command; see icdpo-nb --help"),
     ("reprot", "invalid choice: 'reprot'"),
     ("report small --ouput x", "unrecognized arguments: --ouput"),
     ("report smal", "there is no notebook 'smal'; did you mean 'small'?"),

@@ -6,11 +6,10 @@ Exit codes: 0 done, 2 bad input, 3 the notebook broke, 4 its kernel died, 5 it t
 import argparse
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
@@ -20,10 +19,19 @@ from ..common.escaping import scrubbed, visible
 from .compare import read_run, report_differences
 from .front import write_front_page
 from .job import Job, load_job, notebook_names, open_notebook, read_job
+from .processes import side_by_side
 from .progress import STATE_FILE, Display, Listener, Watcher, in_line, to_file
 from .report import is_current, run_job
 from .run import provenance, reports_folder, writing
 from .runner import RunError
+
+WELCOME = """What would you like to do?
+
+  icdpo-nb report 00_start_here    see how ICDPO chooses a response (1 minute, no network)
+  icdpo-nb report 01_method        compare ICDPO with its baselines (6 minutes on two CPU cores)
+  icdpo-nb list                    list the notebooks and their parameters
+  icdpo-nb doctor                  check what this machine can run, and what is missing
+  icdpo-nb --help                  list all commands"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,7 +72,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="icdpo-nb", description=__doc__)
     parser.add_argument("--version", action=_Version, nargs=0, help="this version, and those of what results depend on")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    parser.set_defaults(command=_welcome)
+    commands = parser.add_subparsers(metavar="command")
     report = commands.add_parser("report", help="run notebooks and render them as HTML")
     report.add_argument("notebook", nargs="+", help="for example 01_method; several run in this order")
     report.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="repeatable")
@@ -87,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     gallery = commands.add_parser("gallery", help="make the front page of a folder of reports again")
     gallery.add_argument("folder", nargs="?", help="a folder of reports (default: the project's)")
     gallery.set_defaults(command=_gallery)
+    doctor = commands.add_parser("doctor", help="what this machine can run, and what is missing")
+    doctor.set_defaults(command=_doctor)
     listing = commands.add_parser("list", help="list the notebooks and their parameters")
     listing.set_defaults(command=_list)
     return parser
@@ -150,47 +161,24 @@ def _after(todo: Sequence[Job]) -> list[set[int]]:
     return [{j for j in range(i) if todo[j].notebook in job.reads} for i, job in enumerate(todo)]
 
 
-def side_by_side(
-    commands: Sequence[Sequence[str]], jobs: int, after: Sequence[set[int]] = (), watcher: Watcher | None = None
-) -> int:
-    """Run commands, `jobs` at a time, each with its share of the processor's threads. Returns the largest exit code.
-
-    A command begins when those whose numbers stand in its `after` have ended, well or not. If this process is interrupted, it
-    ends them all as it was ended. A watcher starts them and shows how far they are.
-    """
-    begin = watcher.start if watcher else _start
-    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), "TQDM_DISABLE": "1"}
-    waiting, running, codes = list(range(len(commands))), {}, {}
-    try:
-        while waiting or running:
-            ready = [i for i in waiting if not after or after[i] <= codes.keys()]
-            for i in ready[: jobs - len(running)]:  # in a session of its own: Ctrl-C reaches this process, which passes it on
-                running[i] = begin(i, commands[i], share | os.environ)
-                waiting.remove(i)
-            ended = {i: code for i, process in running.items() if (code := process.poll()) is not None}
-            codes |= ended
-            running = {i: process for i, process in running.items() if i not in ended}
-            if watcher:
-                watcher.look(running, ended)
-            time.sleep(0.05)
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
-    return max(code if code >= 0 else 1 for code in codes.values())
-
-
-def _start(i: int, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen:
-    return subprocess.Popen(command, env=environment, start_new_session=True)
-
-
 def _job(name: str, args: argparse.Namespace) -> Job:
     """The job of one notebook: with the parameters of the preset, and of -p, which come after it."""
     names = [n for n, _ in args.parameter]
     if twice := [n for n in names if names.count(n) > 1]:
         raise InputError(f"parameter {twice[0]} is given twice; keep one -p {twice[0]}")
     return read_job(name, dict(args.parameter), args.preset, args.out, args.timeout, args.resume)
+
+
+def _welcome(args: argparse.Namespace) -> int:
+    print(WELCOME)
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import examination
+
+    print(examination())
+    return 0
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ def show_summary(
 def _claims_table(claims: pd.DataFrame, margin: float, caption: str, rows_of: str) -> str:
     """A group of rows for each claim, and a row in it for each source of demonstrations."""
     scale, lms = _scale(claims, margin), list(claims["lm"].unique())
-    keys = "".join(f'<span class="key m{k % 6}">{escaped(lm)}</span>' for k, lm in enumerate(lms))
+    keys = " ".join(f'<span class="key m{k % 6}">{escaped(lm)}</span>' for k, lm in enumerate(lms))
     legend = f'<p class="legend">{keys}</p>' if len(lms) > 1 else ""
     body = ""
     for claim, part in claims.groupby("claim", sort=False):

@@ -38,6 +38,7 @@ def _claim_sentence(claim: str, part: pd.DataFrame, unit: str, digits: int) -> s
     if main in (HIGHER, LOWER):
         size = f", by {_range(part.loc[part['finding'] == main, 'mean'].abs(), digits)} {unit}"
     others = ", ".join(OTHERS[f].format(counts[f]) for f in VERBS if f != main and f in counts)
+    method = method[0].upper() + method[1:]  # it begins the sentence
     return f"{method} {VERBS[main]} {baseline}{_where(counts[main], len(part))}{size}{f' ({others})' if others else ''}."
 
 

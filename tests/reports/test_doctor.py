@@ -1,6 +1,7 @@
 """What `icdpo-nb doctor` says of this machine, and of one that lacks things."""
 
 from icdpo_nb.reports import doctor
+from icdpo_nb.reports.cli import main
 
 
 def test_it_names_what_is_there_and_what_each_preset_needs(tmp_path, monkeypatch):
@@ -28,3 +29,11 @@ def test_a_key_is_never_shown(monkeypatch):
     said = doctor.examination()
     assert "a key is set" in said
     assert "sk-secret" not in said
+
+
+def test_the_command_line_without_a_command_says_what_one_can_do(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert "icdpo-nb report 00_start_here" in said
+    assert main(["doctor"]) == 0
+    assert "Presets\n" in capsys.readouterr().out

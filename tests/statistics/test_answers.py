@@ -41,7 +41,7 @@ def test_a_claim_as_a_sentence(findings, means, says):
 
 
 def test_a_sentence_for_each_claim_in_their_order():
-    table = pd.concat([claims(["higher"], claim="B > A"), claims(["lower"], [-1.0], claim="A > C")])
+    table = pd.concat([claims(["higher"], claim="b > A"), claims(["lower"], [-1.0], claim="A > C")])
     assert answer_sentences(table, "% of wins", 1) == ["B beats A, by 0.5 % of wins.", "A does worse than C, by 1.0 % of wins."]
 
 

@@ -1,0 +1,43 @@
+"""Commands side by side: several notebooks at a time, each in a process of its own."""
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+
+from .progress import Watcher
+
+
+def side_by_side(
+    commands: Sequence[Sequence[str]], jobs: int, after: Sequence[set[int]] = (), watcher: Watcher | None = None
+) -> int:
+    """Run commands, `jobs` at a time, each with its share of the processor's threads. Returns the largest exit code.
+
+    A command begins when those whose numbers stand in its `after` have ended, well or not. If this process is interrupted, it
+    ends them all as it was ended. A watcher starts them and shows how far they are.
+    """
+    begin = watcher.start if watcher else _start
+    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), "TQDM_DISABLE": "1"}
+    waiting, running, codes = list(range(len(commands))), {}, {}
+    try:
+        while waiting or running:
+            ready = [i for i in waiting if not after or after[i] <= codes.keys()]
+            for i in ready[: jobs - len(running)]:  # in a session of its own: Ctrl-C reaches this process, which passes it on
+                running[i] = begin(i, commands[i], share | os.environ)
+                waiting.remove(i)
+            ended = {i: code for i, process in running.items() if (code := process.poll()) is not None}
+            codes |= ended
+            running = {i: process for i, process in running.items() if i not in ended}
+            if watcher:
+                watcher.look(running, ended)
+            time.sleep(0.05)
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    return max(code if code >= 0 else 1 for code in codes.values())
+
+
+def _start(i: int, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen:
+    return subprocess.Popen(command, env=environment, start_new_session=True)
