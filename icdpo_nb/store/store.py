@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import RLock
 from typing import Protocol as Interface
 
 from ..common.files import cache_folder, checksum, digest
@@ -50,14 +51,14 @@ def store_folder() -> Path:
 class Store:
     """Results by stage and item, in `folder`/store.sqlite. Raises `InputError` if the file cannot be opened or written.
 
-    A damaged file is moved aside with a warning and replaced by a new one. Threads may share a store, but not use it
-    concurrently.
+    A damaged file is moved aside with a warning and replaced by a new one. Threads that share a store take turns.
     """
 
     def __init__(self, folder: Path | str | None = None):
         self.path = Path(folder or store_folder()) / "store.sqlite"
         self.file = Database(self.path, TABLES + claims.TABLE)
         self.file.use(self.file.open)
+        self.turn = RLock()  # a connection has one transaction at a time, so threads that share a store take turns
 
     def compute(
         self,
@@ -85,17 +86,19 @@ class Store:
             values = run(indices)
             return values, _shares(meter.spent(), [len(_text(items[i])) for i in indices])
 
-        values = self.file.use(lambda: self._values(space, stage, inputs, first, work, bar, chunk or ITEMS_AT_A_TIME))
-        if meter is not None:
-            new = [key for key in first if (space, key) not in meter.used]
-            costs = self.file.use(lambda: self._read(space, new, "costs", "cost"))
-            meter.used |= {(space, key): costs.get(key) for key in new}
+        with self.turn:
+            values = self.file.use(lambda: self._values(space, stage, inputs, first, work, bar, chunk or ITEMS_AT_A_TIME))
+            if meter is not None:
+                new = [key for key in first if (space, key) not in meter.used]
+                costs = self.file.use(lambda: self._read(space, new, "costs", "cost"))
+                meter.used |= {(space, key): costs.get(key) for key in new}
         return [values[key] for key in keys]
 
     def missing(self, stage: str, inputs: dict, items: Sequence[object]) -> list[int]:
         """The indices of the items without a stored value; for equal items, only the first index."""
         space, first = digest([SCHEMA, stage, inputs]), _first([digest(item) for item in items])
-        stored = self.file.use(lambda: self._read(space, list(first)))
+        with self.turn:
+            stored = self.file.use(lambda: self._read(space, list(first)))
         return [i for key, i in first.items() if key not in stored]
 
     def _values(self, space: str, stage: str, inputs: dict, first: dict[str, int], work, bar, chunk: int) -> dict[str, object]:

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -396,6 +397,26 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "2 results, 0 damaged and removed\n"
     assert main(["store", "clean"]) == 0
     assert Store().stages() == []
+
+
+def test_threads_share_a_store(tmp_path):
+    """Eight threads ask one store for overlapping items; each item is computed once, and no transaction meets another."""
+    store, computed, lock = Store(tmp_path), [], threading.Lock()
+
+    def ask(start: int) -> list[int]:
+        items = list(range(start, start + 40))
+
+        def run(indices):
+            with lock:
+                computed.extend(items[i] for i in indices)
+            return [items[i] ** 2 for i in indices]
+
+        return [store.compute("square", {}, items, run, chunk=3) for _ in range(5)][-1]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(0, 80, 10)))
+    assert found == [[i**2 for i in range(start, start + 40)] for start in range(0, 80, 10)]
+    assert sorted(computed) == list(range(110))
 
 
 def test_digest_is_canonical():
