@@ -44,3 +44,17 @@ def open_page(path: Path) -> tuple[str, list[str]]:
         command = [CHROMIUM, *OPTIONS, f"--proxy-server=http://127.0.0.1:{port}", f"--user-data-dir={profile}", path.as_uri()]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=True)
     return done.stdout.decode("utf-8", "replace"), asked
+
+
+def overflowing(page: Path, widths: tuple[int, ...] = (390, 1280, 1920)) -> dict[int, tuple[int, int]]:
+    """The widths at which a page, with everything unfolded, is wider than its window: there (page, window), in pixels."""
+    inner = page.read_text().replace("<details", "<details open").replace("&", "&amp;").replace('"', "&quot;")
+    frames = "".join(f'<iframe style="width: {w}px; height: 800px; border: 0" srcdoc="{inner}"></iframe>' for w in widths)
+    measure = """addEventListener('load', () => { document.title = [...document.querySelectorAll('iframe')].map(f =>
+        f.contentDocument.documentElement.scrollWidth + '/' + f.contentDocument.documentElement.clientWidth).join(' ') })"""
+    with tempfile.TemporaryDirectory() as folder:
+        outer = Path(folder) / "frames.html"
+        outer.write_text(f"<!DOCTYPE html><title></title><body>{frames}<script>{measure}</script>")
+        sizes = re.search("<title>(.*?)</title>", open_page(outer)[0])[1].split()
+    found = {w: tuple(map(int, size.split("/"))) for w, size in zip(widths, sizes, strict=True)}
+    return {w: (whole, window) for w, (whole, window) in found.items() if whole != window}

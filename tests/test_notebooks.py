@@ -7,13 +7,15 @@ import json
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import nbformat
 import papermill
 import pytest
-from browser import CHROMIUM, open_page
+from browser import CHROMIUM, open_page, overflowing
+from bs4 import BeautifulSoup
 from endpoint import longest, serving
 from hostile import HOSTILE, OUTSIDE, save_hostile_lm, save_hostile_set
 from nbclient import NotebookClient
@@ -388,6 +390,35 @@ def test_nothing_runs_and_nothing_is_fetched_in_a_browser(smoke, tmp_path):
         assert asked == []
         assert title in document
         assert "pwned" in document, "as text"
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_a_page_is_valid_and_its_links_lead_somewhere(smoke, name):
+    """HTML5 without a parse error; the answer first; every exhibit with a number, and every link to a place that is there."""
+    html5lib = pytest.importorskip("bleach._vendor.html5lib")
+    text = (smoke[name] / "report.html").read_text()
+    html5lib.HTMLParser(strict=True).parse(text)
+    page = BeautifulSoup(text, "html.parser")
+    ids = {tag["id"] for tag in page.find_all(id=True)}
+    links = [a["href"] for a in page.find_all("a")]
+    assert {link[1:] for link in links if link.startswith("#")} <= ids
+    beside = [link for link in links if not link.startswith(("#", "https://", "../"))]
+    assert "notebook.ipynb" in beside
+    assert all((smoke[name] / unquote(link)).exists() for link in beside)
+    sections = page.find(class_="article").find_all(["section", "details"], recursive=False)
+    assert "answer" in sections[0]["class"]
+    assert "provenance" in sections[-1]["class"]
+    captions = [c.get_text() for c in page.find_all("figcaption")]
+    assert any(c.startswith("Figure 1. ") for c in captions)
+    assert all(re.match(r"(Figure|Table) \d+\. \S", c) for c in captions)
+    assert all(img["alt"] for img in page.find_all("img")), "a text alternative for every figure"
+    assert len(text) < 1_500_000
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+@pytest.mark.parametrize("name", ["01_method", "06_fine_tuning", "08_relative_preference"])
+def test_no_page_is_wider_than_its_window(smoke, name):
+    assert overflowing(smoke[name] / "report.html") == {}
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")

@@ -57,7 +57,7 @@ def chosen_responses(candidates: pd.DataFrame, methods: Mapping[str, Method] = M
         available = candidates[(candidates["lm"] == lm) & candidates["source"].isin([source, NONE])]
         for name, method in methods.items():
             pool = available[(available["retriever"] == method.retriever) & (available["policy"] == method.policy)]
-            if len(pool) and (method.choice != "teacher" or "teacher" in pool):
+            if len(pool) and (method.choice in ("first", "random") or method.choice in pool):
                 seeds = pool.groupby("seed", sort=False, dropna=False) if "seed" in pool else [(None, pool)]
                 chosen = pd.concat([method.choose(part) for _, part in seeds])
                 parts.append(chosen.assign(lm=lm, source=source, method=name))
