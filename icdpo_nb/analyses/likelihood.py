@@ -15,9 +15,10 @@ from ..models.interface import LanguageModel
 from ..protocol import Protocol
 from ..retrieval.retrievers import RandomRetriever
 from ..statistics.estimates import GROUPS, estimate, method_gains
+from ..statistics.findings import HIGHER, LOWER, OPEN, SMALL, needed_text
 from ..statistics.intervals import Estimate
 from ..statistics.published import published, role_of
-from ..statistics.verdicts import HIGHER, LOWER, OPEN, SMALL, by_model, finding, n_to_decide, needed_text
+from ..statistics.verdicts import by_model, finding, n_to_decide
 from ..templates import base_context, icl_context
 
 ALONE, WITH_DEMOS = "x alone", "[d; x]"  # the two contexts

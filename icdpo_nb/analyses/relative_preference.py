@@ -21,8 +21,9 @@ from ..models.encoder import MINILM, Embedder
 from ..models.lm import CausalLM, load_lm
 from ..protocol import RECOMMENDED, Protocol
 from ..statistics.estimates import as_text
+from ..statistics.findings import VERDICTS
 from ..statistics.published import published_rpo
-from ..statistics.verdicts import VERDICTS, Reported
+from ..statistics.verdicts import Reported
 from ..store.stored import stored
 from ..templates import base_context
 from ..training.finetune import Plan, fine_tune_all

@@ -18,8 +18,9 @@ from ..models.interface import LanguageModel
 from ..protocol import RECOMMENDED, Protocol
 from ..sandbox.reward import RULES
 from ..statistics.estimates import as_text
+from ..statistics.findings import OPEN
 from ..statistics.intervals import mean_ci
-from ..statistics.verdicts import OPEN, Reported, n_to_decide, verdict
+from ..statistics.verdicts import Reported, n_to_decide, verdict
 from ..templates import base_context
 from .comparison import METHODS, Method, chosen_responses
 from .sampling import sample_candidates

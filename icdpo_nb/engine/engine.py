@@ -9,11 +9,9 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from ..common.errors import InputError
 from .attention import PADDING, attention_mask
@@ -26,7 +24,6 @@ from .proof import Proof
 
 PROBE_TOKENS = 256  # length of the pass that measures memory
 LOGITS_AT_A_TIME = 256  # block size of response tokens, which limits the memory for logits over the vocabulary
-NO_BAR = partial(tqdm, disable=True)
 
 
 class Engine:
@@ -63,7 +60,8 @@ class Engine:
         top_p: float = 1.0,
         top_k: int = 0,
         temperature: float = 1.0,
-        progress: Callable = NO_BAR,
+        *,
+        progress: Callable,
     ) -> list[list[Sampled]]:
         """Sample n sequences for each context, using uniform random numbers of shape (contexts, n, max_new_tokens).
 
@@ -96,7 +94,7 @@ class Engine:
 
     @torch.inference_mode()
     def logprobs(
-        self, contexts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]], progress: Callable = NO_BAR
+        self, contexts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]], progress: Callable
     ) -> list[list[np.ndarray]]:
         """Token log-probabilities of `responses[i]` under `contexts[i]`: float32 arrays, shape (n_tokens,), in nats."""
         self.begin()

@@ -7,7 +7,7 @@ and caches its results. A model behind a server or several replicas of a model w
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol as Interface
@@ -126,6 +126,7 @@ def unless_sampled(
     return [computed.get(i) or [y.logps for y in ys] for i, ys in enumerate(responses)]
 
 
+@cache
 def machine(device: str) -> str:
     """A description of the hardware (GPU name, or CPU name and number of cores) with the torch version."""
     if device.startswith("cuda"):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..algorithm import select
 from ..common.errors import InputError
 from ..common.escaping import label
 
@@ -55,8 +56,6 @@ def flips(a: Path | str, b: Path | str, score: str = "S") -> pd.DataFrame:
 
     The column candidates says which rows of the table these are: the language model, source, retriever, policy and seed.
     """
-    from ..algorithm import select  # torch comes with it, and the command line is to begin at once
-
     texts = []
     for folder in (a, b):
         path = Path(folder) / "candidates.jsonl"

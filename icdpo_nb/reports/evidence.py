@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..common.errors import InputError
+from ..statistics.findings import AGREES, CONTRADICTS, NOT, OPEN, SAME, SMALL, VERDICTS
 from .html import is_done, read_record
 from .registry import Claim, parts_of
 
@@ -70,8 +71,6 @@ class Record:
     @cached_property
     def settings(self) -> list[Setting]:
         """Every comparison of the headline that has a verdict."""
-        from ..statistics.verdicts import VERDICTS
-
         claims = self.headline.get("claims")
         parts = claims if isinstance(claims, dict) else {"": claims}
         rows = [(str(part), row) for part, found in parts.items() for row in _rows(found)]
@@ -90,8 +89,6 @@ class Record:
 
     def _forecasts(self) -> list[dict]:
         """The forecasts of 03_demo_source_nll for the paper's two teachers, as claims named as the paper means them."""
-        from ..statistics.verdicts import AGREES, CONTRADICTS
-
         found, other = [], {AGREES: CONTRADICTS, CONTRADICTS: AGREES}
         for row in _rows(self.headline.get("forecasts")):
             later, _, earlier = str(row.get("sources")).partition(" - ")
@@ -137,8 +134,6 @@ def claim_verdict(verdicts: Sequence[str]) -> str:
 
     Without such a majority one cannot tell. Settings with which the paper cannot be compared do not count, unless all are so.
     """
-    from ..statistics.verdicts import AGREES, CONTRADICTS, NOT, OPEN
-
     counted = [v for v in verdicts if v != NOT]
     if not counted:
         return NOT
@@ -188,8 +183,6 @@ def _setting(part: str, row: Mapping) -> Setting:
 
 def _held(text: str, known: Mapping[str, str | None]) -> str:
     """The verdict that a text stands for: one that is known, or that which it names, as "neither: cannot tell"."""
-    from ..statistics.verdicts import NOT, OPEN, SAME, SMALL
-
     return known.get(text) or next((v for v in (SMALL, OPEN, SAME) if v in text), NOT)
 
 

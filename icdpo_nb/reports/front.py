@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from ..common.escaping import escaped
 from ..common.files import write_whole
+from ..statistics.findings import SIGNS, needed_text
 from .evidence import MIXED, Record, Setting, Tested, read_records, shown_in, tests_of
 from .progress import spoken
 from .registry import Claim, parts_of, read_claims
@@ -76,8 +77,6 @@ def write_front_page(out: Path | str) -> Path:
 
 def front_page(out: Path) -> dict:
     """What the page says: sentences, claims by paper, runs and the values that they can be filtered by."""
-    from ..statistics.verdicts import needed_text
-
     done, failed = read_records(out)
     claims = [claim_view(claim, done) for claim in read_claims()]
     counts = Counter(view["verdict"] for view in claims)
@@ -195,8 +194,6 @@ def _filters(records: Sequence[Record]) -> dict[str, list[str]]:
 
 def marks() -> dict[str, str]:
     """The mark of every verdict, and of what stands in place of one."""
-    from ..statistics.verdicts import SIGNS
-
     return {MIXED: "±", NOT_RUN: "○", SHOWN: "→", NO_TEST: "·"} | {v: SIGNS[v] for v in MEANINGS if v in SIGNS}
 
 

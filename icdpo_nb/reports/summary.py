@@ -7,16 +7,9 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from ..common.escaping import escaped
-from ..statistics.verdicts import AGREES, CONTRADICTS, NOT, OPEN, SAME, SMALL, VERDICTS
+from ..statistics.findings import AGREES, CONTRADICTS, NOT, OPEN, SAME, SIGNS, SMALL, VERDICTS
 
-MARKS = {  # the CSS class and the sign of each verdict, as on the front page
-    AGREES: ("v-agrees", "✓"),
-    CONTRADICTS: ("v-contradicts", "✗"),
-    SMALL: ("v-small", "≈"),
-    OPEN: ("v-open", "?"),
-    SAME: ("v-same", "="),
-    NOT: ("v-not", "–"),
-}
+CLASSES = {AGREES: "agrees", CONTRADICTS: "contradicts", SMALL: "small", OPEN: "open", SAME: "same", NOT: "not"}  # in base.css
 WIDTH, ROW = 190, 10  # pixels of an interval plot, and of each of its lines
 
 
@@ -38,10 +31,14 @@ def show_summary(
     first, *more = answer
     sentences = f'<p class="answer">{escaped(first)}</p>' + "".join(f'<p class="more">{escaped(s)}</p>' for s in more)
     table = _claims_table(claims, margin, caption, rows) if claims is not None and len(claims) else ""
+    measured = _list(cost, "measured") if cost else ""
+    display(HTML(f'<div class="card">{sentences}{table}{_list(facts, "facts")}{measured}</div>'))
+
+
+def _list(facts: Mapping[str, str], kind: str) -> str:
+    """Facts by name as a description list of a CSS class."""
     items = "".join(f"<div><dt>{escaped(k)}</dt><dd>{escaped(v)}</dd></div>" for k, v in facts.items())
-    measured = "".join(f"<div><dt>{escaped(k)}</dt><dd>{escaped(v)}</dd></div>" for k, v in (cost or {}).items())
-    measured = f'<dl class="measured">{measured}</dl>' if measured else ""
-    display(HTML(f'<div class="card">{sentences}{table}<dl class="facts">{items}</dl>{measured}</div>'))
+    return f'<dl class="{kind}">{items}</dl>'
 
 
 def _claims_table(claims: pd.DataFrame, margin: float, caption: str, rows_of: str) -> str:
@@ -78,9 +75,9 @@ def verdict_marks(verdicts: pd.Series) -> list[str]:
     """Each verdict of several models with its mark, the most frequent first, and in how many of them where they differ."""
     counts, found = verdicts.value_counts(), []
     for verdict in sorted((v for v in VERDICTS if v in counts), key=lambda v: -counts[v]):
-        kind, sign = MARKS[verdict]
+        mark = f'<span class="mark"><span>{SIGNS[verdict]}</span></span>'
         of = f' <span class="of">in {counts[verdict]} of {len(verdicts)}</span>' if len(counts) > 1 else ""
-        found.append(f'<span class="v {kind}"><span class="mark"><span>{sign}</span></span>{escaped(verdict)}{of}</span>')
+        found.append(f'<span class="v v-{CLASSES[verdict]}">{mark}{escaped(verdict)}{of}</span>')
     return found
 
 

@@ -14,8 +14,8 @@ from IPython.display import HTML, display
 
 from ..common.escaping import TEXT_CHARACTERS, escaped
 from ..statistics.estimates import GROUPS, as_text
+from ..statistics.findings import HIGHER, LOWER, NOT, OPEN, SIGNS, VERDICTS, needed_text, rounded_up
 from ..statistics.published import MODELS
-from ..statistics.verdicts import HIGHER, LOWER, NOT, OPEN, SIGNS, VERDICTS, needed_text, rounded_up
 from ..statistics.with_paper import with_published
 
 INTERVAL = re.compile(r"([+-]?\d[\d.,]*(?: ?%)?) (\[[^\[\]]*\])(.{0,14})")  # 0.57 [0.50, 0.64], and a count or marks

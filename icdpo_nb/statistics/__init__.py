@@ -1,55 +1,49 @@
 """Confidence intervals, estimates, the papers' published numbers, and verdicts. Nothing is displayed here.
 
 Read in this order; each module imports only from those before it: `intervals`, `published`, `estimates`, `with_paper`,
-`verdicts`, `answers`, `seeds`.
+`findings`, `verdicts`, `answers`, `seeds`.
 """
 
-from .answers import agreement_with_paper, answer_sentences
-from .estimates import TOTAL, as_text, estimate, method_gains, method_means, per_prompt, totals_of
-from .intervals import Estimate, holm, mean_ci, rank_correlation
-from .published import (
-    published_gain,
-    published_rewards,
-    published_rpo,
-    published_sources,
-    published_win_gain,
-    role_of,
-)
-from .seeds import prompt_means, seed_estimates, seed_gains, seeds_sentence
-from .verdicts import Reported, by_model, claims, claims_sentence, family_sentence, icdpo_paper, in_words
-from .with_paper import roles_sentence, with_published
+from importlib import import_module
 
-__all__ = [
-    "Estimate",
-    "Reported",
-    "TOTAL",
-    "agreement_with_paper",
-    "answer_sentences",
-    "as_text",
-    "by_model",
-    "claims",
-    "claims_sentence",
-    "estimate",
-    "family_sentence",
-    "holm",
-    "icdpo_paper",
-    "in_words",
-    "mean_ci",
-    "method_gains",
-    "method_means",
-    "per_prompt",
-    "prompt_means",
-    "published_gain",
-    "published_rewards",
-    "published_rpo",
-    "published_sources",
-    "published_win_gain",
-    "rank_correlation",
-    "role_of",
-    "roles_sentence",
-    "seed_estimates",
-    "seed_gains",
-    "seeds_sentence",
-    "totals_of",
-    "with_published",
-]
+PUBLIC = {  # name -> module; loaded on first use, since scipy takes seconds
+    "agreement_with_paper": "answers",
+    "answer_sentences": "answers",
+    "as_text": "estimates",
+    "by_model": "verdicts",
+    "claims": "verdicts",
+    "claims_sentence": "verdicts",
+    "estimate": "estimates",
+    "Estimate": "intervals",
+    "family_sentence": "verdicts",
+    "holm": "intervals",
+    "icdpo_paper": "verdicts",
+    "in_words": "verdicts",
+    "mean_ci": "intervals",
+    "method_gains": "estimates",
+    "method_means": "estimates",
+    "per_prompt": "estimates",
+    "prompt_means": "seeds",
+    "published_gain": "published",
+    "published_rewards": "published",
+    "published_rpo": "published",
+    "published_sources": "published",
+    "published_win_gain": "published",
+    "rank_correlation": "intervals",
+    "Reported": "verdicts",
+    "role_of": "published",
+    "roles_sentence": "with_paper",
+    "seed_estimates": "seeds",
+    "seed_gains": "seeds",
+    "seeds_sentence": "seeds",
+    "TOTAL": "estimates",
+    "totals_of": "estimates",
+    "with_published": "with_paper",
+}
+__all__ = sorted(PUBLIC)  # noqa: PLE0605
+
+
+def __getattr__(name: str):
+    if name not in PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{PUBLIC[name]}", __name__), name)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from .verdicts import AGREES, CONTRADICTS, HIGHER, LOWER, NOT, OPEN, SAME, SMALL
+from .findings import AGREES, CONTRADICTS, HIGHER, LOWER, NOT, OPEN, SAME, SMALL
 
 VERBS = {  # what the majority of a claim's comparisons shows; the words stand between the method and its baseline
     HIGHER: "beats",

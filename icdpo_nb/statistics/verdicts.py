@@ -16,13 +16,10 @@ import pandas as pd
 from scipy.stats import norm
 
 from .estimates import TOTAL, totals_of
+from .findings import AGREES, CONTRADICTS, HIGHER, LOWER, NOT, OPEN, SAME, SMALL, VERDICTS, needed_text
 from .intervals import LEVEL, Estimate, holm
 from .published import NotReportedError, published_gain, role_of
 
-HIGHER, LOWER, SMALL, OPEN, SAME = "higher", "lower", "too small to matter", "cannot tell", "nothing changed"
-AGREES, CONTRADICTS, NOT = "agrees", "contradicts", "not comparable"
-VERDICTS = (AGREES, CONTRADICTS, SMALL, OPEN, SAME, NOT)  # the order in sentences and legends
-SIGNS = {AGREES: "✓", CONTRADICTS: "✗", SMALL: "≈", OPEN: "?", SAME: "=", NOT: "–", HIGHER: "▲", LOWER: "▼"}
 POWER = 0.8  # of the sample size recommended for an open comparison
 INERT = 0.95  # share of identical answers from which on a manipulation is considered to have had no effect
 
@@ -156,17 +153,6 @@ def claims(gains: pd.DataFrame, margin: float, reported: Source, digits: int = 2
     family = totals_of(table).index
     table.loc[family, "holm"] = holm(table.loc[family, "p"])
     return table
-
-
-def needed_text(decide: float, unit: str = "prompts") -> str:
-    """ "about 1,300 prompts would decide it", rounded up to two digits; "" for NaN."""
-    return "" if math.isnan(decide) else f"about {rounded_up(decide):,} {unit} would decide it"
-
-
-def rounded_up(n: float) -> int:
-    """Round up to two significant digits."""
-    unit = 10 ** max(0, int(math.log10(n)) - 1)
-    return int(math.ceil(n / unit) * unit)
 
 
 # ---------------------------------------------------------------- sentences

@@ -25,7 +25,8 @@ from icdpo_nb.judging.endpoint import Reply
 from icdpo_nb.judging.judges import RewardJudge
 from icdpo_nb.reports.figures import plot_win_rates
 from icdpo_nb.statistics.estimates import estimate, totals_of
-from icdpo_nb.statistics.verdicts import AGREES, Reported, claims, in_words
+from icdpo_nb.statistics.findings import AGREES
+from icdpo_nb.statistics.verdicts import Reported, claims, in_words
 
 PROMPTS = [Preference(i, "all", f"Human: {i}?", "chosen", "no") for i in "pq"]
 CANDIDATES = [

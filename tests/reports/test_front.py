@@ -12,7 +12,7 @@ from icdpo_nb.reports import evidence, front, job
 from icdpo_nb.reports.cli import main
 from icdpo_nb.reports.evidence import MIXED, Record, claim_verdict, tests_of
 from icdpo_nb.reports.registry import parts_of, read_claims
-from icdpo_nb.statistics.verdicts import AGREES, CONTRADICTS, NOT, OPEN, SAME, SIGNS, SMALL, VERDICTS
+from icdpo_nb.statistics.findings import AGREES, CONTRADICTS, NOT, OPEN, SAME, SIGNS, SMALL, VERDICTS
 
 tests_of.__test__ = False  # pytest would take it for a test
 CLAIMS = read_claims()

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
+from icdpo_nb.statistics.findings import AGREES, OPEN
 from icdpo_nb.statistics.intervals import mean_ci
 from icdpo_nb.statistics.seeds import LEAST_SEEDS, over_seeds, prompt_means, seed_estimates, seed_gains, seeds_sentence
-from icdpo_nb.statistics.verdicts import AGREES, OPEN, Reported, claims, in_words
+from icdpo_nb.statistics.verdicts import Reported, claims, in_words
 
 NONE = float("nan")
 

@@ -8,16 +8,9 @@ import pytest
 
 from icdpo_nb.reports.tables import show_claims
 from icdpo_nb.statistics.estimates import TOTAL, method_gains
+from icdpo_nb.statistics.findings import AGREES, CONTRADICTS, HIGHER, LOWER, NOT, OPEN, SAME, SMALL, needed_text
 from icdpo_nb.statistics.intervals import Estimate, mean_ci
 from icdpo_nb.statistics.verdicts import (
-    AGREES,
-    CONTRADICTS,
-    HIGHER,
-    LOWER,
-    NOT,
-    OPEN,
-    SAME,
-    SMALL,
     Reported,
     claims,
     claims_sentence,
@@ -26,7 +19,6 @@ from icdpo_nb.statistics.verdicts import (
     icdpo_paper,
     in_words,
     n_to_decide,
-    needed_text,
     verdict,
 )
 
