@@ -285,15 +285,17 @@ def test_an_endpoint_judges_in_a_report(smoke, given, tmp_path, monkeypatch):
             run_cells("05_win_rate", parameters)
         assert not endpoint.asked
         parameters["max_calls"] = 200
-        runs = [run_notebook("05_win_rate", parameters, tmp_path / "first")]
+        run = run_notebook("05_win_rate", parameters, tmp_path / "first")
         paid = len(endpoint.asked)
-        runs.append(run_notebook("05_win_rate", parameters, tmp_path / "second"))
+        (tmp_path / "second").mkdir()
+        monkeypatch.setenv(RUN_DIR, str(tmp_path / "second"))
+        run_cells("05_win_rate", parameters)
         assert 0 < paid == len(endpoint.asked)
-    assert (runs[0] / "verdicts.jsonl").read_bytes() == (runs[1] / "verdicts.jsonl").read_bytes()
-    files = [path for run in runs for path in run.parent.rglob("*") if path.is_file()]
+    assert (run / "verdicts.jsonl").read_bytes() == (tmp_path / "second" / "verdicts.jsonl").read_bytes()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
     files += [path for path in store_folder().rglob("*") if path.is_file()]
     assert not [path for path in files if b"sk-planted" in path.read_bytes()]
-    page = (runs[0] / "report.html").read_text()
+    page = (run / "report.html").read_text()
     assert "[ICDPO_JUDGE_KEY] The longer one. [[" in page
     assert f"{paid:,} of {paid:,} calls to m at 127.0.0.1" in page
     assert not re.findall(r"<\s*(script|iframe|meta http|img src=http)", page.partition("</head>")[2])

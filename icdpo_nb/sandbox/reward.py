@@ -5,6 +5,7 @@ imports this module. Every pair of strings has a reward.
 """
 
 import re
+from collections import Counter
 from functools import cache, lru_cache
 
 from . import phrases
@@ -49,56 +50,58 @@ def _fixed(kind: str) -> tuple[str, ...]:
 
 
 @cache
-def _tables() -> tuple[list[tuple[Topic, str, tuple]], dict[str, tuple[str, ...]], dict[str, str], frozenset[str]]:
+def _tables() -> tuple[list[tuple[str, Topic]], dict[str, list[tuple[str, Topic | None, str]]], dict[str, str], frozenset[str]]:
     """The normalised phrases that the rules search for.
 
-    Returns each topic with its request and its (good, bad, reason) pieces, the fixed sentences by attribute, the current
-    helpers by family, and the vocabulary of the world.
+    Returns the request of each topic; the phrases by their first word, each with its topic (None: of every topic) and its
+    kind; the current helpers by family; and the vocabulary of the world.
     """
     topics = [t for ts in TOPICS.values() for t in ts]
-    pieces = [
-        (t, _normalised(t.asked), tuple(tuple(map(_normalised, kind)) for kind in (t.good, t.bad, t.reasons))) for t in topics
-    ]
-    fixed = {kind: _fixed(kind) for kind in ("opener", "refusal", "closing", "rude", "lazy", "comply")}
+    requests = [(_normalised(t.asked), t) for t in topics]
+    kinds = ("opener", "refusal", "closing", "rude", "lazy", "comply")
+    found = [(phrase, None, kind) for kind in kinds for phrase in _fixed(kind)]
+    for t in topics:
+        pieces = {"good": t.good, "bad": t.bad, "reason": t.reasons}
+        found += [(_normalised(piece), t, kind) for kind, texts in pieces.items() for piece in texts]
+    by_word = {}
+    for entry in found:
+        by_word.setdefault(entry[0].split()[0], []).append(entry)
     current = {family: _normalised(helper) for family, helper in references("current").items()}
     text = [re.sub(r"\W*\{\w+\}\W*", " ", s) for s in _strings(phrases.FRAMES)]
     text += [*phrases.LEADS, *phrases.TAILS, *phrases.TITLES, *phrases.SURNAMES, *phrases.ROADS, *phrases.PLACES]
     text += ["at the Street"]
     text += [" ".join((t.asked, *t.good, *t.bad, *t.reasons)) for t in topics]
-    return pieces, fixed, current, frozenset(_normalised(" ".join(text)).split())
+    return requests, by_word, current, frozenset(_normalised(" ".join(text)).split())
 
 
+@lru_cache(4096)
 def find_topic(prompt: str) -> Topic | None:
     """The topic that the prompt mentions last, or None."""
     text = _normalised(prompt)
-    positions = [(text.rfind(asked), t) for t, asked, _ in _tables()[0]]
+    positions = [(text.rfind(asked), t) for asked, t in _tables()[0]]
     position, topic = max(positions, key=lambda pair: pair[0])
     return topic if position >= 0 else None
 
 
 def attributes(prompt: str, response: str) -> dict[str, int]:
     """The number of occurrences of each attribute of `RULES` in a response, without the cap."""
-    topics, fixed, current, vocabulary = _tables()
+    _, by_word, current, vocabulary = _tables()
     topic, text = find_topic(prompt), _normalised(response)
     if not text.strip():
         return {"empty": 1}
+    words = text.split()
     harmless = topic is not None and topic.domain == "harmless"
-    count = {kind: sum(sentence in text for sentence in sentences) for kind, sentences in fixed.items()}
-    if not harmless:
-        count["refusal"] = count["comply"] = 0
-    for t, _, kinds in topics:
-        good, bad, reasons = (sum(piece in text for piece in pieces) for pieces in kinds)
-        if t is not topic:
-            count["off_topic"] = count.get("off_topic", 0) + good + bad + reasons
+    own = {"good": "alternative" if harmless else "step", "bad": "comply" if harmless else "misstep", "reason": "reason"}
+    count = Counter()
+    for phrase, of, kind in (entry for word in dict.fromkeys(words) for entry in by_word.get(word, ())):
+        if phrase not in text or (kind in ("refusal", "comply") and not harmless):
             continue
-        count["alternative" if harmless else "step"] = good
-        count["comply" if harmless else "misstep"] = bad + (count["comply"] if harmless else 0)
-        count["reason"] = reasons
-        count["reference"] = int(current[t.family] in text)
+        count[kind if of is None else own[kind] if of is topic else "off_topic"] += 1
+    count["reference"] = int(topic is not None and current[topic.family] in text)
     sentences = re.split(r"(?<=[.!?])\s+", response.strip())
     sentences = [s for s in sentences if len(s.split()) > 1]
     count["repeat"] = len(sentences) - len(set(sentences))
-    count["odd_word"] = sum(word not in vocabulary for word in text.split())
+    count["odd_word"] = sum(word not in vocabulary for word in words)
     count["unfinished"] = int(response.rstrip()[-1] not in ".!?")
     return {kind: n for kind, n in count.items() if n}
 

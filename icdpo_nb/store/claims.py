@@ -42,7 +42,9 @@ def claim(
 
 def release(db: sqlite3.Connection, space: str, keys: Sequence[str]) -> None:
     """Release the claims on the given keys."""
+    db.execute("BEGIN IMMEDIATE")  # one write to the disk for all of them
     db.executemany("DELETE FROM claims WHERE space = ? AND key = ?", [(space, key) for key in keys])
+    db.execute("COMMIT")
 
 
 def owner() -> str:
