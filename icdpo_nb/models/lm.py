@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from ..common.errors import InputError
+from ..common.errors import InputError, TooLongError
 from ..common.files import checksum
 from ..engine.engine import Engine
 from ..protocol import RECOMMENDED, Protocol, seed_of
@@ -113,7 +113,7 @@ class CausalLM(Tokens):
     def _check_fits(self, context: str, n_context: int, n_more: int, what: str) -> None:
         limit = self.engine.max_length
         if limit and n_context + n_more > limit:
-            raise InputError(
+            raise TooLongError(
                 f"the context for prompt {_question(context)} has {n_context} tokens; with {n_more} {what} it exceeds the "
                 f"{limit} tokens of {self.name}; use fewer demonstrations, a length filter or a model with a longer window"
             )

@@ -1,1 +1,2 @@
-"""Retrieval of demonstrations for a prompt: random, BM25, SBERT and the two-stage R."""
+"""Retrieval of demonstrations for a prompt: random, BM25, SBERT and the two-stage R (`retrievers`), and changes to their
+result: order, diversity, no near-duplicates (`reranking`)."""
