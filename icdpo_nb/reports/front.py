@@ -56,6 +56,7 @@ CLASSES = {MIXED: "mixed", NOT_RUN: "notrun", SHOWN: "shown", NO_TEST: "notest"}
     "agrees": "agrees", "contradicts": "contradicts", "too small to matter": "small", "cannot tell": "open",
     "nothing changed": "same", "not comparable": "not",
 }  # fmt: skip
+NO_PRESET = "none"  # of a run that took none, or whose record is older than presets in records
 KEEP, SHORT = 32, 130  # characters: of a phrase that stays on one line, and of an answer before it is unfolded
 
 
@@ -183,13 +184,18 @@ def run_view(record: Record, out: Path, filters: Mapping[str, Sequence[str]]) ->
 
 
 def _values(record: Record) -> dict[str, list[str]]:
-    return {"notebook": [record.text("notebook")], "data": [record.dataset], "model": record.models}
+    return {
+        "notebook": [record.text("notebook")],
+        "preset": [record.text("preset") or NO_PRESET],
+        "data": [record.dataset],
+        "model": record.models,
+    }
 
 
 def _filters(records: Sequence[Record]) -> dict[str, list[str]]:
-    """What the runs can be filtered by: every notebook, data set and model that occurs, once."""
+    """What the runs can be filtered by: every notebook, preset, data set and model that occurs, once."""
     found = [_values(record) for record in records]
-    return {kind: sorted({v for values in found for v in values[kind] if v}) for kind in ("notebook", "data", "model")}
+    return {kind: sorted({v for values in found for v in values[kind] if v}) for kind in _values(Record(""))}
 
 
 # ---------------------------------------------------------------- texts

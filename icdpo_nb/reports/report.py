@@ -43,16 +43,21 @@ def run_job(job: Job, listener: Listener | None = None) -> Path:
     """Run a notebook and render it. Returns the folder of its report.
 
     `listener` is told how far the run is, see `progress`. Raises `InputError` for bad input while running, and `RunError` if
-    the notebook does not come to its end for another reason; what was run is then kept as failed.
+    the notebook does not come to its end for another reason; what was run is then kept as failed, and stands on the front page.
     """
-    record = {"run": job.run_id, "notebook": job.notebook, "title": job.title, "parameters": job.values}
-    record |= {"seed": job.values.get("seed"), "origins": job.origins}
+    record = {"run": job.run_id, "notebook": job.notebook, "title": job.title, "preset": job.preset}
+    record |= {"parameters": job.values, "seed": job.values.get("seed"), "origins": job.origins}
     with writing(job.out):
         job.out.mkdir(parents=True, exist_ok=True)
-        with _hidden(job.out, job.run_id) as hidden:
-            folder = hidden / job.run_id
-            folder.mkdir()
-            _run(job, record, folder, listener)
+        try:
+            with _hidden(job.out, job.run_id) as hidden:
+                folder = hidden / job.run_id
+                folder.mkdir()
+                _run(job, record, folder, listener)
+        except (InputError, RunError, KeyboardInterrupt):
+            with suppress(OSError):  # the disk may be full; why the run failed is what matters
+                write_front_page(job.out)
+            raise
         write_front_page(job.out)
     return job.folder
 

@@ -221,6 +221,19 @@ def test_runs_can_be_filtered_without_scripts(tmp_path):
     assert '<tr class="model-0 model-1">' in page
 
 
+def test_runs_can_be_filtered_by_preset(tmp_path):
+    """A record from before presets were kept counts as one without."""
+    leave(tmp_path, "01_method-a", preset="smollm2")
+    leave(tmp_path, "01_method-b", preset=None)
+    leave(tmp_path, "01_method-c")
+    page = page_of(tmp_path)
+    chosen = re.findall(r'<input type="radio" name="preset"[^>]*><span>([^<]*)', page)
+    assert chosen == ["all", "none", "smollm2"]
+    assert page.count('<tr class="preset-0">') == 2
+    assert page.count('<tr class="preset-1">') == 1
+    assert page.count("preset <span") == 1
+
+
 def test_the_command_makes_the_page_of_any_folder(tmp_path, capsys):
     assert main(["gallery", str(tmp_path / "none")]) == 2
     assert main(["gallery", str(tmp_path)]) == 2
