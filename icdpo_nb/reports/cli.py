@@ -116,7 +116,7 @@ def _count(text: str) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is recorded like Ctrl-C
+    _unwind()
     todo = [_job(name, args) for name in args.notebook]  # all of them are checked before any runs
     with Display() if sys.stderr.isatty() else nullcontext() as display:
         if args.jobs > 1 and len(todo) > 1:
@@ -132,16 +132,26 @@ def _several(todo: Sequence[Job], jobs: int, watcher: Watcher | None) -> int:
         files = [Path(folder) / f"{i}.json" for i in range(len(todo))]
         for job, file in zip(todo, files, strict=True):
             job.save(file)
-        commands = [[sys.executable, "-m", "icdpo_nb.reports.cli", "run", str(file)] for file in files]
+        commands = [[sys.executable, "-m", "icdpo_nb.reports", "run", str(file)] for file in files]
         code = side_by_side(commands, jobs, _after(todo), watcher)
     write_front_page(todo[0].out)  # two that end at once may each have missed the other
     return code
 
 
 def _run(args: argparse.Namespace) -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    print(_one(load_job(args.job), to_file(os.environ[STATE_FILE]) if STATE_FILE in os.environ else None), flush=True)
+    _unwind()
+    try:
+        print(_one(load_job(args.job), to_file(os.environ[STATE_FILE]) if STATE_FILE in os.environ else None), flush=True)
+    except KeyboardInterrupt:
+        return 130  # in silence: `report`, which passed the interrupt on, says it once for all
     return 0
+
+
+def _unwind() -> None:
+    """From here on Ctrl-C, and a scheduler's end, unwind as an exception, so that nothing half is left."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _one(job: Job, listener: Listener | None = None, display: Display | None = None) -> str:
@@ -196,6 +206,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _gallery(args: argparse.Namespace) -> int:
+    _unwind()
     folder = Path(args.folder) if args.folder else reports_folder()
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder of reports, for example reports")
@@ -207,6 +218,7 @@ def _gallery(args: argparse.Namespace) -> int:
 
 
 def _store(args: argparse.Namespace) -> int:
+    _unwind()
     from ..store.store import Store
 
     store = Store()
