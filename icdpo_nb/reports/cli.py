@@ -17,6 +17,7 @@ from typing import NoReturn
 from ..common.errors import InputError
 from ..common.escaping import scrubbed, visible
 from .compare import read_run, report_differences
+from .completion import SHELLS, script
 from .front import write_front_page
 from .job import Job, load_job, notebook_names, open_notebook, read_job
 from .processes import side_by_side
@@ -98,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     gallery.set_defaults(command=_gallery)
     doctor = commands.add_parser("doctor", help="what this machine can run, and what is missing")
     doctor.set_defaults(command=_doctor)
+    completion = commands.add_parser("completion", help="print what a shell needs to complete this command")
+    completion.add_argument("shell", choices=SHELLS)
+    completion.set_defaults(command=_completion)
     listing = commands.add_parser("list", help="list the notebooks and their parameters")
     listing.set_defaults(command=_list)
     return parser
@@ -181,6 +185,11 @@ def _job(name: str, args: argparse.Namespace) -> Job:
 
 def _welcome(args: argparse.Namespace) -> int:
     print(WELCOME)
+    return 0
+
+
+def _completion(args: argparse.Namespace) -> int:
+    print(script(_parser(), args.shell))
     return 0
 
 

@@ -123,6 +123,11 @@ def notebook_names() -> list[str]:
     return sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 
 
+def preset_names() -> list[str]:
+    """The names of all presets."""
+    return sorted(path.stem for path in (NOTEBOOKS / "presets").glob("*.yaml"))
+
+
 def open_notebook(name: str) -> tuple[object, dict[str, Parameter]]:
     """The notebook `name` (with or without .ipynb) and its declared parameters. Raises `InputError` if there is none."""
     import nbformat
@@ -143,7 +148,6 @@ def open_notebook(name: str) -> tuple[object, dict[str, Parameter]]:
 
 def _preset_path(preset: str) -> Path:
     """The file `notebooks/presets/<preset>.yaml`. Raises `InputError` if there is none."""
-    known = sorted(p.stem for p in (NOTEBOOKS / "presets").glob("*.yaml"))
-    if preset not in known:
-        raise InputError(f"there is no preset {preset!r}; there are {', '.join(known) or 'none'}")
+    if preset not in preset_names():
+        raise InputError(f"there is no preset {preset!r}; there are {', '.join(preset_names()) or 'none'}")
     return NOTEBOOKS / "presets" / f"{preset}.yaml"

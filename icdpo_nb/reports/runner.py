@@ -22,7 +22,10 @@ QUIET = {
 }
 SETTINGS = {
     "KernelManager": {"transport_encryption": "required"},  # kernels listen on ports that others on the machine may reach
-    "NotebookClient": {"shutdown_kernel": "immediate"},  # no kernel outlives its run, and none complains about its end
+    "NotebookClient": {
+        "shutdown_kernel": "immediate",  # no kernel outlives its run, and none complains about its end
+        "kernel_manager_class": "icdpo_nb.reports.kernels.KernelManager",
+    },
 }
 
 
