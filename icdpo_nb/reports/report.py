@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from ..common.downloads import NOTE
 from ..common.errors import InputError
 from ..common.escaping import scrubbed
 from ..common.files import write_whole
@@ -86,9 +87,11 @@ def _hidden(out: Path, run_id: str) -> Iterator[Path]:
 def _run(job: Job, record: dict, folder: Path, listener: Listener | None) -> None:
     """Run a notebook in a folder, and put that in its place: under its name if all is well, else as `<name>.failed`."""
     began, done, failed = time.time(), job.folder, job.out / f"{job.run_id}.failed"
-    progress = Progress(job.run_id, job.node.cells, read_record(done / "run.json"), listener)
+    note = folder.resolve().with_name("note")  # in the hidden folder, which goes
+    progress = Progress(job.run_id, job.node.cells, read_record(done / "run.json"), listener, note)
+    environment = {RUN_DIR: str(folder.resolve()), NOTE: str(note)}
     try:
-        execute(job.node, folder / "notebook.ipynb", job.given, {RUN_DIR: str(folder.resolve())}, job.timeout, progress.enter)
+        execute(job.node, folder / "notebook.ipynb", job.given, environment, job.timeout, progress.enter)
         progress.enter(len(job.node.cells))
         record["cells"] = progress.seconds
         _complete(record, folder, began, "done")
