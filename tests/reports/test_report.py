@@ -112,8 +112,9 @@ def test_bad_input_in_a_notebook_is_kept_as_failed(small, capsys):
     options = ["report", "05_small", "-p", "loud", "true", "-o", str(small)]
     assert main(options) == 2
     assert capsys.readouterr().err == "icdpo-nb: too loud; lower your voice\n"
-    (failed,) = small.iterdir()
+    failed, index = sorted(small.iterdir())
     assert failed.name.endswith(".failed")
+    assert "bad input: too loud; lower your voice" in index.read_text(), "it is on the front page at once"
     assert sorted(p.name for p in failed.iterdir()) == ["notebook.ipynb", "run.json"]
     record = json.loads((failed / "run.json").read_text())
     assert (record["status"], record["exception"]) == ("failed", "bad input: too loud; lower your voice")
@@ -135,7 +136,9 @@ def test_a_broken_notebook_is_kept_apart(small, capsys):
     record = json.loads((failed[0] / "run.json").read_text())
     assert record["status"] == "failed"
     assert "ZeroDivisionError in cell" in record["exception"]
-    assert failed[0].name.removesuffix(".failed") not in (small / "index.html").read_text(), "the page is of an earlier run"
+    index = (small / "index.html").read_text()
+    assert "ZeroDivisionError in cell" in index
+    assert f"{failed[0].name}/report.html" not in index
 
 
 def test_resume_leaves_what_is_done(small, capsys):
@@ -241,7 +244,7 @@ def ending(tmp_path, monkeypatch):
 
 def check_failed(out: Path, says: str) -> None:
     """The run is kept as failed with its reason, its notebook as far as it came, and the older report as it was."""
-    assert sorted(p.name for p in out.iterdir()) == ["06_ending", "06_ending.failed"], "nothing half is left"
+    assert sorted(p.name for p in out.iterdir()) == ["06_ending", "06_ending.failed", "index.html"], "nothing half is left"
     assert (out / "06_ending" / "report.html").read_text() == "older"
     record = json.loads((out / "06_ending.failed" / "run.json").read_text())
     assert (record["status"], record["run"]) == ("failed", "06_ending")
@@ -362,8 +365,8 @@ def test_kernels_are_encrypted_and_no_token_is_kept(ending, monkeypatch):
     assert not (ending / "06_ending.failed").exists(), "it is done now"
     record = json.loads((folder / "run.json").read_text())
     assert set(record) == {
-        "run", "notebook", "title", "status", "exception", "parameters", "seed", "git", "versions", "provenance", "origins",
-        "began", "finished", "seconds", "cells", "headline", "uses", "work", "tokens", "added tokens",
+        "run", "notebook", "title", "preset", "status", "exception", "parameters", "seed", "git", "versions", "provenance",
+        "origins", "began", "finished", "seconds", "cells", "headline", "uses", "work", "tokens", "added tokens",
     }  # fmt: skip
 
 
@@ -421,7 +424,8 @@ def test_presets(small, monkeypatch, capsys):
     (presets / "loud.yaml").write_text("n: 5\nname: preset\n")
     assert main(["report", "05_small", "--preset", "loud", "-p", "n", "6", "-o", str(small)]) == 0
     record = json.loads(next(small.glob("*/run.json")).read_text())
-    assert (record["parameters"]["n"], record["parameters"]["name"]) == (6, "preset")
+    assert (record["parameters"]["n"], record["parameters"]["name"], record["preset"]) == (6, "preset", "loud")
+    assert '>preset <span class="keep">loud</span>' in (small / "index.html").read_text()
     assert main(["report", "05_small", "--preset", "quiet"]) == 2
     assert "there is no preset 'quiet'; there are loud" in capsys.readouterr().err
     (presets / "wrong.yaml").write_text("n: 1e-5\nrate: no\n")
