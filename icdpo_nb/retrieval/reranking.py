@@ -40,11 +40,10 @@ class WithoutNearDuplicates:
         return [d for d in demos if not near_duplicate(d.prompt, prompt, self.limit)]
 
     def _others(self, prompt: str, k: int) -> list[Preference]:
-        wanted = k
-        while wanted < len(self.support):
-            wanted = min(2 * wanted + 8, len(self.support))
-            if len(far := self._far(self.retriever.retrieve([prompt], wanted)[0], prompt)) >= k:
-                break
+        wanted, far = k, []
+        while len(far) < k and wanted <= len(self.support):
+            far = self._far(self.retriever.retrieve([prompt], wanted)[0], prompt)
+            wanted = max(wanted + 1, min(2 * wanted + 8, len(self.support)))
         return far[:k]
 
 
