@@ -76,7 +76,7 @@ def candidates_table(
     """
     if retrievers:
         sampled_from = "icl"
-        demos = _retrieve(prompts, retrievers, protocol.n_demos)
+        demos = retrieved(prompts, retrievers, protocol.n_demos)
         text = [contexts(ds, p.prompt, protocol) for ds, p in zip(demos, prompts, strict=True)]
     else:
         sampled_from = "base"
@@ -98,8 +98,10 @@ def responses_table(
 ) -> pd.DataFrame:
     """The candidates table of given responses.
 
-    `sampled[i]` are the responses to prompt i, and `text[i]` its contexts by name, under which they are scored.
+    `sampled[i]` are the responses to prompt i, and `text[i]` its contexts by name, under which they are scored. Contexts
+    besides `CONTEXTS` become further columns `logp_…`.
     """
+    names = dict.fromkeys([*CONTEXTS, *(c for t in text for c in t)])
     logp = _score_contexts(lm, text, sampled, rescore)
     rows = [
         {
@@ -111,7 +113,7 @@ def responses_table(
             "response": y.text,
             "n_tokens": len(y.token_ids),
             "finish": y.finish,
-            **{f"logp_{c}": logp[c, i][j] if (c, i) in logp else np.nan for c in CONTEXTS},
+            **{f"logp_{c}": logp[c, i][j] if (c, i) in logp else np.nan for c in names},
         }
         for i, p in enumerate(prompts)
         for j, y in enumerate(sampled[i])
@@ -148,7 +150,7 @@ def select(table: pd.DataFrame, name: str = "S") -> pd.DataFrame:
     return order.drop_duplicates("prompt_id").sort_index().reset_index(drop=True)
 
 
-def _retrieve(prompts: Sequence[Preference], retrievers: Mapping[str, Retriever], k: int) -> list[list[Preference]]:
+def retrieved(prompts: Sequence[Preference], retrievers: Mapping[str, Retriever], k: int) -> list[list[Preference]]:
     """Retrieve k demonstrations for each prompt, with one call to the retriever of each domain."""
     demos: dict[int, list[Preference]] = {}
     for domain in dict.fromkeys(p.domain for p in prompts):
