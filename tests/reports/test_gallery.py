@@ -21,7 +21,8 @@ def leave(out: Path, name: str, status: str = "done", **files: int) -> None:
     (out / name).mkdir(parents=True)
     (out / name / "run.json").write_text(json.dumps(record))
     links = "".join(f'<a href="{file.replace("_", ".")}">x</a>, ' for file in files)
-    page = f'<!DOCTYPE html><title>A</title><h2 id="How-reliable-is-the-reward?">Kept.</h2><p class="files">Beside this report: {links}</p><p>Kept, too.</p>'
+    head = '<!DOCTYPE html><title>A</title><h2 id="How-reliable-is-the-reward?">Kept.</h2>'
+    page = f'{head}<p class="files">Beside this report: {links}</p><p>Kept, too.</p>'
     (out / name / "report.html").write_text(page)
     for file, size in files.items():
         (out / name / file.replace("_", ".")).write_bytes(b"x" * size)
