@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from browser import CHROMIUM, open_page, overflowing
+from browser import chromium, faults
 
 from icdpo_nb.analyses import likelihood
 from icdpo_nb.reports import evidence, front, job
@@ -103,10 +103,6 @@ def test_how_far_the_results_reach():
 
 
 def test_texts():
-    assert (
-        front.signs("-0.11 [-0.37, 0.14], LLaMA2-7B, 2026-11-28, teacher-a")
-        == "−0.11 [−0.37, 0.14], LLaMA2-7B, 2026-11-28, teacher-a"
-    )
     assert front.kept("a <b>, c") == '<span class="keep">a &lt;b&gt;,</span> <span class="keep">c</span>'
 
 
@@ -267,15 +263,25 @@ def test_the_page_is_valid_html_and_hostile_records_are_text(tmp_path):
     assert re.findall(r'href="(?!#|[\w.%~()-]+/report\.html)[^"]*"', page) == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_no_overflow_and_no_request_in_a_browser(tmp_path):
-    """At phone, laptop and desktop width, with everything unfolded."""
-    leave_everything(tmp_path)
-    page = front.write_front_page(tmp_path)
-    document, asked = open_page(page)
-    assert not asked
-    assert "<title>What two papers claim, and what we find</title>" in document
-    assert overflowing(page) == {}
+def test_in_a_browser(tmp_path):
+    """The page of hostile records has no fault at any width; and a reader chooses among runs."""
+    leave_everything(tmp_path / "everything")
+    leave(tmp_path / "few", "01_method", parameters={"lms": ["a", "b"], "preferences": "pocket"})
+    leave(tmp_path / "few", "04_consistency_mrr", parameters={"lms": ["b"], "preferences": "pocket"})
+    with chromium() as (opened, asked):
+        page = opened(front.write_front_page(tmp_path / "everything"))
+        assert faults(page) == []
+        assert page.title() == "What two papers claim, and what we find"
+        page = opened(front.write_front_page(tmp_path / "few"))
+        rows = page.locator(".runs tbody tr").filter(visible=True)
+        for choice, left in (("04_consistency_mrr", 1), ("a", 0), ("b", 1), ("01_method", 1), ("all", None)):
+            page.locator(".filters").get_by_label(choice, exact=True).first.check()
+            assert left is None or rows.count() == left, choice
+        assert rows.count() == 2, "all notebooks, and b"
+        page.locator(".filters").get_by_label("a", exact=True).focus()
+        page.keyboard.press("Space")
+        assert rows.count() == 1, "by keyboard"
+        assert not asked
 
 
 def luminance(colour: str) -> float:

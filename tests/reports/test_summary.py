@@ -7,7 +7,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from icdpo_nb.reports import summary
-from icdpo_nb.reports.summary import intervals_svg, show_summary, verdict_marks
+from icdpo_nb.reports.summary import axis_svg, intervals_svg, show_summary, ticks, verdict_marks
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,33 @@ def test_a_plot_shows_what_its_text_says():
     assert (float(line["x1"]), float(line["x2"])) == (0, 190)
     assert [float(c["cx"]) for c in svg.find_all("circle")] == [95, 38]
     assert len(svg.find_all("line", class_="ci")) == 1, "one without an interval is a dot"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "values"),
+    [
+        (-1.8, 2.5, [-1, 0, 1, 2]),
+        (-0.06, 0.21, [0, 0.1, 0.2]),
+        (-120, 700, [0, 200, 400, 600]),
+        (0, 10, [0, 2, 4, 6, 8, 10]),
+        (0, 0, [0]),
+    ],
+)
+def test_ticks_are_round(low, high, values):
+    assert ticks(low, high) == values
+
+
+def test_the_axis_has_the_scale_of_the_plots():
+    """Values -5 to 5 over 190 pixels: by hand."""
+    svg = BeautifulSoup(axis_svg((-5.0, 5.0), 0.25), "html.parser").svg
+    assert [(float(text["x"]), text.get_text()) for text in svg.find_all("text")] == [
+        (19, "−4"), (57, "−2"), (95, "0"), (133, "2"), (171, "4"),
+    ]  # fmt: skip
+    assert float(svg.find("line", class_="zero")["x1"]) == 95
+    assert svg["aria-label"] == (
+        "axis from −5 to 5, with a line at 0 and a band of ± 0.25, the smallest difference that matters"
+    )
+    assert "band" not in axis_svg((-5.0, 5.0), math.nan)
 
 
 def test_without_claims_the_answer_and_the_facts_remain(card):
