@@ -25,7 +25,8 @@ def show_summary(
     """Show the answer as sentences, the claims with their intervals and verdicts, and the facts.
 
     `claims`: as from `verdicts.claims`, rows of one domain; one row is shown for each claim and source, with an interval for
-    each language model. `margin`: the smallest difference that matters, shown as a band. `facts`: what the answer rests on, by
+    each language model. If a column unit has several values, each claim has an axis of its own. `margin`: the smallest
+    difference that matters, shown as a band. `facts`: what the answer rests on, by
     name; `cost`: what it cost, which differs between two runs of the same. `rows`: the heading of the sources.
     """
     first, *more = answer
@@ -43,13 +44,18 @@ def _list(facts: Mapping[str, str], kind: str) -> str:
 
 def _claims_table(claims: pd.DataFrame, margin: float, caption: str, rows_of: str) -> str:
     """A group of rows for each claim, and a row in it for each source of demonstrations."""
-    scale, lms = _scale(claims, margin), list(claims["lm"].unique())
+    lms, apart = list(claims["lm"].unique()), "unit" in claims and claims["unit"].nunique() > 1
+    scale = _scale(claims, margin)
     keys = " ".join(f'<span class="key m{k % 6}">{escaped(lm)}</span>' for k, lm in enumerate(lms))
     legend = f'<p class="legend">{keys}</p>' if len(lms) > 1 else ""
     body = ""
     for claim, part in claims.groupby("claim", sort=False):
         method, _, baseline = claim.partition(" > ")
-        body += f'<tr class="claim"><th colspan="5" scope="rowgroup">{escaped(method)} − {escaped(baseline)}</th></tr>'
+        name, axis = f"{escaped(method)} − {escaped(baseline)}", ""
+        if apart:
+            scale = _scale(part, margin)
+            name, axis = f"{name}, {escaped(part['unit'].iloc[0])}", f"<td>{axis_svg(scale, margin)}</td><td></td><td></td>"
+        body += f'<tr class="claim"><th colspan="{2 if apart else 5}" scope="rowgroup">{name}</th>{axis}</tr>'
         for source, rows in part.groupby("source", sort=False):
             plot = intervals_svg(rows.to_dict("records"), scale, margin, lms)
             paper = [part for text in dict.fromkeys(rows["paper"]) for part in escaped(signs(text)).split(", ")]
@@ -58,7 +64,13 @@ def _claims_table(claims: pd.DataFrame, margin: float, caption: str, rows_of: st
                 f'<tr><th scope="row">{escaped(source) or "all"}</th><td class="number">{_means(rows)}</td><td>{plot}</td>'
                 f'<td class="paper">{paper}</td><td>{"<br>".join(verdict_marks(rows["verdict"]))}</td></tr>'
             )
-    heads = (escaped(rows_of), "difference", f"95 % intervals{axis_svg(scale, margin)}", "the paper", "verdict")
+    heads = (
+        escaped(rows_of),
+        "difference",
+        f"95 % intervals{'' if apart else axis_svg(scale, margin)}",
+        "the paper",
+        "verdict",
+    )
     head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     note = f"<caption>{escaped(caption)}</caption>" if caption else ""
     table = f'<table class="claims">{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

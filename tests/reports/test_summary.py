@@ -56,6 +56,19 @@ def test_a_row_for_each_claim_and_source(card):
     assert found.find("dl", class_="measured").get_text() == "added0 tokens"
 
 
+def test_claims_in_different_units_have_axes_of_their_own(card):
+    nll = CLAIMS.assign(claim="C > D", unit="nats", low=CLAIMS["low"] / 10, high=CLAIMS["high"] / 10, mean=CLAIMS["mean"] / 10)
+    found = card(["Yes."], {}, pd.concat([CLAIMS.assign(unit="points"), nll], ignore_index=True))
+    names = [row.th.get_text() for row in found.find_all("tr", class_="claim")]
+    assert names == ["B − A, points", "C − D, nats"]
+    labels = [row.svg["aria-label"] for row in found.find_all("tr", class_="claim")]
+    assert [label.split(",")[0] for label in labels] == ["axis from −0.048 to 1.2", "axis from −0.0048 to 0.12"]
+    assert found.find("thead").svg is None
+    one = card(["Yes."], {}, CLAIMS.assign(unit="points"))
+    assert one.find("thead").svg
+    assert one.find("tr", class_="claim").th.get_text() == "B − A"
+
+
 def test_a_plot_shows_what_its_text_says():
     """Values 0 to 10 over 190 pixels: by hand."""
     rows = [{"lm": "a", "here": "5 [0, 10]", "mean": 5.0, "low": 0.0, "high": 10.0}, {"lm": "b", "here": "2", "mean": 2.0,
