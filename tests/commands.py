@@ -5,8 +5,8 @@ not run. A block that needs a network, money, hours or the reader's own files ha
 `<!-- not run: needs a network -->`, and is named at the end with this reason. The blocks of a file run in order, in the root
 of the same clone, so that a block may use what an earlier one made.
 
-`--quick` lets the commands that make reports take two prompts (of each domain), and little training. `--venv FOLDER` uses an existing
-installation instead of making one in the clone (ten minutes); the clone's code is used all the same.
+`--quick` lets the commands that make reports take two prompts (of each domain), and little training. `--venv FOLDER` uses
+an existing installation instead of making one in the clone (ten minutes); the clone's code is used all the same.
 """
 
 import argparse
@@ -29,8 +29,8 @@ ELSEWHERE = {  # commands that are checked in another way
 FEW = {"n_prompts": "2"}  # --quick: for every notebook
 FEWER = {  # --quick: for some
     "06_fine_tuning": {
-        "methods": "DPO", "n_seeds": "2", "sft_pairs": "16", "n_pairs": "16", "n_most": "4", "along_pairs": "32", "n_along": "2",
-        "n_points": "2",
+        "methods": "DPO", "n_seeds": "2", "sft_pairs": "16", "n_pairs": "16", "n_most": "4",
+        "along_pairs": "32", "n_along": "2", "n_points": "2",
     },
     "08_relative_preference": {
         "tables": "4", "scale_tables": "", "n_seeds": "2", "sft_pairs": "16", "n_pairs": "16", "n_weighed": "8", "n_shown": "4",
@@ -113,9 +113,8 @@ def run(block: Block, clone: Path, env: dict[str, str], small: bool) -> bool:
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     what = "; ".join(block.commands) or block.text.splitlines()[0] + " …"
-    print(
-        f"{'ok' if done.returncode == 0 else 'FAILED':7} {time.monotonic() - began:5.0f} s  {block.file}:{block.line}  {what}"
-    )
+    took = f"{time.monotonic() - began:5.0f} s"
+    print(f"{'FAILED' if done.returncode else 'ok':7} {took}  {block.file}:{block.line}  {what}")
     if done.returncode:
         print("\n".join(f"        {line}" for line in done.stdout.splitlines()[-25:]))
     sys.stdout.flush()
@@ -129,6 +128,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="reports with few prompts")
     parser.add_argument("--venv", type=Path, help="an existing installation (default: one is made in the clone)")
     args = parser.parse_args()
+    if args.venv and not (args.venv / ".installed").exists():
+        parser.error(f"{args.venv}: no installation; make one with make install VENV={args.venv}")
     found = [b for p in documents() for b in blocks(p.read_text(encoding="utf-8"), str(p.relative_to(ROOT)))]
     found = [b for b in found if b.kind != "shown" and (not args.files or b.file in args.files)]
     with tempfile.TemporaryDirectory() as folder:
@@ -137,11 +138,9 @@ def main() -> int:
             subprocess.run(["make", "install"], cwd=clone, env=env, check=True)
         failed = [b for b in found if not b.not_run and not run(b, clone, env, args.quick)]
     for block in (b for b in found if b.not_run):
-        print(
-            f"not run         {block.file}:{block.line}  {'; '.join(block.commands) or 'Python'}\n                {block.not_run}"
-        )
+        print(f"not run          {block.file}:{block.line}  {block.not_run}: {'; '.join(block.commands) or 'Python'}")
     for command, why in ELSEWHERE.items():
-        print(f"not run         {command}\n                {why}")
+        print(f"not run          {why}: {command}")
     print(f"{len(failed)} of {sum(not b.not_run for b in found)} blocks failed")
     return bool(failed)
 
