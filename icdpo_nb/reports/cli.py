@@ -137,9 +137,11 @@ def _several(todo: Sequence[Job], jobs: int, watcher: Watcher | None) -> int:
         for job, file in zip(todo, files, strict=True):
             job.save(file)
         commands = [[sys.executable, "-m", "icdpo_nb.reports", "run", str(file)] for file in files]
-        code = side_by_side(commands, jobs, _after(todo), watcher)
-    write_front_page(todo[0].out)  # two that end at once may each have missed the other
-    return code
+        try:
+            return side_by_side(commands, jobs, _after(todo), watcher)
+        finally:  # two that end at once, by an interrupt say, may each have missed the other
+            if todo[0].out.is_dir():
+                write_front_page(todo[0].out)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -28,7 +28,8 @@ for method in ("SFT", "DPO", "KTO", "RPO-Paired"):
 def said(tmp_path, *arguments: str) -> str:
     """What Python writes on stderr, with the warnings of a user's Python."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONWARNINGS", "TRANSFORMERS_VERBOSITY")}
-    environment = kept | {"ICDPO_CACHE": str(tmp_path / "cache"), "TQDM_DISABLE": "1"}
+    own = {"ICDPO_CACHE": str(tmp_path / "cache")} if TRAIN in arguments else {}  # else SmolLM2 is prepared anew
+    environment = kept | own | {"TQDM_DISABLE": "1"}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=600).stderr
 
@@ -40,8 +41,8 @@ def test_commands(tmp_path, words):
 
 def test_a_report(tmp_path):
     """Neither on the terminal nor in a cell."""
-    few = ["-p", "n_prompts", "2", "-p", "max_new_tokens", "4", "-o", str(tmp_path / "reports")]
-    assert said(tmp_path, "-m", "icdpo_nb.reports", "report", "01_method", *few) == ""
+    few = ["-p", "lm", "sandbox-small", "-p", "max_new_tokens", "4", "-o", str(tmp_path / "reports")]
+    assert said(tmp_path, "-m", "icdpo_nb.reports", "report", "00_start_here", *few) == ""
     (notebook,) = (tmp_path / "reports").glob("*/notebook.ipynb")
     assert '"stderr"' not in notebook.read_text()
 
