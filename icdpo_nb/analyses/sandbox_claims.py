@@ -102,7 +102,7 @@ def verdicts(
     """Every claim for one model: the mean contrast with its paired interval, the mean of each seed, and the verdict.
 
     `runs`: `contrasts` of each seed. `claims`: `CLAIMS` or `NON_INFERIORITY`. The value of a prompt is its mean over the seeds,
-    and intervals are over prompts. The verdict, one of `verdicts.VERDICTS`, refers to the claim that the contrast is above 0
+    and intervals are over prompts. The verdict, one of `findings.VERDICTS`, refers to the claim that the contrast is above 0
     (for `NON_INFERIORITY`: not below). The column decide is the number of prompts that would decide an open claim.
     """
     paper = Reported(words="above 0", sign=1, at_least=claims is NON_INFERIORITY)

@@ -1,4 +1,5 @@
 """Shared helpers: the error for invalid input, escaping of texts for display, files and digests.
 
-Reading order (each module imports only from those before it): `errors`, `escaping`, `files`.
+Reading order (each module imports only from those before it): `errors`, `escaping`, `files`,
+`downloads`.
 """

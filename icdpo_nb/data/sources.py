@@ -10,8 +10,10 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from ..common.downloads import announced, data_files
 from ..common.errors import InputError
 
 HERE = Path(__file__).parent
@@ -195,7 +197,10 @@ def _read_hub(hub_id: str, data_dir: str | None, revision: str | None) -> Rows:
     folders = [data_dir] if data_dir else ["harmless-base", "helpful-base"] if hub_id == "Anthropic/hh-rlhf" else [None]
     for folder in folders:
         try:
-            loaded = datasets.load_dataset(hub_id, data_dir=folder, revision=revision)
+            with announced(hub_id, partial(data_files, folder=folder), revision, "dataset"):
+                loaded = datasets.load_dataset(hub_id, data_dir=folder, revision=revision)
+        except InputError:
+            raise
         except Exception as error:  # datasets raises many exception types
             raise InputError(
                 f"data set {hub_id!r} cannot be loaded from the hub ({_line(error)}); without a network pass a local folder or "

@@ -3,9 +3,11 @@
 import hashlib
 import os
 import re
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..common.downloads import announced, model_files
 from ..common.errors import InputError
 from .packaged import PACKAGED, SMOLLM2_SHA256, check_packaged, smollm2_folder
 
@@ -39,17 +41,18 @@ def load_checkpoint(
         config = AutoConfig.from_pretrained(folder or name, **options)
         if task == "CausalLM":
             _check_causal(name, config)
-        model, info = getattr(transformers, f"AutoModelFor{task}").from_pretrained(
-            folder or name,
-            config=config,
-            dtype=getattr(torch, dtype_name),
-            use_safetensors=True,
-            attn_implementation="icdpo_grouped" if task == "CausalLM" else "sdpa",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported by `_check_complete`
-            **options,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder or name, **options)
+        with nullcontext() if folder else announced(name, model_files, revision):
+            model, info = getattr(transformers, f"AutoModelFor{task}").from_pretrained(
+                folder or name,
+                config=config,
+                dtype=getattr(torch, dtype_name),
+                use_safetensors=True,
+                attn_implementation="icdpo_grouped" if task == "CausalLM" else "sdpa",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported by `_check_complete`
+                **options,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder or name, **options)
     except InputError:
         raise
     except Exception as error:  # transformers and its dependencies raise many exception types

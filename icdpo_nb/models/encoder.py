@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +14,7 @@ from threading import Lock
 
 import numpy as np
 
+from ..common.downloads import announced, encoder_files
 from ..common.errors import InputError
 
 SBERT = "sentence-transformers/all-mpnet-base-v2"  # the paper's encoder (Appendix B, footnote 4)
@@ -66,8 +69,12 @@ class Embedder:
         from sentence_transformers import SentenceTransformer
 
         options = {"device": None, "model_kwargs": {"dtype": "float32", "use_safetensors": True}}
+        hub_id = self.path if "/" in self.path else f"sentence-transformers/{self.path}"
         try:
-            model = SentenceTransformer(self.path, trust_remote_code=False, local_files_only=self.name == MINILM, **options)
+            with nullcontext() if os.path.exists(self.path) else announced(hub_id, encoder_files):
+                model = SentenceTransformer(self.path, trust_remote_code=False, local_files_only=self.name == MINILM, **options)
+        except InputError:
+            raise
         except Exception as error:  # damaged files raise many exception types
             why = (str(error).splitlines() or [type(error).__name__])[0][:120]
             raise InputError(f"sentence encoder {self.path!r} cannot be loaded ({why}); {MINILM!r} needs no network") from None

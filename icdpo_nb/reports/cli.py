@@ -17,6 +17,7 @@ from typing import NoReturn
 from ..common.errors import InputError
 from ..common.escaping import scrubbed, visible
 from .compare import read_run, report_differences
+from .completion import SHELLS, script
 from .front import write_front_page
 from .gallery import publish
 from .job import Job, load_job, notebook_names, open_notebook, read_job
@@ -100,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     gallery.set_defaults(command=_gallery)
     doctor = commands.add_parser("doctor", help="what this machine can run, and what is missing")
     doctor.set_defaults(command=_doctor)
+    completion = commands.add_parser("completion", help="print what a shell needs to complete this command")
+    completion.add_argument("shell", choices=SHELLS)
+    completion.set_defaults(command=_completion)
     listing = commands.add_parser("list", help="list the notebooks and their parameters")
     listing.set_defaults(command=_list)
     return parser
@@ -118,7 +122,7 @@ def _count(text: str) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is recorded like Ctrl-C
+    _unwind()
     todo = [_job(name, args) for name in args.notebook]  # all of them are checked before any runs
     with Display() if sys.stderr.isatty() else nullcontext() as display:
         if args.jobs > 1 and len(todo) > 1:
@@ -134,16 +138,28 @@ def _several(todo: Sequence[Job], jobs: int, watcher: Watcher | None) -> int:
         files = [Path(folder) / f"{i}.json" for i in range(len(todo))]
         for job, file in zip(todo, files, strict=True):
             job.save(file)
-        commands = [[sys.executable, "-m", "icdpo_nb.reports.cli", "run", str(file)] for file in files]
-        code = side_by_side(commands, jobs, _after(todo), watcher)
-    write_front_page(todo[0].out)  # two that end at once may each have missed the other
-    return code
+        commands = [[sys.executable, "-m", "icdpo_nb.reports", "run", str(file)] for file in files]
+        try:
+            return side_by_side(commands, jobs, _after(todo), watcher)
+        finally:  # two that end at once, by an interrupt say, may each have missed the other
+            if todo[0].out.is_dir():
+                write_front_page(todo[0].out)
 
 
 def _run(args: argparse.Namespace) -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    print(_one(load_job(args.job), to_file(os.environ[STATE_FILE]) if STATE_FILE in os.environ else None), flush=True)
+    _unwind()
+    try:
+        print(_one(load_job(args.job), to_file(os.environ[STATE_FILE]) if STATE_FILE in os.environ else None), flush=True)
+    except KeyboardInterrupt:
+        return 130  # in silence: `report`, which passed the interrupt on, says it once for all
     return 0
+
+
+def _unwind() -> None:
+    """From here on Ctrl-C, and a scheduler's end, unwind as an exception, so that nothing half is left."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _one(job: Job, listener: Listener | None = None, display: Display | None = None) -> str:
@@ -176,6 +192,11 @@ def _welcome(args: argparse.Namespace) -> int:
     return 0
 
 
+def _completion(args: argparse.Namespace) -> int:
+    print(script(_parser(), args.shell))
+    return 0
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from .doctor import examination
 
@@ -198,6 +219,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _gallery(args: argparse.Namespace) -> int:
+    _unwind()
     folder = Path(args.folder) if args.folder else reports_folder()
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder of reports, for example reports")
@@ -212,6 +234,7 @@ def _gallery(args: argparse.Namespace) -> int:
 
 
 def _store(args: argparse.Namespace) -> int:
+    _unwind()
     from ..store.store import Store
 
     store = Store()

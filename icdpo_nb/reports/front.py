@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from ..common.escaping import escaped, signs
 from ..common.files import write_whole
-from ..statistics.findings import SIGNS, needed_text
+from ..statistics.findings import AGREES, SIGNS, listed, needed_text
 from .evidence import MIXED, Record, Setting, Tested, read_records, shown_in, tests_of
 from .progress import spoken
 from .registry import Claim, parts_of, read_claims
@@ -38,14 +38,14 @@ MEANINGS = {  # of the marks, in the order of the legend
     "nothing changed": "both sides give the same answers",
     "not comparable": "the paper prints nothing for this role, or its models disagree in sign",
 }
-COUNTED = {  # what a sentence says of one claim and of several with a verdict
-    "agrees": ("{} agrees with our results", "{} agree with our results"),
-    "contradicts": ("{} is contradicted", "{} are contradicted"),
-    MIXED: ("{} is mixed", "{} are mixed"),
-    "too small to matter": ("{} is too small to matter", "{} are too small to matter"),
-    "cannot tell": ("for {} we cannot tell", "for {} we cannot tell"),
-    "nothing changed": ("for {} nothing changed", "for {} nothing changed"),
-    "not comparable": ("{} is not comparable", "{} are not comparable"),
+COUNTED = {  # what a sentence says of our results and of the claims with a verdict
+    "agrees": "agree with {}",
+    "contradicts": "contradict {}",
+    MIXED: "are mixed for {}",
+    "too small to matter": "differ too little to matter for {}",
+    "cannot tell": "cannot decide {}",
+    "nothing changed": "show no change at all for {}",
+    "not comparable": "cannot be compared with {}",
 }
 UNTESTED = {
     SHOWN: ("{} is shown in a report without a verdict", "{} are shown in reports without a verdict"),
@@ -56,6 +56,7 @@ CLASSES = {MIXED: "mixed", NOT_RUN: "notrun", SHOWN: "shown", NO_TEST: "notest"}
     "agrees": "agrees", "contradicts": "contradicts", "too small to matter": "small", "cannot tell": "open",
     "nothing changed": "same", "not comparable": "not",
 }  # fmt: skip
+NO_PRESET = "none"  # of a run that took none, or whose record is older than presets in records
 KEEP, SHORT = 32, 130  # characters: of a phrase that stays on one line, and of an answer before it is unfolded
 
 
@@ -100,18 +101,29 @@ def front_page(out: Path) -> dict:
 
 
 def tally_sentence(counts: Mapping[str, int]) -> str:
-    """How many claims there are, how many were tested, and how many have each verdict."""
+    """How many claims there are, how many were tested, and what our results say of them."""
     total, tested = sum(counts.values()), sum(counts.get(v, 0) for v in COUNTED)
-    said = [_count(forms, counts[v]) for v, forms in COUNTED.items() if counts.get(v)]
-    rest = [_count(forms, counts[v]) for v, forms in UNTESTED.items() if counts.get(v)]
+    rest = listed([forms[counts[v] != 1].format(counts[v]) for v, forms in UNTESTED.items() if counts.get(v)])
     claims = f"{total} claim{'' if total == 1 else 's'}"
-    first = f"Of {claims}, {tested} {'was' if tested == 1 else 'were'} tested here: {_joined(said)}."
     if not tested:
-        first = f"None of the {claims} has been tested here." if total != 1 else "The one claim has not been tested here."
-    elif tested == total and total > 1:
-        first = f"All {claims} were tested here: {_joined(said)}."
-    others = "Of the others, " if tested and rest else ""
-    return f"{first} {others}{_joined(rest)}." if rest else first
+        first = "The one claim has not been tested here." if total == 1 else f"None of the {claims} has been tested here."
+        return f"{first} {rest}.".removesuffix(" .")
+    how_many = f"Of {claims}, {tested} {'was' if tested == 1 else 'were'}"
+    if tested == total:
+        how_many = "The one claim was" if total == 1 else f"All {claims} were"
+    first = f"{how_many} tested here. Our results {_findings(counts, tested)}."
+    return f"{first} Of the others, {rest}." if rest else first
+
+
+def _findings(counts: Mapping[str, int], tested: int) -> str:
+    """ "agree with 8 of them, contradict 1 and cannot decide 3", "agree with both", "contradict it"."""
+    found = [(form, counts[v]) for v, form in COUNTED.items() if counts.get(v)]
+    if len(found) == 1:
+        return found[0][0].format({1: "it", 2: "both"}.get(tested, f"all {tested}"))
+    if not counts.get(AGREES):
+        found = [(COUNTED[AGREES], "none"), *found]
+    (form, n), *others = found
+    return listed([form.format(f"{n} of them"), *(form.format(n) for form, n in others)])
 
 
 def scope_sentence(records: Sequence[Record]) -> str:
@@ -124,14 +136,6 @@ def scope_sentence(records: Sequence[Record]) -> str:
     share = sum(small) / len(small) if small else 0
     how = "All" if share == 1 else "Most" if share > 0.5 else "Some"
     return f"{how} results rest on {says}" if share else ""
-
-
-def _count(forms: tuple[str, str], n: int) -> str:
-    return forms[n != 1].format(n)
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return f"{', '.join(parts[:-1])}, and {parts[-1]}" if len(parts) > 2 else " and ".join(parts)
 
 
 # ---------------------------------------------------------------- claims and runs
@@ -180,13 +184,18 @@ def run_view(record: Record, out: Path, filters: Mapping[str, Sequence[str]]) ->
 
 
 def _values(record: Record) -> dict[str, list[str]]:
-    return {"notebook": [record.text("notebook")], "data": [record.dataset], "model": record.models}
+    return {
+        "notebook": [record.text("notebook")],
+        "preset": [record.text("preset") or NO_PRESET],
+        "data": [record.dataset],
+        "model": record.models,
+    }
 
 
 def _filters(records: Sequence[Record]) -> dict[str, list[str]]:
-    """What the runs can be filtered by: every notebook, data set and model that occurs, once."""
+    """What the runs can be filtered by: every notebook, preset, data set and model that occurs, once."""
     found = [_values(record) for record in records]
-    return {kind: sorted({v for values in found for v in values[kind] if v}) for kind in ("notebook", "data", "model")}
+    return {kind: sorted({v for values in found for v in values[kind] if v}) for kind in _values(Record(""))}
 
 
 # ---------------------------------------------------------------- texts

@@ -7,7 +7,7 @@ import difflib
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -31,6 +31,8 @@ class Job:
     out: Path  # the folder of reports
     timeout: float | None = None  # seconds that the notebook may take
     resume: bool = False  # leave the report as it is if it would come out the same
+    preset: str | None = None  # its name
+    preset_values: dict[str, object] = field(default_factory=dict)  # the parameters that it gives
 
     @property
     def values(self) -> dict[str, object]:
@@ -56,10 +58,18 @@ class Job:
 
     @property
     def command(self) -> str:
-        """The command that makes this report again."""
-        changed = {k: v for k, v in self.given.items() if self.defaults[k] != v}
+        """The command that makes this report again: with the preset where that is shorter than its values."""
+        plain = self._command(self.defaults)
+        if not self.preset:
+            return plain
+        return min(plain, self._command(self.defaults | self.preset_values, f"--preset {shlex.quote(self.preset)}"), key=len)
+
+    def _command(self, base: Mapping[str, object], *options: str) -> str:
+        """The command that changes parameters from their values in `base`."""
+        changed = {k: v for k, v in self.values.items() if base[k] != v}
         values = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in changed.items()}
-        return " ".join(["icdpo-nb report", self.notebook, *(f"-p {k} {shlex.quote(v)}" for k, v in values.items())])
+        given = (f"-p {k} {shlex.quote(v)}" for k, v in values.items())
+        return " ".join(["icdpo-nb report", self.notebook, *options, *given])
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -105,12 +115,17 @@ def read_job(
     given = read | check_parameters(parameters or {}, declared, name)
     defaults = {p.name: p.default for p in declared.values()}
     folder = Path(out) if out else reports_folder()
-    return Job(name.removesuffix(".ipynb"), node, given, defaults, folder, timeout, resume)
+    return Job(name.removesuffix(".ipynb"), node, given, defaults, folder, timeout, resume, preset, read)
 
 
 def notebook_names() -> list[str]:
     """The names of all notebooks, in reading order."""
     return sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+def preset_names() -> list[str]:
+    """The names of all presets."""
+    return sorted(path.stem for path in (NOTEBOOKS / "presets").glob("*.yaml"))
 
 
 def open_notebook(name: str) -> tuple[object, dict[str, Parameter]]:
@@ -133,7 +148,6 @@ def open_notebook(name: str) -> tuple[object, dict[str, Parameter]]:
 
 def _preset_path(preset: str) -> Path:
     """The file `notebooks/presets/<preset>.yaml`. Raises `InputError` if there is none."""
-    known = sorted(p.stem for p in (NOTEBOOKS / "presets").glob("*.yaml"))
-    if preset not in known:
-        raise InputError(f"there is no preset {preset!r}; there are {', '.join(known) or 'none'}")
+    if preset not in preset_names():
+        raise InputError(f"there is no preset {preset!r}; there are {', '.join(preset_names()) or 'none'}")
     return NOTEBOOKS / "presets" / f"{preset}.yaml"

@@ -6,6 +6,7 @@ cell by cell.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -39,12 +40,14 @@ class Progress:
     """Follows one run from cell to cell, and tells a listener its state at each.
 
     `last`: the record of an earlier run with the same parameters, whose `cells` tell how long each cell took. A state holds the
-    run, its step, how many of its cells began, when it and its cell began (seconds since 1970), and how long this cell and the
-    rest took the last time, or null.
+    run, its step, how many of its cells began, when it and its cell began (seconds since 1970), how long this cell and the
+    rest took the last time, or null, and the file `note` in which the notebook says what it waits for, see `common.downloads`.
     """
 
-    def __init__(self, run: str, cells: Sequence, last: Mapping, listener: Listener | None = None):
-        self.run, self.steps, self.listener = run, steps(cells), listener
+    def __init__(
+        self, run: str, cells: Sequence, last: Mapping, listener: Listener | None = None, note: Path | str = os.devnull
+    ):
+        self.run, self.steps, self.listener, self.note = run, steps(cells), listener, str(note)
         known = last.get("cells")
         fits = isinstance(known, list) and len(known) == len(cells) and all(isinstance(s, int | float) for s in known)
         self.known = known if fits else None
@@ -71,8 +74,16 @@ class Progress:
             "run": self.run, "step": step, "cell": min(at + 1, len(self.steps)), "cells": len(self.steps),
             "began": self.began, "since": self.since,
             "this": None if past is None else past[at] if 0 <= at < len(past) else 0.0,
-            "rest": None if past is None else sum(past[at + 1 :]),
+            "rest": None if past is None else sum(past[at + 1 :]), "note": self.note,
         })  # fmt: skip
+
+
+def doing(state: Mapping) -> str:
+    """What a run does now: what its notebook says that it waits for, a download say, else its step."""
+    said = ""
+    with suppress(OSError):
+        said = Path(state["note"]).read_text(encoding="utf-8")
+    return said or state["step"]
 
 
 def remaining(state: Mapping, now: float) -> float | None:
@@ -155,7 +166,7 @@ class Display:
             left = remaining(state, now)
             cells = [
                 state["run"],
-                label(state["step"], 60),
+                label(doing(state), 100),
                 f"cell {state['cell']} of {state['cells']}",
                 spoken(now - state["began"]),
                 "time left unknown" if left is None else f"about {spoken(left)} left",

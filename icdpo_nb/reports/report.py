@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from ..common.downloads import NOTE
 from ..common.errors import InputError
 from ..common.escaping import scrubbed
 from ..common.files import write_whole
@@ -43,16 +44,21 @@ def run_job(job: Job, listener: Listener | None = None) -> Path:
     """Run a notebook and render it. Returns the folder of its report.
 
     `listener` is told how far the run is, see `progress`. Raises `InputError` for bad input while running, and `RunError` if
-    the notebook does not come to its end for another reason; what was run is then kept as failed.
+    the notebook does not come to its end for another reason; what was run is then kept as failed, and stands on the front page.
     """
-    record = {"run": job.run_id, "notebook": job.notebook, "title": job.title, "parameters": job.values}
-    record |= {"seed": job.values.get("seed"), "origins": job.origins}
+    record = {"run": job.run_id, "notebook": job.notebook, "title": job.title, "preset": job.preset}
+    record |= {"parameters": job.values, "seed": job.values.get("seed"), "origins": job.origins}
     with writing(job.out):
         job.out.mkdir(parents=True, exist_ok=True)
-        with _hidden(job.out, job.run_id) as hidden:
-            folder = hidden / job.run_id
-            folder.mkdir()
-            _run(job, record, folder, listener)
+        try:
+            with _hidden(job.out, job.run_id) as hidden:
+                folder = hidden / job.run_id
+                folder.mkdir()
+                _run(job, record, folder, listener)
+        except (InputError, RunError, KeyboardInterrupt):
+            with suppress(OSError):  # the disk may be full; why the run failed is what matters
+                write_front_page(job.out)
+            raise
         write_front_page(job.out)
     return job.folder
 
@@ -81,9 +87,11 @@ def _hidden(out: Path, run_id: str) -> Iterator[Path]:
 def _run(job: Job, record: dict, folder: Path, listener: Listener | None) -> None:
     """Run a notebook in a folder, and put that in its place: under its name if all is well, else as `<name>.failed`."""
     began, done, failed = time.time(), job.folder, job.out / f"{job.run_id}.failed"
-    progress = Progress(job.run_id, job.node.cells, read_record(done / "run.json"), listener)
+    note = folder.resolve().with_name("note")  # in the hidden folder, which goes
+    progress = Progress(job.run_id, job.node.cells, read_record(done / "run.json"), listener, note)
+    environment = {RUN_DIR: str(folder.resolve()), NOTE: str(note)}
     try:
-        execute(job.node, folder / "notebook.ipynb", job.given, {RUN_DIR: str(folder.resolve())}, job.timeout, progress.enter)
+        execute(job.node, folder / "notebook.ipynb", job.given, environment, job.timeout, progress.enter)
         progress.enter(len(job.node.cells))
         record["cells"] = progress.seconds
         _complete(record, folder, began, "done")

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..common.errors import InputError
@@ -22,7 +22,10 @@ QUIET = {
 }
 SETTINGS = {
     "KernelManager": {"transport_encryption": "required"},  # kernels listen on ports that others on the machine may reach
-    "NotebookClient": {"shutdown_kernel": "immediate"},  # no kernel outlives its run, and none complains about its end
+    "NotebookClient": {
+        "shutdown_kernel": "immediate",  # no kernel outlives its run, and none complains about its end
+        "kernel_manager_class": "icdpo_nb.reports.kernels.KernelManager",
+    },
 }
 
 
@@ -69,7 +72,7 @@ def execute(
     settings = Config(SETTINGS)
     settings.NotebookClient.on_cell_start = _counted(enter)
     try:
-        with _environment({**QUIET, **environment}):
+        with _environment({**QUIET, **environment}), _kernel_ended():
             papermill.execute_notebook(node, str(target), dict(given), **names, config=settings, timeout_func=left)
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
@@ -100,6 +103,21 @@ def _counted(enter: Callable[[int], None]) -> Callable:
             enter(cell_index - len(added))
 
     return begins
+
+
+@contextmanager
+def _kernel_ended():
+    """After an interrupt no kernel is left, even if papermill had started one and did not know it yet."""
+    import psutil
+
+    before = set(psutil.Process().children(recursive=True))
+    try:
+        yield
+    except KeyboardInterrupt:
+        for process in set(psutil.Process().children(recursive=True)) - before:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        raise
 
 
 def unfinished(path: Path) -> int:

@@ -12,7 +12,6 @@ PUBLIC = {  # name -> module; loaded on first use, since scipy takes seconds
     "as_text": "estimates",
     "by_model": "verdicts",
     "claims": "verdicts",
-    "claims_sentence": "verdicts",
     "estimate": "estimates",
     "Estimate": "intervals",
     "family_sentence": "verdicts",

@@ -1,10 +1,8 @@
 """The answer to a notebook's question in sentences that a colleague can repeat, from its table of claims."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 
-from .findings import AGREES, CONTRADICTS, HIGHER, LOWER, NOT, OPEN, SAME, SMALL
+from .findings import AGREES, CONTRADICTS, HIGHER, LOWER, NOT, OPEN, SAME, SMALL, listed
 
 VERBS = {  # what the majority of a claim's comparisons shows; the words stand between the method and its baseline
     HIGHER: "beats",
@@ -68,9 +66,4 @@ def agreement_with_paper(claims: pd.DataFrame) -> str:
     parts = [f"{counts[v]} {w[int(counts[v] > 1)]}" for v, w in words.items() if v in counts]
     if len(compared) == 1:
         return f"The paper reports one of these comparisons: it {parts[0].partition(' ')[2]}."
-    return f"Of {len(compared)} comparisons that the paper reports for the same role, {_listed(parts)}."
-
-
-def _listed(parts: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"Of {len(compared)} comparisons that the paper reports for the same role, {listed(parts)}."

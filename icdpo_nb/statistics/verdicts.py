@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from .estimates import TOTAL, totals_of
-from .findings import AGREES, CONTRADICTS, HIGHER, LOWER, NOT, OPEN, SAME, SMALL, VERDICTS, needed_text
+from .findings import AGREES, CONTRADICTS, HIGHER, LOWER, NOT, OPEN, SAME, SMALL
 from .intervals import LEVEL, Estimate, holm
 from .published import NotReportedError, published_gain, role_of
 
@@ -156,33 +156,6 @@ def claims(gains: pd.DataFrame, margin: float, reported: Source, digits: int = 2
 
 
 # ---------------------------------------------------------------- sentences
-
-
-def claims_sentence(claims: pd.DataFrame, n: int) -> str:
-    """The verdicts on the claims of one domain. More than three claims of a single experiment are grouped by verdict."""
-    if len(claims) == claims["claim"].nunique() > 3:
-        names = {v: ", ".join(claims.loc[claims["verdict"] == v, "claim"]) for v in VERDICTS}
-        return f"On {n} prompts, {'; '.join(f'{v}: {claimed}' for v, claimed in names.items() if claimed)}."
-    results = []
-    for claim, part in claims.groupby("claim", sort=False):
-        counts = part["verdict"].value_counts()
-        parts = [f"{v}{f' in {counts[v]}' if len(part) > 1 else ''}{_details(part, v)}" for v in VERDICTS if v in counts]
-        results.append(f"{claim}: {', '.join(parts)}")
-    experiments = len(claims) // claims["claim"].nunique()
-    setting = f"On the same {n} prompts in {experiments} experiments" if experiments > 1 else f"On {n} prompts"
-    return f"{setting}, {'; '.join(results)}."
-
-
-def _details(part: pd.DataFrame, verdict: str) -> str:
-    """In brackets: the sample size that would decide open comparisons, or our finding if the paper gives nothing to compare."""
-    rows = part[part["verdict"] == verdict]
-    if verdict == OPEN and rows["decide"].notna().any():
-        return f" ({needed_text(rows['decide'].max(), 'training seeds' if 'seeds' in rows else 'prompts')})"
-    if verdict == NOT:
-        counts = rows["finding"].value_counts()
-        known = [f for f in (HIGHER, LOWER, SMALL, OPEN, SAME) if f in counts]
-        return f" (here {', '.join(f if len(rows) == 1 else f'{f} in {counts[f]}' for f in known)})"
-    return ""
 
 
 def family_sentence(claims: pd.DataFrame) -> str:

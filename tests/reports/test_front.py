@@ -81,12 +81,16 @@ def test_verdicts_are_those_of_the_reports():
         ({front.NOT_RUN: 1}, "The one claim has not been tested here. 1 has not been run here."),
         ({front.NOT_RUN: 3, front.NO_TEST: 1}, "None of the 4 claims has been tested here. "
          "3 have not been run here and 1 has no test in this workbook."),
-        ({AGREES: 1, front.NOT_RUN: 2}, "Of 3 claims, 1 was tested here: 1 agrees with our results. "
+        ({AGREES: 1, front.NOT_RUN: 2}, "Of 3 claims, 1 was tested here. Our results agree with it. "
          "Of the others, 2 have not been run here."),
-        ({AGREES: 2, CONTRADICTS: 1}, "All 3 claims were tested here: 2 agree with our results and 1 is contradicted."),
-        ({OPEN: 1, MIXED: 1, SMALL: 2, front.SHOWN: 1}, "Of 5 claims, 4 were tested here: 1 is mixed, "
-         "2 are too small to matter, and for 1 we cannot tell. Of the others, 1 is shown in a report without a verdict."),
-        ({AGREES: 1}, "Of 1 claim, 1 was tested here: 1 agrees with our results."),
+        ({AGREES: 2, CONTRADICTS: 1}, "All 3 claims were tested here. Our results agree with 2 of them and contradict 1."),
+        ({AGREES: 2}, "All 2 claims were tested here. Our results agree with both."),
+        ({CONTRADICTS: 3}, "All 3 claims were tested here. Our results contradict all 3."),
+        ({OPEN: 1, MIXED: 1, SMALL: 2, front.SHOWN: 1}, "Of 5 claims, 4 were tested here. Our results agree with none of "
+         "them, are mixed for 1, differ too little to matter for 2 and cannot decide 1. "
+         "Of the others, 1 is shown in a report without a verdict."),
+        ({AGREES: 1}, "The one claim was tested here. Our results agree with it."),
+        ({NOT: 1}, "The one claim was tested here. Our results cannot be compared with it."),
     ],
 )  # fmt: skip
 def test_the_sentence(counts, says):
@@ -124,7 +128,7 @@ def test_a_claim_is_found_in_a_run(tmp_path):
     assert "mine" not in part
     assert "together: ? cannot tell" in part
     assert 'href="02_retrieval_ablation/report.html#Is-the-difference-real%3F"' in page
-    assert "Of 39 claims, 1 was tested here: for 1 we cannot tell." in text_of(page)
+    assert "Of 39 claims, 1 was tested here. Our results cannot decide it." in text_of(page)
 
 
 def test_a_role_can_be_given_to_another_source(tmp_path):
@@ -208,6 +212,19 @@ def test_runs_can_be_filtered_without_scripts(tmp_path):
     assert '<tr class="model-0 model-1">' in page
 
 
+def test_runs_can_be_filtered_by_preset(tmp_path):
+    """A record from before presets were kept counts as one without."""
+    leave(tmp_path, "01_method-a", preset="smollm2")
+    leave(tmp_path, "01_method-b", preset=None)
+    leave(tmp_path, "01_method-c")
+    page = page_of(tmp_path)
+    chosen = re.findall(r'<input type="radio" name="preset"[^>]*><span>([^<]*)', page)
+    assert chosen == ["all", "none", "smollm2"]
+    assert page.count('<tr class="preset-0">') == 2
+    assert page.count('<tr class="preset-1">') == 1
+    assert page.count("preset <span") == 1
+
+
 def test_the_command_makes_the_page_of_any_folder(tmp_path, capsys):
     assert main(["gallery", str(tmp_path / "none")]) == 2
     assert main(["gallery", str(tmp_path)]) == 2
@@ -218,7 +235,7 @@ def test_the_command_makes_the_page_of_any_folder(tmp_path, capsys):
     assert main(["gallery", str(tmp_path / "from elsewhere")]) == 0
     index = tmp_path / "from elsewhere" / "index.html"
     assert capsys.readouterr().out.strip() == str(index)
-    assert "1 agrees with our results" in index.read_text()
+    assert "Our results agree with it." in index.read_text()
 
 
 # ---------------------------------------------------------------- the page

@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from icdpo_nb.reports import job
 from icdpo_nb.reports.cli import main
-from icdpo_nb.reports.progress import Progress, in_line, remaining, spoken, steps, to_file
+from icdpo_nb.reports.progress import Progress, doing, in_line, remaining, spoken, steps, to_file
 
 PARAMETERS = 'go: str = ""  # the work goes on when this file is there'
 WORK = """# papermill_description=long-work
@@ -75,6 +75,14 @@ def test_a_run_is_followed_and_the_last_one_tells_what_is_left(tmp_path):
         told.clear()
         Progress("r", cells, unknown, told.append)
         assert remaining(told[0], time.time()) is None
+
+
+def test_what_a_notebook_waits_for_stands_in_place_of_its_step(tmp_path):
+    told = []
+    Progress("r", make_notebooks(tmp_path / "n"), {}, told.append, tmp_path / "note").enter(0)
+    assert doing(told[-1]) == "Will it go well?"
+    (tmp_path / "note").write_text("downloading org/name: 14.5 GB into hub")
+    assert doing(told[-1]) == "downloading org/name: 14.5 GB into hub"
 
 
 def test_times_and_lines_are_short(tmp_path):

@@ -112,8 +112,9 @@ def test_bad_input_in_a_notebook_is_kept_as_failed(small, capsys):
     options = ["report", "05_small", "-p", "loud", "true", "-o", str(small)]
     assert main(options) == 2
     assert capsys.readouterr().err == "icdpo-nb: too loud; lower your voice\n"
-    (failed,) = small.iterdir()
+    failed, index = sorted(small.iterdir())
     assert failed.name.endswith(".failed")
+    assert "bad input: too loud; lower your voice" in index.read_text(), "it is on the front page at once"
     assert sorted(p.name for p in failed.iterdir()) == ["notebook.ipynb", "run.json"]
     record = json.loads((failed / "run.json").read_text())
     assert (record["status"], record["exception"]) == ("failed", "bad input: too loud; lower your voice")
@@ -135,7 +136,9 @@ def test_a_broken_notebook_is_kept_apart(small, capsys):
     record = json.loads((failed[0] / "run.json").read_text())
     assert record["status"] == "failed"
     assert "ZeroDivisionError in cell" in record["exception"]
-    assert failed[0].name.removesuffix(".failed") not in (small / "index.html").read_text(), "the page is of an earlier run"
+    index = (small / "index.html").read_text()
+    assert "ZeroDivisionError in cell" in index
+    assert f"{failed[0].name}/report.html" not in index
 
 
 def test_resume_leaves_what_is_done(small, capsys):
@@ -241,7 +244,7 @@ def ending(tmp_path, monkeypatch):
 
 def check_failed(out: Path, says: str) -> None:
     """The run is kept as failed with its reason, its notebook as far as it came, and the older report as it was."""
-    assert sorted(p.name for p in out.iterdir()) == ["06_ending", "06_ending.failed"], "nothing half is left"
+    assert sorted(p.name for p in out.iterdir()) == ["06_ending", "06_ending.failed", "index.html"], "nothing half is left"
     assert (out / "06_ending" / "report.html").read_text() == "older"
     record = json.loads((out / "06_ending.failed" / "run.json").read_text())
     assert (record["status"], record["run"]) == ("failed", "06_ending")
@@ -297,6 +300,62 @@ sys.exit(cli.main(["report", "06_ending", "-o", {str(ending)!r}]))"""
         assert command.stderr.read() == "icdpo-nb: interrupted\n"
     check_failed(ending, "interrupted in cell 2")
     assert not kernel.is_running()
+
+
+def test_ctrl_c_while_libraries_load_is_one_line():
+    """It comes in the middle of an import, where an exception would show as a traceback, or be lost."""
+    code = """import builtins, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from icdpo_nb.reports.__main__ import main
+load = builtins.__import__
+def interrupted(name, *rest):
+    if name == "pandas":
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except BaseException:
+            pass
+    return load(name, *rest)
+builtins.__import__ = interrupted
+sys.argv[1:] = ["list"]
+sys.exit(main())"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "icdpo-nb: interrupted\n")
+
+
+@pytest.mark.parametrize("whom", ["group", "parent"])
+def test_ctrl_c_ends_all_that_runs_side_by_side(ending, monkeypatch, whom):
+    """As a terminal sends it, or to the parent alone: one line, both kept as failed, and nothing goes on, not even what a
+    notebook has started."""
+    monkeypatch.setenv("HOW", "slow")
+    node = nbformat.read(job.NOTEBOOKS / "06_ending.ipynb", as_version=4)
+    node.cells[2].source = f"import subprocess; subprocess.Popen(['sleep', '600'])\n{node.cells[2].source}"
+    for name in ("06_ending", "07_ending"):
+        nbformat.write(node, job.NOTEBOOKS / f"{name}.ipynb")
+    code = f"""import sys, pathlib, signal
+from icdpo_nb.reports import cli, job
+job.NOTEBOOKS = pathlib.Path({str(job.NOTEBOOKS)!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(cli.main(["report", "06_ending", "07_ending", "-j", "2", "-o", {str(ending)!r}]))"""
+    options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen([sys.executable, "-c", code], **options) as command:
+        while len([p for p in ending.glob(".*/*/pid.json") if p.read_text()]) < 2:
+            assert command.poll() is None
+            time.sleep(0.05)
+        begun = psutil.Process(command.pid).children(recursive=True)
+        assert sum("sleep" in process.cmdline() for process in begun) == 2
+        (os.killpg if whom == "group" else os.kill)(command.pid, signal.SIGINT)
+        try:
+            assert command.wait(120) == 130
+        finally:
+            command.kill()
+        assert command.stderr.read() == "icdpo-nb: interrupted\n"
+    psutil.wait_procs(begun, 30)
+    assert not [process for process in begun if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    left = ["06_ending", "06_ending.failed", "07_ending.failed", "index.html"]
+    assert sorted(p.name for p in ending.iterdir()) == left, "nothing half is left"
+    for name in left[1:3]:
+        assert "interrupted in cell 2" in json.loads((ending / name / "run.json").read_text())["exception"]
+        assert name in (ending / "index.html").read_text()
 
 
 def test_what_a_killed_run_left_is_cleared(ending, monkeypatch):
@@ -362,8 +421,8 @@ def test_kernels_are_encrypted_and_no_token_is_kept(ending, monkeypatch):
     assert not (ending / "06_ending.failed").exists(), "it is done now"
     record = json.loads((folder / "run.json").read_text())
     assert set(record) == {
-        "run", "notebook", "title", "status", "exception", "parameters", "seed", "git", "versions", "provenance", "origins",
-        "began", "finished", "seconds", "cells", "headline", "uses", "work", "tokens", "added tokens",
+        "run", "notebook", "title", "preset", "status", "exception", "parameters", "seed", "git", "versions", "provenance",
+        "origins", "began", "finished", "seconds", "cells", "headline", "uses", "work", "tokens", "added tokens",
     }  # fmt: skip
 
 
@@ -421,7 +480,8 @@ def test_presets(small, monkeypatch, capsys):
     (presets / "loud.yaml").write_text("n: 5\nname: preset\n")
     assert main(["report", "05_small", "--preset", "loud", "-p", "n", "6", "-o", str(small)]) == 0
     record = json.loads(next(small.glob("*/run.json")).read_text())
-    assert (record["parameters"]["n"], record["parameters"]["name"]) == (6, "preset")
+    assert (record["parameters"]["n"], record["parameters"]["name"], record["preset"]) == (6, "preset", "loud")
+    assert '>preset <span class="keep">loud</span>' in (small / "index.html").read_text()
     assert main(["report", "05_small", "--preset", "quiet"]) == 2
     assert "there is no preset 'quiet'; there are loud" in capsys.readouterr().err
     (presets / "wrong.yaml").write_text("n: 1e-5\nrate: no\n")

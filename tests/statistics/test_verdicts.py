@@ -13,7 +13,6 @@ from icdpo_nb.statistics.intervals import Estimate, mean_ci
 from icdpo_nb.statistics.verdicts import (
     Reported,
     claims,
-    claims_sentence,
     family_sentence,
     finding,
     icdpo_paper,
@@ -199,30 +198,6 @@ def row(claim: str, verdict: str, finding: str = HIGHER, decide: float = NONE, *
         "finding": finding,
         "decide": decide,
     } | more
-
-
-def test_sentences():
-    one = pd.DataFrame([row("A > B", AGREES)])
-    assert claims_sentence(one, 9) == "On 9 prompts, A > B: agrees."
-    open_ = pd.DataFrame([row("A > B", AGREES), row("C > D", OPEN, OPEN, 250)])
-    assert claims_sentence(open_, 9) == "On 9 prompts, A > B: agrees; C > D: cannot tell (about 250 prompts would decide it)."
-    seeds = open_.assign(seeds=3)
-    assert claims_sentence(seeds, 9).endswith("cannot tell (about 250 training seeds would decide it).")
-    several = pd.DataFrame(
-        [
-            row("A > B", AGREES),
-            row("A > B", AGREES),
-            row("A > B", OPEN, OPEN, 90),
-            row("A > B", NOT, LOWER),
-            row("A > B", NOT, OPEN),
-        ]
-    )
-    assert claims_sentence(several, 9) == (
-        "On the same 9 prompts in 5 experiments, A > B: agrees in 2, cannot tell in 1 (about 90 prompts would decide it), "
-        "not comparable in 2 (here lower in 1, cannot tell in 1)."
-    )
-    many = pd.DataFrame([row(f"{x} > B", v) for x, v in zip("ACDE", (AGREES, OPEN, AGREES, SMALL), strict=True)])
-    assert claims_sentence(many, 9) == "On 9 prompts, agrees: A > B, D > B; too small to matter: E > B; cannot tell: C > B."
 
 
 def test_the_family_is_counted():
