@@ -22,7 +22,7 @@ from ..templates import contexts
 
 CUT = "cut response"
 ALARMS = {  # what is left out, and what it means that another response would then have been chosen
-    "one token": "the chosen response wins by its most favourable token alone",
+    "one token": "without its most favourable token, the chosen response loses",
     "first token": "without the first token of every response, another one wins",
     "end of text": "without the end-of-text token of every response, another one wins",
     "length": "the sum and the mean over tokens choose different responses",
@@ -86,7 +86,7 @@ def token_table(selection: Selection) -> pd.DataFrame:
         tables.append(pd.DataFrame({
             "candidate_id": j, "position": range(n), "token_id": y.token_ids,
             "text": [*pieces, *[""] * ended], "role": roles(n, ended),
-            **{f"logp_{c}": ys[j] for c, ys in selection.token_logp.items()},
+            **{f"logp_{c}": ys[j].astype(np.float64) for c, ys in selection.token_logp.items()},
             "contribution": value, "running": value.cumsum(),
             "character": [*characters, *last[:1] * ended], "word": [*words, *last[1:] * ended],
         }))  # fmt: skip
