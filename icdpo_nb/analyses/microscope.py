@@ -136,8 +136,9 @@ def alternatives(selection: Selection) -> dict[str, int]:
     kept = np.isfinite(selection.scores)  # not empty
 
     def choice(values: Sequence[np.ndarray], reduction: str = selection.protocol.reduction, among: np.ndarray = kept) -> int:
+        left = among & np.array([len(v) > 0 for v in values])  # what has no token left says nothing, as an empty response
         totals = [v.sum() / (max(len(v), 1) if reduction == "mean" else 1) for v in values]
-        return int(np.argmax(np.where(among, totals, -np.inf)))
+        return int(np.argmax(np.where(left, totals, -np.inf))) if left.any() else best
 
     without = [np.delete(v, int(np.argmax(v))) if j == best and len(v) else v for j, v in enumerate(values)]
     ends = [bool(y.token_ids) and y.token_ids[-1] in selection.lm.eos_ids for y in selection.responses]
@@ -148,7 +149,7 @@ def alternatives(selection: Selection) -> dict[str, int]:
         "first token": choice([v[1:] for v in values]),
         "end of text": choice([v[: len(v) - end] for v, end in zip(values, ends, strict=True)]),
         "length": choice(values, other),
-        "truncation": choice(values, among=whole) if whole.any() else best,
+        "truncation": choice(values, among=whole),
     }
 
 

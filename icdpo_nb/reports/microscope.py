@@ -29,6 +29,7 @@ MEANING = {
     "than rejected ones",
     "ICL": "log π(y | [d; x]), so it is the token's log-probability",
 }
+USED = {"S": ("icl", "base"), "S_hat": ("icl", "icl_rejected"), "ICL": ("icl",)}  # contexts of a score
 CONTEXTS = {"icl": "log π given [d⁺; x]", "base": "log π given x", "icl_rejected": "log π given [d⁻; x]"}
 ENDINGS = {"eos": "end of text", "stop": "stop string", "length": "cut at the length limit", "given": "given text"}
 
@@ -67,6 +68,11 @@ def microscope_html(selection: Selection, caption: str = "", top: int = TOP) -> 
 
 def _sign(selection: Selection) -> str:
     return SIGNS.get(selection.name, selection.name)
+
+
+def _used(selection: Selection) -> Sequence[str]:
+    """The contexts that the score compares; all for a score that is not known here."""
+    return USED.get(selection.name, tuple(selection.token_logp))
 
 
 def _caption(selection: Selection, before: str) -> str:
@@ -110,7 +116,7 @@ def _candidate(selection: Selection, rows: pd.DataFrame, j: int, scale: tuple[in
         folded = f"<details><summary>{len(spans) - LONG} more tokens</summary>{rest}</details>"
     text = f'<div class="ms-text">{"".join(spans[:LONG]) or "(no tokens)"}</div>'
     plot = running_svg(rows, scale) if len(rows) else ""
-    body = f'<div class="ms-body"><div>{text}{folded}{_words(rows)}</div>{plot}</div>'
+    body = f'<div class="ms-body"><div>{text}{folded}</div>{plot}{_words(rows, _used(selection))}</div>'
     return f'<div class="ms-candidate{" ms-chosen" * best}"><p class="ms-head">{head}</p>{body}</div>'
 
 
@@ -119,7 +125,7 @@ def _spans(rows: pd.DataFrame, selection: Selection) -> Iterator[str]:
     factor = rows.shape[0] if selection.protocol.reduction == "mean" else 1  # colours are those of the sum
     for _, part in rows.groupby("character", sort=False):
         role, text, value = part["role"].iloc[0], "".join(part["text"]), part["contribution"].sum()
-        logp = {c: part[f"logp_{c}"].sum() for c in CONTEXTS if f"logp_{c}" in part}
+        logp = {c: part[f"logp_{c}"].sum() for c in _used(selection)}
         title = f"{_signed(value)} nats; " + "; ".join(f"{CONTEXTS[c]}: {_signed(v)}" for c, v in logp.items())
         shown = "end of text" if role == "eos" else _marked(text) if text else "∅"
         yield f'<span class="{_look(value * factor, role)}" title="{escaped(title)}">{shown}</span>'
@@ -167,9 +173,8 @@ def running_svg(rows: pd.DataFrame, scale: tuple[int, float, float]) -> str:
     return f'<svg class="running" {size} role="img" aria-label="{escaped(says)}">{shapes}</svg>'
 
 
-def _words(rows: pd.DataFrame) -> str:
-    """The same in words and numbers: a folded table with a row for each word."""
-    names = [c for c in CONTEXTS if f"logp_{c}" in rows]
+def _words(rows: pd.DataFrame, names: Sequence[str]) -> str:
+    """The same in words and numbers: a folded table with a row for each word; `names` are the contexts of the score."""
     head = "".join(f'<th class="number">{name}</th>' for name in ("adds", *(CONTEXTS[c] for c in names), "sum so far"))
     body = ""
     for _, part in rows.groupby("word", sort=False):
@@ -185,7 +190,7 @@ def _words(rows: pd.DataFrame) -> str:
 def _alarm_note(selection: Selection, table: pd.DataFrame) -> str:
     """Which alarms hold for this choice, with the candidate that would have been chosen instead."""
     if np.isfinite(selection.scores).sum() < 2:
-        return '<p class="ms-alarms">Fewer than two candidates are not empty, so the score decides nothing.</p>'
+        return '<div class="ms-alarms"><p>Fewer than two candidates are not empty, so the score decides nothing.</p></div>'
     instead, best = alternatives(selection), int(np.argmax(selection.scores))
     items = ""
     for name in (name for name, holds in alarms(selection).items() if holds):

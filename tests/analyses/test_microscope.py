@@ -199,6 +199,7 @@ CASES = [  # by hand: gaps, options, the alarms that hold
     ([[2, 2, 2], [1, 0, 1]], {}, set()),
     ([[0, 5, 0], [1, 1, 1]], {}, {"one token"}),
     ([[5, 0, 0], [1, 1, 1]], {}, {"one token", "first token"}),
+    ([[3, -1], [-4]], {}, set()),  # without its first token the second response would say nothing
     ([[1, 1, 5], [1, 1, 1]], {"eos": (0,)}, {"one token", "end of text"}),
     ([[1] * 8, [2, 2]], {}, {"length"}),
     ([[2, 2, 2], [1, 1, 1]], {"finishes": ("length", "eos")}, {"truncation", CUT}),
@@ -234,7 +235,7 @@ def test_alarms_by_brute_force(gaps, data):
     lost = False
     for t in range(len(values[best])):
         rest = sum(v for k, v in enumerate(values[best]) if k != t)
-        totals = [rest if j == best else sum(v) for j, v in enumerate(values)]
+        totals = [(rest if len(v) > 1 else -99) if j == best else sum(v) for j, v in enumerate(values)]
         lost |= max(range(len(gaps)), key=lambda j: (round(totals[j], 9), -j)) != best
     held = alarms(selection)
     tied = min(abs(sum(values[best]) - max(values[best]) - sum(v)) for j, v in enumerate(values) if j != best) < 1e-5
