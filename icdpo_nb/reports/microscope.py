@@ -47,7 +47,8 @@ def show_alarms(chosen: Sequence[Selection], caption: str = "") -> None:
     shown = table[["alarm", "meaning", "prompts"]].assign(**{"share [95 % interval]": limits})
     note = "" if any(s.protocol.eos_scored != "never" for s in chosen) else " End-of-text tokens are not scored here."
     about = f"Choices by {_sign(chosen[0])} that one part of the responses alone decides" if chosen else "No choices"
-    show_table(shown, f"{caption or about}; n = {n} prompts with two or more candidates that are not empty.{note}")
+    lead = "The first alarm holds whenever the lead is smaller than what one token adds."
+    show_table(shown, f"{caption or about}; n = {n} prompts with two or more candidates that are not empty. {lead}{note}")
 
 
 def microscope_html(selection: Selection, caption: str = "", top: int = TOP) -> str:
