@@ -116,8 +116,8 @@ def _candidate(selection: Selection, rows: pd.DataFrame, j: int, scale: tuple[in
         rest = f'<div class="ms-text">{"".join(spans[LONG:])}</div>'
         folded = f"<details><summary>{len(spans) - LONG} more tokens</summary>{rest}</details>"
     text = f'<div class="ms-text">{"".join(spans[:LONG]) or "(no tokens)"}</div>'
-    plot = running_svg(rows, scale) if len(rows) else ""
-    body = f'<div class="ms-body"><div>{text}{folded}</div>{plot}{_words(rows, _used(selection))}</div>'
+    plot, words = (running_svg(rows, scale), _words(rows, _used(selection))) if len(rows) else ("", "")
+    body = f'<div class="ms-body"><div>{text}{folded}</div>{plot}{words}</div>'
     return f'<div class="ms-candidate{" ms-chosen" * best}"><p class="ms-head">{head}</p>{body}</div>'
 
 

@@ -131,6 +131,7 @@ def test_empty_responses():
     shown = parsed(made(Words("a", "", " "), [[], [2], [0, 1]], [[], [1.0], [0.5, 0.1]]))
     assert [c.find(class_="ms-name").get_text() for c in shown.find_all(class_="ms-candidate")][0] == "Candidate 3 of 3"
     assert shown.get_text().count("an empty response, never preferred") == 2
+    assert len(shown.find_all("table")) == len(shown.find_all("svg")) == 2, "none of a response without tokens"
     assert parsed(made(Words("a"), [[], []], [[], []])).find(class_="ms-alarms").get_text().startswith("Fewer than two")
 
 
