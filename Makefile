@@ -17,6 +17,11 @@ report: $(INSTALLED) ## run the notebooks and render reports/index.html
 report-all: report ## the same, and the fine-tuning (half an hour more)
 	$(BIN)/icdpo-nb report 06_fine_tuning 08_relative_preference
 
+gallery: $(INSTALLED) ## run every notebook, and SmolLM2, into docs/gallery (two hours; for a release)
+	$(BIN)/icdpo-nb report --resume -o build/gallery $(basename $(notdir $(wildcard notebooks/*.ipynb)))
+	$(BIN)/icdpo-nb report --resume -o build/gallery --preset smollm2 01_method
+	$(BIN)/icdpo-nb gallery build/gallery --publish docs/gallery
+
 test: $(INSTALLED) ## run the test suite, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
@@ -49,4 +54,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 .DEFAULT_GOAL := help
-.PHONY: help install report report-all test lint lab bench coverage clean
+.PHONY: help install report report-all gallery test lint lab bench coverage clean

@@ -9,7 +9,7 @@ from .page import arranged
 
 HERE = Path(__file__).parent
 TAGS = ["p", "div", "span", "br", "pre", "details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td"]
-TAGS += ["dl", "dt", "dd", "svg", "line", "polyline", "rect", "circle"]
+TAGS += ["dl", "dt", "dd", "svg", "line", "polyline", "rect", "circle", "text"]
 ATTRIBUTES = {  # those of a plot hold numbers, or its text alternative
     "*": ["class"],
     "th": ["class", "colspan", "scope"],
@@ -19,6 +19,7 @@ ATTRIBUTES = {  # those of a plot hold numbers, or its text alternative
     "polyline": ["class", "points"],
     "rect": ["class", "x", "y", "width", "height"],
     "circle": ["class", "cx", "cy", "r"],
+    "text": ["x", "y"],
 }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from bs4 import BeautifulSoup, Tag
 
 ORDER = ("answer", "results", "evidence", "examples", "method", "data", "cost", "limits", "provenance")
+LONG = 600, 15  # characters and lines: a text with more may need to scroll within itself
 BEFORE_HEADINGS = "provenance"  # what stands before the first heading: settings, versions, data
 
 
@@ -36,6 +37,7 @@ def arranged(main: str) -> str:
     if not any(s.kind == "answer" for s in sections):
         title.insert_after(*lead)
     _number(soup, article)
+    _reachable(article)
     whole = soup.new_tag("div", attrs={"class": "page"})
     whole.extend([article, _contents(soup, sections)])
     return str(whole)
@@ -127,6 +129,19 @@ def _number(soup: BeautifulSoup, article: Tag) -> None:
         text.extend(list(caption.contents))
         caption.decompose()
         frame.append(text)
+
+
+def _reachable(article: Tag) -> None:
+    """Let the keyboard reach what scrolls within itself, with a name: tables of the answer and of words, and long texts."""
+    for scroll in article.select(".card .scroll"):
+        scroll.attrs |= {"tabindex": "0", "role": "group", "aria-label": "claims and verdicts"}
+    for scroll in article.select(".microscope .scroll"):
+        scroll.attrs |= {"tabindex": "0", "role": "group", "aria-label": "words and what they add"}
+    for text in article.select("div.text"):
+        words = text.get_text()
+        if len(words) > LONG[0] or words.count("\n") > LONG[1]:
+            title = text.find_previous_sibling(class_="text-title")
+            text.attrs |= {"tabindex": "0", "role": "group", "aria-label": title.get_text() if title else "text"}
 
 
 def _caption_of(exhibit: Tag) -> Tag | None:

@@ -6,7 +6,7 @@ import re
 import nbformat
 import numpy as np
 import pytest
-from browser import CHROMIUM, overflowing
+from browser import chromium, faults
 from bs4 import BeautifulSoup
 from conftest import save_tiny_lm
 from hostile import HOSTILE
@@ -189,9 +189,11 @@ def test_a_report_keeps_the_exhibit_as_it_is(hostile):
     assert [s["points"] for s in frame.select("polyline")] == [s["points"] for s in before.select("polyline")]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_it_is_not_wider_than_a_phone(hostile):
-    assert overflowing(hostile[1]) == {}
+def test_a_browser_finds_no_fault(hostile):
+    """At the width of a phone and of a screen, in light and dark, for the keyboard and for a screen reader."""
+    with chromium() as (opened, asked):
+        assert faults(opened(hostile[1])) == []
+    assert asked == []
 
 
 def test_the_table_of_alarms(choice, monkeypatch):
