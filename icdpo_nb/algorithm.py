@@ -123,8 +123,10 @@ def responses_table(
 ) -> pd.DataFrame:
     """The candidates table of given responses.
 
-    `sampled[i]` are the responses to prompt i, and `text[i]` its contexts by name, under which they are scored.
+    `sampled[i]` are the responses to prompt i, and `text[i]` its contexts by name, under which they are scored. Contexts
+    besides `CONTEXTS` become further columns `logp_…`.
     """
+    names = dict.fromkeys([*CONTEXTS, *(c for t in text for c in t)])
     logp = _score_contexts(lm, text, sampled, rescore)
     rows = [
         {
@@ -136,7 +138,7 @@ def responses_table(
             "response": y.text,
             "n_tokens": len(y.token_ids),
             "finish": y.finish,
-            **{f"logp_{c}": logp[c, i][j] if (c, i) in logp else np.nan for c in CONTEXTS},
+            **{f"logp_{c}": logp[c, i][j] if (c, i) in logp else np.nan for c in names},
         }
         for i, p in enumerate(prompts)
         for j, y in enumerate(sampled[i])

@@ -28,21 +28,51 @@ def icl_context(demos: Sequence[Preference], prompt: str, side: str = "chosen", 
 
     `demos` are ordered most similar first. `side` is "chosen" (Figure 6, π* or π⁺) or "rejected" (Figure 7, π⁻).
     """
-    if side not in SIDES:
-        raise InputError(f"templates: side is {side!r}, but must be chosen or rejected")
-    gap = "\n\n" if protocol.line_breaks == "figure" else "\n"
-    cue = CUE.format(**SIDES[side])
+    return mixed_context(demos, prompt, side, side, side, protocol)
+
+
+def mixed_context(
+    demos: Sequence[Preference],
+    prompt: str,
+    instruction: str | None = "chosen",
+    cue: str = "chosen",
+    responses: str = "chosen",
+    protocol: Protocol = RECOMMENDED,
+) -> str:
+    """The template with each of its three components from a side of its own, or without the instruction (None).
+
+    `cue` is the side of every cue's wording, `responses` that of the demonstrations' responses. With one side for all
+    three this is `icl_context`; the other combinations lie between the contexts that S and Ŝ compare.
+    """
+    if unknown := {side for side in (instruction, cue, responses) if side is not None and side not in SIDES}:
+        raise InputError(f"templates: side is {unknown.pop()!r}, but must be chosen or rejected")
+    gap, ending = _gap(protocol), CUE.format(**SIDES[cue])
     ordered = reversed(demos) if protocol.most_similar_last else demos
-    blocks = [f"##\n\n{d.prompt}{gap}{cue} {getattr(d, side)}" for d in ordered]
-    return "\n\n".join([INSTRUCTION.format(**SIDES[side]), *blocks, f"##\n\n{prompt}{gap}{cue}"])
+    blocks = [f"##\n\n{d.prompt}{gap}{ending} {getattr(d, responses)}" for d in ordered]
+    heading = [INSTRUCTION.format(**SIDES[instruction])] if instruction else []
+    return "\n\n".join([*heading, *blocks, f"##\n\n{prompt}{gap}{ending}"])
+
+
+def cue_context(prompt: str, protocol: Protocol = RECOMMENDED) -> str:
+    """x and the cue of Figure 6, which stands in the place of `Assistant:`; no instruction and no demonstrations."""
+    return f"{_start(protocol)}{prompt}{_gap(protocol)}{CUE.format(**SIDES['chosen'])}"
+
+
+def _gap(protocol: Protocol) -> str:
+    """What separates a prompt from its cue."""
+    return "\n\n" if protocol.line_breaks == "figure" else "\n"
+
+
+def _start(protocol: Protocol) -> str:
+    """What precedes a prompt without the template; the code keeps the leading line breaks of HH-RLHF."""
+    return "" if protocol.line_breaks == "figure" else "\n\n"
 
 
 def base_context(prompt: str, protocol: Protocol = RECOMMENDED) -> str:
     """x alone, for π0 of Eq. 8: the prompt and `Assistant:`, or the template without demonstrations."""
     if protocol.amateur == "template":
         return icl_context([], prompt, protocol=protocol)
-    start = "" if protocol.line_breaks == "figure" else "\n\n"  # the code keeps the leading line breaks of HH-RLHF
-    return f"{start}{prompt}\n\nAssistant:"
+    return f"{_start(protocol)}{prompt}\n\nAssistant:"
 
 
 def contexts(demos: Sequence[Preference], prompt: str, protocol: Protocol = RECOMMENDED) -> dict[str, str]:

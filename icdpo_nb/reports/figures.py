@@ -58,7 +58,7 @@ def colour(method: str) -> str:
     return PALETTE.get(method.partition(",")[0]) or _SPARE[sum(map(ord, method)) % len(_SPARE)]
 
 
-def _plot_interval(ax: plt.Axes, y: float, row: pd.Series, color: str, face: str | None = None) -> None:
+def plot_interval(ax: plt.Axes, y: float, row: pd.Series, color: str, face: str | None = None) -> None:
     """A mean with its interval as a point on a line at height y."""
     ax.plot([row["low"], row["high"]], [y, y], color=color, lw=2.5, solid_capstyle="round")
     ax.plot(row["mean"], y, "o", color=color, markerfacecolor=face or color, ms=7)
@@ -78,7 +78,7 @@ def plot_means(means: pd.DataFrame, columns: str = "domain", label: str = "rewar
         ax, part = grid[i, k], means[(means["source"] == source) & (means[columns] == column)].set_index("method")
         for y, method in enumerate(methods):
             row = part.loc[method]
-            _plot_interval(ax, y, row, colour(method))
+            plot_interval(ax, y, row, colour(method))
         ax.set(yticks=range(len(methods)), xlabel=f"{part['n'].iloc[0]} prompts" if i == len(sources) - 1 else "")
         ax.set_yticklabels(methods, fontsize=10)
         name, source = plain(str(column)) if len(across) > 1 else "", plain(str(source))
@@ -128,7 +128,7 @@ def plot_claims(table: pd.DataFrame) -> np.ndarray:
         for y, claim in enumerate(claims):
             row = part.loc[claim]
             face = PALETTE["ICDPO"] if row["verdict"] == "agrees" else "white"
-            _plot_interval(ax, y, row, PALETTE["ICDPO"], face)
+            plot_interval(ax, y, row, PALETTE["ICDPO"], face)
         ax.axvline(0, color="black", lw=0.8)
         ax.set(title=plain(model), xlabel="contrast", yticks=range(len(claims)))
         ax.set_yticklabels(claims, fontsize=10)
@@ -175,7 +175,7 @@ def plot_win_rates(shares: pd.DataFrame, means: pd.DataFrame) -> np.ndarray:
             for verdict, color in VERDICT_COLOURS.items():
                 ax.barh(y, bars.loc[method, verdict], left=left, color=color, height=0.74, label="" if y else verdict)
                 left += bars.loc[method, verdict]
-            _plot_interval(ax, y, rate.loc[method], "black")
+            plot_interval(ax, y, rate.loc[method], "black")
         ax.axvline(0.5, color="black", lw=0.8, ls=":")
         ax.set(yticks=range(len(methods)), xlim=(0, 1), xticks=[0, 0.5, 1])
         ax.set_yticklabels(methods, fontsize=10)

@@ -1,7 +1,7 @@
 """Confidence intervals, estimates, the papers' published numbers, and verdicts. Nothing is displayed here.
 
-Read in this order; each module imports only from those before it: `intervals`, `published`, `estimates`, `with_paper`,
-`findings`, `verdicts`, `answers`, `seeds`.
+Read in this order; each module imports only from those before it: `intervals`, `ratios`, `published`, `estimates`,
+`with_paper`, `findings`, `verdicts`, `answers`, `seeds`.
 """
 
 from importlib import import_module
@@ -29,6 +29,7 @@ PUBLIC = {  # name -> module; loaded on first use, since scipy takes seconds
     "published_sources": "published",
     "published_win_gain": "published",
     "rank_correlation": "intervals",
+    "ratio_ci": "ratios",
     "Reported": "verdicts",
     "role_of": "published",
     "roles_sentence": "with_paper",
