@@ -10,12 +10,17 @@ help: ## print these targets
 
 install: $(INSTALLED) ## make .venv with the tested versions (constraints.txt)
 
-report: $(INSTALLED) ## run the notebooks and render reports/index.html
-	$(BIN)/icdpo-nb report --jobs 2 01_method 00_start_here 02_retrieval_ablation 04_consistency_mrr 05_win_rate 03_demo_source_nll
+report: $(INSTALLED) ## run the notebooks and render reports/index.html (OPTIONS="-p n_prompts 4" to see it run)
+	$(BIN)/icdpo-nb report $(OPTIONS) --jobs 2 01_method 00_start_here 02_retrieval_ablation 04_consistency_mrr 05_win_rate 03_demo_source_nll
 	@echo "open reports/index.html"
 
 report-all: report ## the same, and the fine-tuning (half an hour more)
-	$(BIN)/icdpo-nb report 06_fine_tuning 08_relative_preference
+	$(BIN)/icdpo-nb report $(OPTIONS) 06_fine_tuning 08_relative_preference
+
+gallery: $(INSTALLED) ## run every notebook, and SmolLM2, into docs/gallery (two hours; for a release)
+	$(BIN)/icdpo-nb report --resume -o build/gallery $(basename $(notdir $(wildcard notebooks/*.ipynb)))
+	$(BIN)/icdpo-nb report --resume -o build/gallery --preset smollm2 01_method
+	$(BIN)/icdpo-nb gallery build/gallery --publish docs/gallery
 
 test: $(INSTALLED) ## run the test suite, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
@@ -35,8 +40,14 @@ bench: $(INSTALLED) ## time the published procedure against the engine (an hour;
 coverage: $(INSTALLED) ## measure how often the intervals hold the truth, into docs/coverage.md (a quarter of an hour; TIMES=500 for less)
 	$(BIN)/python tests/bench/coverage.py $(TIMES)
 
+docs: $(INSTALLED) ## build the API reference, build/api/index.html
+	$(BIN)/python docs/api.py
+
+check-docs: $(INSTALLED) ## run every command of README and docs in a fresh clone (hours; QUICK=1 for half an hour; VENV=FOLDER to use its installation there)
+	$(BIN)/python tests/commands.py $(if $(QUICK),--quick) $(if $(filter-out .venv,$(VENV)),--venv $(VENV))
+
 clean: ## remove .venv, reports and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build/api .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find reports -mindepth 1 ! -name README.md -delete
 	find icdpo_nb tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -49,4 +60,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 .DEFAULT_GOAL := help
-.PHONY: help install report report-all test lint lab bench coverage clean
+.PHONY: help install report report-all gallery test lint lab bench coverage docs check-docs clean

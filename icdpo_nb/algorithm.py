@@ -5,7 +5,7 @@ S, Ŝ, the expert's score, the NLL and every ablation of the selection without s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -27,18 +27,29 @@ ORIGIN = ["lm", "source", "retriever", "policy"]  # columns that identify the so
 
 @dataclass(frozen=True)
 class Selection:
-    """The result of `icdpo()` for one prompt."""
+    """The result of `icdpo()` for one prompt. A notebook shows it as the score microscope (`reports.microscope`)."""
 
     prompt: str
     demos: list[Preference]  # most similar first
     responses: list[Response]  # n candidates
     logp: dict[str, np.ndarray]  # context -> (n,), nats
     scores: np.ndarray  # (n,)
+    name: str = ""  # the score, or "" if a baseline chose
+    protocol: Protocol = RECOMMENDED
+    token_logp: dict[str, list[np.ndarray]] = field(default_factory=dict, repr=False)  # context -> n arrays (n_tokens,), nats
+    lm: LanguageModel | None = field(default=None, repr=False)
 
     @property
     def best(self) -> Response:
         """The response with the highest score. Ties, including all-empty candidates, go to the first, as in Algorithm 1."""
         return self.responses[int(np.argmax(self.scores))]
+
+    def _repr_html_(self) -> str | None:
+        if not self.token_logp:
+            return None  # the plain text remains
+        from . import microscope_html  # a public name of the package, loaded when it is first shown
+
+        return microscope_html(self)
 
 
 def icdpo(
@@ -51,10 +62,24 @@ def icdpo(
     demos = retriever.retrieve([prompt], protocol.n_demos)[0]  # d, line 1
     context = contexts(demos, prompt, protocol)  # x, [d+; x], [d-; x]
     responses = lm.sample([context["icl"]], protocol.n_candidates, protocol, seed)[0]  # y_1 … y_n, line 2
-    logp = {c: np.array([lp.sum() for lp in lm.logprobs([context[c]], [responses])[0]]) for c in CONTEXTS}  # lines 6-7
+    token_logp = {c: lm.logprobs([context[c]], [responses])[0] for c in CONTEXTS}  # lines 6-7
+    return selected(prompt, demos, responses, token_logp, lm, name, protocol)
+
+
+def selected(
+    prompt: str,
+    demos: list[Preference],
+    responses: list[Response],
+    token_logp: dict[str, list[np.ndarray]],
+    lm: LanguageModel,
+    name: str = "S",
+    protocol: Protocol = RECOMMENDED,
+) -> Selection:
+    """Lines 8-15 of Algorithm 1: the scores of the responses from their token log-probabilities; `.best` is the argmax."""
+    logp = {c: np.array([lp.sum(dtype=np.float64) for lp in ys]) for c, ys in token_logp.items()}
     n_tokens = np.array([len(y.token_ids) for y in responses])
     scores = score(name, logp, n_tokens, protocol.reduction, empty=is_empty(y.text for y in responses))  # line 8
-    return Selection(prompt, demos, responses, logp, scores)  # .best = argmax, lines 9-15
+    return Selection(prompt, demos, responses, logp, scores, name, protocol, token_logp, lm)
 
 
 def candidates_table(
@@ -76,7 +101,7 @@ def candidates_table(
     """
     if retrievers:
         sampled_from = "icl"
-        demos = retrieved(prompts, retrievers, protocol.n_demos)
+        demos = retrieve(prompts, retrievers, protocol.n_demos)
         text = [contexts(ds, p.prompt, protocol) for ds, p in zip(demos, prompts, strict=True)]
     else:
         sampled_from = "base"
@@ -150,7 +175,7 @@ def select(table: pd.DataFrame, name: str = "S") -> pd.DataFrame:
     return order.drop_duplicates("prompt_id").sort_index().reset_index(drop=True)
 
 
-def retrieved(prompts: Sequence[Preference], retrievers: Mapping[str, Retriever], k: int) -> list[list[Preference]]:
+def retrieve(prompts: Sequence[Preference], retrievers: Mapping[str, Retriever], k: int) -> list[list[Preference]]:
     """Retrieve k demonstrations for each prompt, with one call to the retriever of each domain."""
     demos: dict[int, list[Preference]] = {}
     for domain in dict.fromkeys(p.domain for p in prompts):

@@ -419,5 +419,7 @@ def test_bad_input_on_the_command_line(desk, monkeypatch, capsys, words, says):
     failed = list((desk / "out").glob("*.failed"))
     assert [(path / "notebook.ipynb").exists() for path in failed] == ([True] if "{folder}/out -p" in words else [])
     for path in failed:
+        assert path.name in (desk / "out" / "index.html").read_text(), "the front page lists it"
         shutil.rmtree(path)
+        (desk / "out" / "index.html").write_text("an earlier page")
     assert {path: path.is_file() and path.read_bytes() for path in desk.rglob("*")} == before

@@ -14,18 +14,20 @@ nothing.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 
-from ..algorithm import responses_table, retrieved
-from ..data.preferences import Preference
+from ..algorithm import responses_table, retrieve
+from ..data.preferences import Preference, PreferenceSet, domains_of
 from ..models.interface import LanguageModel
 from ..protocol import Protocol
-from ..retrieval.retrievers import Retriever
+from ..retrieval.retrievers import Retriever, by_domain
 from ..scoring import is_empty
 from ..statistics.findings import HIGHER, LOWER, OPEN, SAME, SMALL
 from ..templates import contexts, cue_context, icl_context, mixed_context
+from .sampling import for_models, with_origin
 
 PARTS = ("cue", "instruction", "demonstrations")
 FIRST, LAST = "instruction first", "demonstrations first"  # the two orders of a chain
@@ -50,10 +52,11 @@ TIED = 1e-4  # nats: smaller differences of log-probabilities are rounding
 
 def chain_contexts(demos: Sequence[Preference], prompt: str, protocol: Protocol) -> dict[str, str]:
     """The contexts of all chains for one prompt, by name: those of `templates.contexts` and six between them."""
+    cue = cue_context(prompt, protocol)
     between = {
-        "cue": cue_context(prompt, protocol),
+        "cue": cue,
         "instruction": icl_context([], prompt, protocol=protocol),
-        "demonstrations": mixed_context(demos, prompt, None, protocol=protocol),
+        "demonstrations": mixed_context(demos, prompt, None, protocol=protocol) if demos else cue,
         "rejected_cue": mixed_context(demos, prompt, "rejected", "chosen", "rejected", protocol),
         "rejected_instruction": mixed_context(demos, prompt, "chosen", "chosen", "rejected", protocol),
         "rejected_demonstrations": mixed_context(demos, prompt, "rejected", "chosen", "chosen", protocol),
@@ -71,10 +74,43 @@ def chain_table(
 
     The candidates are the same, and a store finds them again; only the contexts between are scored anew.
     """
-    demos = retrieved(prompts, retrievers, protocol.n_demos)
+    demos = retrieve(prompts, retrievers, protocol.n_demos)
     text = [chain_contexts(ds, p.prompt, protocol) for ds, p in zip(demos, prompts, strict=True)]
     sampled = lm.sample([t["icl"] for t in text], protocol.n_candidates, protocol, seed)
     return responses_table(prompts, demos, text, sampled, lm, protocol)
+
+
+def chain_tables(
+    prompts: Sequence[Preference],
+    data: Mapping[str, PreferenceSet],
+    models: Mapping[str, LanguageModel],
+    protocol: Protocol,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """`chain_table` of every model and source of demonstrations, drawn at random, with the columns of `ORIGIN`."""
+    return _for_each(prompts, data, models, protocol, seed, chain_table)
+
+
+def samples_along(
+    prompts: Sequence[Preference],
+    data: Mapping[str, PreferenceSet],
+    models: Mapping[str, LanguageModel],
+    protocol: Protocol,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """`sampled_from_each` of every model and source of demonstrations, drawn at random, with the columns of `ORIGIN`."""
+    return _for_each(prompts, data, models, protocol, seed, sampled_from_each)
+
+
+def _for_each(prompts, data, models, protocol, seed, run) -> pd.DataFrame:
+    def of_model(name: str) -> list[pd.DataFrame]:
+        tables = []
+        for source, preferences in data.items():
+            retrievers = by_domain("random", preferences.support, domains_of(prompts), protocol, seed=seed)
+            tables.append(with_origin(run(prompts, retrievers, models[name], protocol, seed), name, source, "random"))
+        return tables
+
+    return pd.concat(chain.from_iterable(for_models(models, of_model).values()), ignore_index=True)
 
 
 def parts_of(table: pd.DataFrame, name: str = "S", order: str = FIRST, reduction: str = "sum") -> pd.DataFrame:
@@ -165,7 +201,7 @@ def sampled_from_each(
     S chooses among responses that the full template has shaped already; this shows which part of it shapes them.
     """
     plain = protocol.but(amateur="prompt")
-    demos = retrieved(prompts, retrievers, protocol.n_demos)
+    demos = retrieve(prompts, retrievers, protocol.n_demos)
     text = [chain_contexts(ds, p.prompt, plain) for ds, p in zip(demos, prompts, strict=True)]
     rows = []
     for context, method in SAMPLED.items():

@@ -18,10 +18,11 @@ from ..statistics.estimates import GROUPS, estimate, method_gains
 from ..statistics.findings import HIGHER, LOWER, OPEN, SMALL, needed_text
 from ..statistics.intervals import Estimate
 from ..statistics.published import published, role_of
-from ..statistics.verdicts import by_model, finding, n_to_decide
+from ..statistics.verdicts import Reported, by_model, claims, finding, in_words, n_to_decide
 from ..templates import base_context, icl_context
 
 ALONE, WITH_DEMOS = "x alone", "[d; x]"  # the two contexts
+NEARER, BETTER = "NLL: GPT-3.5 > LLaMA2-chat", "ICDPO: LLaMA2-chat > GPT-3.5"  # the paper's two claims on its teachers
 
 
 def common_prompts(sources: Mapping[str, PreferenceSet], domains: Sequence[str], n: int) -> list[Preference]:
@@ -129,13 +130,48 @@ def _published_gap(later: str, earlier: str, roles: Sequence[str]) -> dict[str, 
 
 def _reward_gap(rewards: pd.DataFrame | None, lm: str, later: str, earlier: str, totals: str, seed: int) -> Estimate | None:
     """Paired difference in the reward of ICDPO between the demonstrations of two sources; None without both rewards."""
+    both = _icdpo_rewards(rewards, later, earlier)
+    of_lm = both[both["lm"] == lm]
+    return None if of_lm.empty else estimate(method_gains(of_lm, [(later, earlier)], totals=totals, seed=seed))
+
+
+def _icdpo_rewards(rewards: pd.DataFrame | None, *sources: str) -> pd.DataFrame:
+    """The rewards of ICDPO by source of demonstrations, as methods, for the models that have them for all these sources."""
+    columns = [*GROUPS, "method", "domain", "prompt_id", "reward"]
     if rewards is None:
-        return None
-    both = rewards[(rewards["method"] == "ICDPO") & (rewards["lm"] == lm) & rewards["source"].isin([later, earlier])]
-    if both["source"].nunique() < 2:
-        return None
-    by_source = both.assign(method=both["source"], source="")[[*GROUPS, "method", "domain", "prompt_id", "reward"]]
-    return estimate(method_gains(by_source, [(later, earlier)], totals=totals, seed=seed))
+        return pd.DataFrame(columns=columns)
+    found = rewards[(rewards["method"] == "ICDPO") & rewards["source"].isin(sources)]
+    found = found[found.groupby("lm")["source"].transform("nunique") == len(sources)]
+    return found.assign(method=found["source"], source="")[columns]
+
+
+def teacher_claims(
+    nll: pd.DataFrame,
+    rewards: pd.DataFrame | None,
+    margins: tuple[float, float],
+    roles: Sequence[str] = (),
+    totals: str = "macro",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The paper's two claims on its teachers, `NEARER` (Figure 5) and `BETTER` (Appendix E), as from `verdicts.claims`.
+
+    `nll`: as from `source_nll`; the claim is on the prompt alone. The other arguments are those of `forecasts`. A column unit
+    is added. Empty if no source stands for LLaMA2-chat or none for GPT-3.5.
+    """
+    named = {role_of(name, roles): name for name in nll["method"].unique()}
+    near, far = named.get("LLaMA2-chat"), named.get("GPT-3.5")
+    if near is None or far is None:
+        return pd.DataFrame()
+    alone = nll[nll["source"] == ALONE].assign(source=f"{far} − {near}")
+    gains = method_gains(alone, [(far, near)], "nll", totals, seed)
+    reported = in_words({(far, near): Reported(words="higher", sign=1)})
+    tables = [claims(gains, margins[0], reported).assign(claim=NEARER, unit="nats per token")]
+    both = _icdpo_rewards(rewards, near, far).assign(source=f"{near} − {far}")
+    if len(both):
+        gains = method_gains(both, [(near, far)], totals=totals, seed=seed)
+        reported = in_words({(near, far): Reported(_published_gap(near, far, roles))})
+        tables.append(claims(gains, margins[1], reported).assign(claim=BETTER, unit="points of reward"))
+    return pd.concat(tables, ignore_index=True)
 
 
 def forecast_sentence(found: pd.DataFrame, n: int) -> str:

@@ -12,8 +12,8 @@ from itertools import chain
 
 import pandas as pd
 
-from ..algorithm import responses_table, retrieved, select
-from ..data.preferences import Preference, domains_of
+from ..algorithm import responses_table, retrieve, select
+from ..data.preferences import Preference, PreferenceSet, domains_of
 from ..models.interface import LanguageModel
 from ..models.tokens import Response
 from ..protocol import PAPER, RECOMMENDED, REFERENCE, Protocol
@@ -21,6 +21,7 @@ from ..retrieval.retrievers import by_domain
 from ..statistics.estimates import method_means, totals_of
 from ..statistics.findings import HIGHER, LOWER, OPEN, SAME, SMALL
 from ..templates import contexts
+from .sampling import for_models, with_origin
 
 SAMPLING = frozenset({
     "n_demos", "n_candidates", "top_p", "top_k", "temperature", "max_new_tokens", "stop",
@@ -28,7 +29,7 @@ SAMPLING = frozenset({
 })  # fmt: skip
 SCORING = frozenset({"scored_tokens", "eos_scored", "reduction", "amateur"})
 SUMMARY = frozenset({"totals"})
-WHOLE = ("PAPER", "REFERENCE")  # variants that are whole protocols
+WHOLE = ("REFERENCE", "PAPER")  # variants that are whole protocols
 START = "RECOMMENDED"
 KEYS = ["lm", "source", "method", "domain", "prompt_id"]
 AS_SAMPLED = {"scored_tokens": "sampled", "eos_scored": "if_sampled"}  # keeps every sampled token, whatever is scored later
@@ -58,6 +59,33 @@ def stage(protocol: Protocol, start: Protocol) -> str:
     return " and ".join(s for s, names in (("sampling", SAMPLING), ("scoring", SCORING)) if changed & names) or "nothing"
 
 
+def settings_table(own: Mapping[str, object] | None = None) -> pd.DataFrame:
+    """The settings in which the three protocols differ: their values, and the stage at which a setting acts."""
+    protocols = [p.but(**(own or {})) for p in (RECOMMENDED, REFERENCE, PAPER)]
+    stages = {**dict.fromkeys(SAMPLING, "sampling"), **dict.fromkeys(SCORING, "scoring"), **dict.fromkeys(SUMMARY, "summary")}
+    names = {**differences(*protocols[:2]), **differences(protocols[0], protocols[2])}
+    values = [[str(getattr(p, name)) for p in protocols] for name in names]
+    rows = [(name, *of, stages[name]) for name, of in zip(names, values, strict=True)]
+    return pd.DataFrame(rows, columns=["setting", START, *WHOLE, "acts in"])
+
+
+def compare(
+    prompts: Sequence[Preference],
+    preferences: PreferenceSet,
+    models: Mapping[str, LanguageModel],
+    protocols: Mapping[str, Protocol],
+    seed: int = 0,
+    source: str = "",
+) -> pd.DataFrame:
+    """`candidates_under` of every model with the demonstrations of one source, with the columns of `ORIGIN`."""
+
+    def of_model(name: str) -> pd.DataFrame:
+        table = candidates_under(prompts, preferences.support, models[name], protocols, seed)
+        return with_origin(table, name, source, "random")
+
+    return pd.concat(for_models(models, of_model).values(), ignore_index=True)
+
+
 def candidates_under(
     prompts: Sequence[Preference],
     support: Sequence[Preference],
@@ -76,7 +104,7 @@ def candidates_under(
     for names in groups.values():
         first = protocols[names[0]].but(**AS_SAMPLED)
         retrievers = by_domain("random", support, domains_of(prompts), first, seed=seed)
-        demos = retrieved(prompts, retrievers, first.n_demos)
+        demos = retrieve(prompts, retrievers, first.n_demos)
         texts = [contexts(ds, p.prompt, first)["icl"] for ds, p in zip(demos, prompts, strict=True)]
         sampled = lm.sample(texts, first.n_candidates, first, seed)
         for name in names:

@@ -20,8 +20,8 @@ from ..judging.rewards import Reward
 from ..models.encoder import MINILM, Embedder
 from ..models.lm import CausalLM, load_lm
 from ..protocol import RECOMMENDED, Protocol
+from ..statistics.answers import agreement_with_paper, answer_sentences
 from ..statistics.estimates import as_text
-from ..statistics.findings import VERDICTS
 from ..statistics.published import published_rpo
 from ..statistics.verdicts import Reported
 from ..store.stored import stored
@@ -32,6 +32,7 @@ from .cost import work_done
 from .policies import adapter_name
 from .win_rate import POINTS
 
+MAIN = "RPO-Paired > DPO"  # the paper's main claim
 ENCODED = {"prompts": "prompt", "prompts and responses": "prompt+response"}
 PARTS = {  # pattern of a printed setting -> field of `Recipe` or `Case`, and the conversion of its value
     r"(uniform|diagonal) weights": ("weighting", str),
@@ -228,16 +229,10 @@ def best_of_paper(rows: pd.DataFrame) -> dict[tuple[str, str], Reported]:
     return comparisons
 
 
-def paper_sentence(claims: pd.DataFrame, n_prompts: int) -> str:
-    """The number of each verdict on the claims of `best_of_paper`, the names of the decided claims, and the first two gains."""
-    counts = []
-    for verdict in VERDICTS:
-        part = claims[claims["verdict"] == verdict]
-        names = f" ({'; '.join(part['claim'])})" if verdict in VERDICTS[:2] else ""
-        if len(part):
-            counts.append(f"{verdict} in {len(part)}{names}")
-    n_seeds = int(claims["seeds"].max())
-    seeds = f"{n_seeds} training seed{'s' if n_seeds > 1 else ''}"
-    gains = [f"{r.claim} by {r.here} percentage points (paper: {r.paper})" for r in claims.head(2).itertuples()]
-    verdicts = f"Of {len(claims)} published differences, on {n_prompts} prompts and {seeds}: {', '.join(counts)}."
-    return f"{verdicts} {'; '.join(gains)}."
+def answer(claims: pd.DataFrame) -> list[str]:
+    """For each set of policies (column source): paired RPO against DPO, and how many published differences agree with ours."""
+    found = []
+    for name, part in claims.groupby("source", sort=False):
+        main = answer_sentences(part[part["claim"] == MAIN], "percentage points", 1)
+        found.append(" ".join([f"With {name}:", *main, agreement_with_paper(part)]))
+    return found

@@ -38,6 +38,11 @@ def escaped(text: str, limit: int | None = CELL_CHARACTERS) -> str:
     return html.escape(visible(text, limit))
 
 
+def signs(text: str) -> str:
+    """A text whose negative numbers have a minus sign in place of a hyphen."""
+    return re.sub(r"(?<![\w.)\]-])-(?=\d)", "−", text)
+
+
 def label(text: str, limit: int = 40) -> str:
     """A text on one line for a figure, with hidden characters made visible, truncated to `limit`."""
     line = visible(" ".join(text.split()))

@@ -75,13 +75,14 @@ def load_preferences(
 ) -> PreferenceSet:
     """Load a preference set by name, path or hub id.
 
-    `source`: a packaged name (`pocket`, `pocket/helpful`), a short name (`hh-rlhf`, `synthetic-gpt`, `tldr`), a file
-    (.jsonl .json .csv .parquet, also .gz), a folder of such files named after their split, or a hub id.
-    `data_dir`: a sub-folder. For HH-RLHF, `harmless-base` or `helpful-base`, which also sets the domain.
-    `demonstrations`: the column of the support responses: "raw" for `chosen`, "teacher-a" for `teacher_a`, and so on.
-    Dev and test prompts keep their own `chosen`. A teacher's responses to test prompts are stored in `test_responses`.
-    `max_tokens`: the maximum length of prompts and of responses, as counted by `count_tokens` (Appendix A: 320 and 128
-    for HH-RLHF, 128 and 200 for SyntheticGPT).
+    - `source`: a packaged name (`pocket`, `pocket/helpful`), a short name (`hh-rlhf`, `synthetic-gpt`, `tldr`), a file
+      (.jsonl .json .csv .parquet, also .gz), a folder of such files named after their split, or a hub id.
+    - `data_dir`: a sub-folder. For HH-RLHF, `harmless-base` or `helpful-base`, which also sets the domain.
+    - `demonstrations`: the column of the support responses: "raw" for `chosen`, "teacher-a" for `teacher_a`, and so on.
+      Dev and test prompts keep their own `chosen`. A teacher's responses to test prompts are stored in `test_responses`.
+    - `max_tokens`: the maximum length of prompts and of responses, as counted by `count_tokens` (Appendix A: 320 and 128
+      for HH-RLHF, 128 and 200 for SyntheticGPT).
+
     A set without a test split is split at random by `seed`: a tenth of the prompts for test, a tenth for dev, and no
     prompt in two splits. It needs at least three prompts.
 

@@ -36,6 +36,8 @@ class LanguageModel(Interface):
 
     # Text and tokens: see `tokens.Tokens`.
 
+    eos_ids: Sequence[int]  # the tokens that end a text
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a plain text, without special tokens."""
 
@@ -53,6 +55,9 @@ class LanguageModel(Interface):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token; joined, the pieces are `decode(ids)`."""
 
     # Sampling and scoring.
 

@@ -55,6 +55,19 @@ class Tokens:
         """The text of token ids, without special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token; joined, the pieces are `decode(ids)`.
+
+        Found by decoding one token more at a time, since a token's text may depend on the tokens before it. A character
+        that several tokens spell, such as a Chinese one in a byte-level vocabulary, belongs to the last of them; the
+        others have no text.
+        """
+        whole, ends = self.decode(ids), [0]
+        for k in range(1, len(ids)):
+            prefix = self.decode(ids[:k])  # ends with U+FFFD while a character is incomplete
+            ends.append(max(ends[-1], len(prefix)) if whole.startswith(prefix) else ends[-1])
+        return [whole[a:b] for a, b in zip(ends, [*ends[1:], len(whole)], strict=True)] if ids else []
+
     def encode_context(self, text: str) -> list[int]:
         """Token ids of a context, with BOS if the tokenizer adds it, and without a final EOS."""
         ids = self.tokenizer(text)["input_ids"]

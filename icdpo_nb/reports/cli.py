@@ -19,6 +19,7 @@ from ..common.escaping import scrubbed, visible
 from .compare import read_run, report_differences
 from .completion import SHELLS, script
 from .front import write_front_page
+from .gallery import publish
 from .job import Job, load_job, notebook_names, open_notebook, read_job
 from .processes import side_by_side
 from .progress import STATE_FILE, Display, Listener, Watcher, in_line, to_file
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     store.set_defaults(command=_store)
     gallery = commands.add_parser("gallery", help="make the front page of a folder of reports again")
     gallery.add_argument("folder", nargs="?", help="a folder of reports (default: the project's)")
+    gallery.add_argument("--publish", metavar="FOLDER", help="copy the finished reports there, without their large files")
     gallery.set_defaults(command=_gallery)
     doctor = commands.add_parser("doctor", help="what this machine can run, and what is missing")
     doctor.set_defaults(command=_doctor)
@@ -137,9 +139,11 @@ def _several(todo: Sequence[Job], jobs: int, watcher: Watcher | None) -> int:
         for job, file in zip(todo, files, strict=True):
             job.save(file)
         commands = [[sys.executable, "-m", "icdpo_nb.reports", "run", str(file)] for file in files]
-        code = side_by_side(commands, jobs, _after(todo), watcher)
-    write_front_page(todo[0].out)  # two that end at once may each have missed the other
-    return code
+        try:
+            return side_by_side(commands, jobs, _after(todo), watcher)
+        finally:  # two that end at once, by an interrupt say, may each have missed the other
+            if todo[0].out.is_dir():
+                write_front_page(todo[0].out)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -221,6 +225,9 @@ def _gallery(args: argparse.Namespace) -> int:
         raise InputError(f"{folder}: no such folder; give a folder of reports, for example reports")
     if not any(folder.glob("*/run.json")):
         raise InputError(f"{folder}: no run there; make a report first, for example icdpo-nb report 01_method")
+    if args.publish:
+        print(publish(folder, args.publish))
+        return 0
     with writing(folder):
         print(write_front_page(folder))
     return 0

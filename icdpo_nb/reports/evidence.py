@@ -1,19 +1,17 @@
 """What the records of runs say of the papers' claims: every comparison with its verdict, and one verdict for each claim."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from ..common.errors import InputError
-from ..statistics.findings import AGREES, CONTRADICTS, NOT, OPEN, SAME, SMALL, VERDICTS
+from ..statistics.findings import AGREES, CONTRADICTS, NOT, OPEN, VERDICTS
 from .html import is_done, read_record
 from .registry import Claim, parts_of
 
 MIXED = "mixed"  # a claim that agrees in some settings and contradicts in others
-NEARER, BETTER = "NLL: GPT-3.5 > LLaMA2-chat", "ICDPO: LLaMA2-chat > GPT-3.5"  # what 03_demo_source_nll says by forecasts
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,6 @@ class Record:
         claims = self.headline.get("claims")
         parts = claims if isinstance(claims, dict) else {"": claims}
         rows = [(str(part), row) for part, found in parts.items() for row in _rows(found)]
-        rows += [("", row) for row in self._forecasts()]
         return [_setting(part, row) for part, row in rows if row.get("verdict") in VERDICTS]
 
     def role(self, source: str) -> str | None:
@@ -86,27 +83,6 @@ class Record:
             return role_of(source, [str(role) for role in given] if isinstance(given, list) else [])
         except InputError:
             return None
-
-    def _forecasts(self) -> list[dict]:
-        """The forecasts of 03_demo_source_nll for the paper's two teachers, as claims named as the paper means them."""
-        found, other = [], {AGREES: CONTRADICTS, CONTRADICTS: AGREES}
-        for row in _rows(self.headline.get("forecasts")):
-            later, _, earlier = str(row.get("sources")).partition(" - ")
-            if (self.role(later), self.role(earlier)) != ("GPT-3.5", "LLaMA2-chat"):
-                continue
-            forecast, outcome = str(row.get("serves better, by forecast")), str(row.get("outcome"))
-            nearer = _held(forecast, {earlier: AGREES, later: CONTRADICTS})
-            better = {"came true": nearer, "did not come true": other.get(nearer)}
-            shared = {"lm": row.get("lm"), "n": self.headline.get("n_prompts")}
-            gap = {
-                "claim": NEARER,
-                "verdict": nearer,
-                "source": f"{later} − {earlier}",
-                "here": row.get("NLL gap [95 % interval]"),
-            }
-            turned = {"source": f"{earlier} − {later}", "here": _turned(str(row.get("reward gap of ICDPO")))}
-            found += [shared | gap, shared | turned | {"claim": BETTER, "verdict": _held(outcome, better)}]
-        return found
 
 
 @dataclass(frozen=True)
@@ -179,18 +155,6 @@ def _setting(part: str, row: Mapping) -> Setting:
     counts = [int(value) if 0 < (value := _number(row.get(key))) < math.inf else 0 for key in ("n", "seeds", "decide")]
     source = str(row.get("source") or "")
     return Setting(str(row.get("claim")), lm, source, part, row["verdict"], first if math.isnan(mean) else mean, here, *counts)
-
-
-def _held(text: str, known: Mapping[str, str | None]) -> str:
-    """The verdict that a text stands for: one that is known, or that which it names, as "neither: cannot tell"."""
-    return known.get(text) or next((v for v in (SMALL, OPEN, SAME) if v in text), NOT)
-
-
-def _turned(text: str) -> str:
-    """An estimate as text, "mean [low, high]", with the other sign."""
-    found = re.fullmatch(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]", text)
-    mean, low, high = (f"-{value}".replace("--", "") for value in found.groups()) if found else ("", "", "")
-    return f"{mean} [{high}, {low}]" if found else text
 
 
 def _number(value: object) -> float:

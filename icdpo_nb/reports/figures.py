@@ -119,23 +119,6 @@ def plot_per_prompt(per_prompt: pd.DataFrame, value: str = "reward", ax: plt.Axe
     return ax
 
 
-def plot_token_gaps(tokens: Sequence[str], gaps: np.ndarray, ax: plt.Axes | None = None, label: str = "S") -> plt.Axes:
-    """How each token adds to a score: its difference of log-probabilities, and the running sum."""
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7.2, 2.6))
-    x = np.arange(len(gaps))
-    ax.bar(x, gaps, color=np.where(np.asarray(gaps) >= 0, "#0072b2", "#d55e00"), width=0.8)
-    ax.plot(x, np.cumsum(gaps), color="black", lw=1.4, label=f"running sum, ends at {label} = {np.sum(gaps):.2f}")
-    ax.axhline(0, color="black", lw=0.8)
-    names = [plain(t, 10) or "␣" for t in tokens]
-    ax.set_xticks(x, names, rotation=90, fontsize=max(5, min(9, 420 // max(len(x), 1))))
-    ax.set(ylabel="nats per token", xlim=(-1, len(gaps)))
-    ax.legend(frameon=False, fontsize=9)
-    ax.grid(axis="x", visible=False)
-    ax.figure.tight_layout()
-    return ax
-
-
 def plot_claims(table: pd.DataFrame) -> np.ndarray:
     """Contrasts of `sandbox.validation.verdicts` with their intervals: a panel a model, filled where it agrees."""
     models, claims = table["model"].unique(), table["claim"].unique()[::-1]

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from ..common.escaping import escaped
+from ..common.escaping import escaped, signs
 from ..common.files import write_whole
 from ..statistics.findings import AGREES, SIGNS, listed, needed_text
 from .evidence import MIXED, Record, Setting, Tested, read_records, shown_in, tests_of
@@ -204,11 +204,6 @@ def _filters(records: Sequence[Record]) -> dict[str, list[str]]:
 def marks() -> dict[str, str]:
     """The mark of every verdict, and of what stands in place of one."""
     return {MIXED: "±", NOT_RUN: "○", SHOWN: "→", NO_TEST: "·"} | {v: SIGNS[v] for v in MEANINGS if v in SIGNS}
-
-
-def signs(text: str) -> str:
-    """A text whose negative numbers have a minus sign in place of a hyphen."""
-    return re.sub(r"(?<![\w.)\]-])-(?=\d)", "−", text)
 
 
 def kept(text: str) -> str:

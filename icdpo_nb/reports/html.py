@@ -9,14 +9,17 @@ from .page import arranged
 
 HERE = Path(__file__).parent
 TAGS = ["p", "div", "span", "br", "pre", "details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td"]
-TAGS += ["dl", "dt", "dd", "svg", "line", "rect", "circle"]
+TAGS += ["dl", "dt", "dd", "svg", "line", "polyline", "rect", "circle", "text"]
 ATTRIBUTES = {  # those of a plot hold numbers, or its text alternative
     "*": ["class"],
     "th": ["class", "colspan", "scope"],
+    "span": ["class", "title"],  # a token's numbers
     "svg": ["class", "viewBox", "width", "height", "role", "aria-label"],
     "line": ["class", "x1", "x2", "y1", "y2"],
+    "polyline": ["class", "points"],
     "rect": ["class", "x", "y", "width", "height"],
     "circle": ["class", "cx", "cy", "r"],
+    "text": ["x", "y"],
 }
 
 
@@ -29,9 +32,11 @@ def to_html(notebook: Path, title: str, footer: str, about: Mapping[str, object]
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors.sanitize import SanitizeHTML
 
+    from .microscope import STYLE  # what a cell displays brings it along for JupyterLab; the page has it once
+
     exporter = HTMLExporter(template_name="template", extra_template_basedirs=[str(HERE)])
     plain = SanitizeHTML(tags=TAGS, attributes=ATTRIBUTES)
-    exporter.register_filter("plain_markup", plain.sanitize_html_tags)
+    exporter.register_filter("plain_markup", lambda text: plain.sanitize_html_tags(text.replace(STYLE, "")))
     exporter.register_filter("visible", visible)
     report = {"title": title, "footer": footer, "css": _css(), **(about or {})}
     body, _ = exporter.from_filename(str(notebook), resources={"report": report})
@@ -41,7 +46,9 @@ def to_html(notebook: Path, title: str, footer: str, about: Mapping[str, object]
 
 
 def _css() -> str:
-    return "".join((HERE / "template" / name).read_text(encoding="utf-8") for name in ("base.css", "style.css"))
+    return "".join(
+        (HERE / "template" / name).read_text(encoding="utf-8") for name in ("base.css", "style.css", "microscope.css")
+    )
 
 
 def read_record(path: Path) -> dict:

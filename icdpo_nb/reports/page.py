@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from bs4 import BeautifulSoup, Tag
 
 ORDER = ("answer", "results", "evidence", "examples", "method", "data", "cost", "limits", "provenance")
+LONG = 600, 15  # characters and lines: a text with more may need to scroll within itself
 BEFORE_HEADINGS = "provenance"  # what stands before the first heading: settings, versions, data
 
 
@@ -36,6 +37,7 @@ def arranged(main: str) -> str:
     if not any(s.kind == "answer" for s in sections):
         title.insert_after(*lead)
     _number(soup, article)
+    _reachable(article)
     whole = soup.new_tag("div", attrs={"class": "page"})
     whole.extend([article, _contents(soup, sections)])
     return str(whole)
@@ -97,10 +99,10 @@ def _element(soup: BeautifulSoup, section: Section) -> Tag:
 
 
 def _number(soup: BeautifulSoup, article: Tag) -> None:
-    """Give every table and figure a place to scroll, and those with a caption a number and a link."""
+    """Give every table, figure and microscope a place to scroll, and those with a caption a number and a link."""
     counts = {"Table": 0, "Figure": 0}
-    for exhibit in article.find_all(["table", "img"]):
-        if exhibit.find_parent(class_="card"):
+    for exhibit in article.select("table, img, div.microscope"):
+        if exhibit.find_parent(class_=["card", "microscope"]):
             continue
         caption = _caption_of(exhibit)
         outer = exhibit.parent if exhibit.name == "img" and exhibit.parent.name == "figure" else exhibit
@@ -129,10 +131,25 @@ def _number(soup: BeautifulSoup, article: Tag) -> None:
         frame.append(text)
 
 
+def _reachable(article: Tag) -> None:
+    """Let the keyboard reach what scrolls within itself, with a name: tables of the answer and of words, and long texts."""
+    for scroll in article.select(".card .scroll"):
+        scroll.attrs |= {"tabindex": "0", "role": "group", "aria-label": "claims and verdicts"}
+    for scroll in article.select(".microscope .scroll"):
+        scroll.attrs |= {"tabindex": "0", "role": "group", "aria-label": "words and what they add"}
+    for text in article.select("div.text"):
+        words = text.get_text()
+        if len(words) > LONG[0] or words.count("\n") > LONG[1]:
+            title = text.find_previous_sibling(class_="text-title")
+            text.attrs |= {"tabindex": "0", "role": "group", "aria-label": title.get_text() if title else "text"}
+
+
 def _caption_of(exhibit: Tag) -> Tag | None:
-    """The caption of a table, or the paragraph that follows a figure as its caption."""
+    """The caption within a table or microscope, or the paragraph that follows a figure as its caption."""
     if exhibit.name == "table":
         return exhibit.find("caption")
+    if exhibit.name == "div":
+        return exhibit.find("p", class_="caption")
     following = exhibit.find_next(lambda t: t.name in ("img", "table") or "caption" in t.get("class", []))
     return following if following is not None and following.name == "p" else None
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from IPython.display import HTML, display
 
-from ..common.escaping import escaped
+from ..common.escaping import escaped, signs
 from ..statistics.findings import AGREES, CONTRADICTS, NOT, OPEN, SAME, SIGNS, SMALL, VERDICTS
 
 CLASSES = {AGREES: "agrees", CONTRADICTS: "contradicts", SMALL: "small", OPEN: "open", SAME: "same", NOT: "not"}  # in base.css
-WIDTH, ROW = 190, 10  # pixels of an interval plot, and of each of its lines
+WIDTH, ROW, AXIS = 190, 10, 18  # pixels of an interval plot, of each of its lines, and the height of the axis above all
 
 
 def show_summary(
@@ -25,7 +25,8 @@ def show_summary(
     """Show the answer as sentences, the claims with their intervals and verdicts, and the facts.
 
     `claims`: as from `verdicts.claims`, rows of one domain; one row is shown for each claim and source, with an interval for
-    each language model. `margin`: the smallest difference that matters, shown as a band. `facts`: what the answer rests on, by
+    each language model. If a column unit has several values, each claim has an axis of its own. `margin`: the smallest
+    difference that matters, shown as a band. `facts`: what the answer rests on, by
     name; `cost`: what it cost, which differs between two runs of the same. `rows`: the heading of the sources.
     """
     first, *more = answer
@@ -43,22 +44,34 @@ def _list(facts: Mapping[str, str], kind: str) -> str:
 
 def _claims_table(claims: pd.DataFrame, margin: float, caption: str, rows_of: str) -> str:
     """A group of rows for each claim, and a row in it for each source of demonstrations."""
-    scale, lms = _scale(claims, margin), list(claims["lm"].unique())
+    lms, apart = list(claims["lm"].unique()), "unit" in claims and claims["unit"].nunique() > 1
+    scale = _scale(claims, margin)
     keys = " ".join(f'<span class="key m{k % 6}">{escaped(lm)}</span>' for k, lm in enumerate(lms))
     legend = f'<p class="legend">{keys}</p>' if len(lms) > 1 else ""
     body = ""
     for claim, part in claims.groupby("claim", sort=False):
         method, _, baseline = claim.partition(" > ")
-        body += f'<tr class="claim"><th colspan="5" scope="rowgroup">{escaped(method)} − {escaped(baseline)}</th></tr>'
+        name, axis = f"{escaped(method)} − {escaped(baseline)}", ""
+        if apart:
+            scale = _scale(part, margin)
+            name, axis = f"{name}, {escaped(part['unit'].iloc[0])}", f"<td>{axis_svg(scale, margin)}</td><td></td><td></td>"
+        body += f'<tr class="claim"><th colspan="{2 if apart else 5}" scope="rowgroup">{name}</th>{axis}</tr>'
         for source, rows in part.groupby("source", sort=False):
             plot = intervals_svg(rows.to_dict("records"), scale, margin, lms)
-            paper = "<br>".join(part for text in dict.fromkeys(rows["paper"]) for part in escaped(text).split(", "))
+            paper = [part for text in dict.fromkeys(rows["paper"]) for part in escaped(signs(text)).split(", ")]
+            paper = " ".join(f"<span>{part}</span>" for part in paper)
             body += (
                 f'<tr><th scope="row">{escaped(source) or "all"}</th><td class="number">{_means(rows)}</td><td>{plot}</td>'
                 f'<td class="paper">{paper}</td><td>{"<br>".join(verdict_marks(rows["verdict"]))}</td></tr>'
             )
-    head = f"<th>{escaped(rows_of)}</th><th>difference</th>"
-    head += f"<th>95 % intervals, {scale[0]:.2g} to {scale[1]:.2g}</th><th>the paper</th><th>verdict</th>"
+    heads = (
+        escaped(rows_of),
+        "difference",
+        f"95 % intervals{'' if apart else axis_svg(scale, margin)}",
+        "the paper",
+        "verdict",
+    )
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     note = f"<caption>{escaped(caption)}</caption>" if caption else ""
     table = f'<table class="claims">{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return f'{legend}<div class="scroll">{table}</div>'
@@ -67,8 +80,8 @@ def _claims_table(claims: pd.DataFrame, margin: float, caption: str, rows_of: st
 def _means(rows: pd.DataFrame) -> str:
     """The differences of a row: one with its interval, or the range over the models."""
     if len(rows) == 1:
-        return escaped(str(rows["here"].iloc[0]))
-    return f"{rows['mean'].min():+.2f} to {rows['mean'].max():+.2f}"
+        return escaped(signs(str(rows["here"].iloc[0])))
+    return signs(f"{rows['mean'].min():+.2f} to {rows['mean'].max():+.2f}")
 
 
 def verdict_marks(verdicts: pd.Series) -> list[str]:
@@ -88,6 +101,31 @@ def _scale(claims: pd.DataFrame, margin: float) -> tuple[float, float]:
     low, high = min(ends), max(ends)
     pad = 0.04 * (high - low or 1)
     return low - pad, high + pad
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """The multiples of 1, 2 or 5 × a power of ten between two values: 0 if it is between them, and at most six."""
+    if not high > low:
+        return [low]
+    power = 10.0 ** math.floor(math.log10(high - low) - 1)
+    step = next(s * power for s in (1, 2, 5, 10, 20, 50) if (high - low) / (s * power) <= 5)
+    return [round(k * step, 10) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def axis_svg(scale: tuple[float, float], margin: float) -> str:
+    """An inline SVG with the axis of the interval plots below it: ticks with their values, and a long one at 0."""
+    low, high = scale
+    shapes = ""
+    for value in ticks(low, high):
+        x = round((value - low) / (high - low) * WIDTH, 1)
+        kind = "tick" if value else "zero"
+        shapes += f'<line class="{kind}" x1="{x}" x2="{x}" y1="{AXIS - (4 if value else 6)}" y2="{AXIS}"></line>'
+        shapes += f'<text x="{x}" y="{AXIS - 8}">{signs(f"{value:g}")}</text>'
+    text = f"axis from {low:.2g} to {high:.2g}, with a line at 0"
+    if math.isfinite(margin):
+        text += f" and a band of ± {margin:g}, the smallest difference that matters"
+    size = f'viewBox="0 0 {WIDTH} {AXIS}" width="{WIDTH}" height="{AXIS}"'
+    return f'<svg class="intervals" {size} role="img" aria-label="{escaped(signs(text))}">{shapes}</svg>'
 
 
 def intervals_svg(rows: Sequence[Mapping], scale: tuple[float, float], margin: float, lms: Sequence[str]) -> str:

@@ -39,7 +39,7 @@ def show_table(
     shown = [[_cell(v, digits) for v in row] for row in table.itertuples(index=False)]
     numeric = [_is_numeric(table[c], [row[k] for row in shown]) for k, c in enumerate(table)]
     marks = highlight if highlight is not None else [False] * len(table)
-    head = "".join(f"<th{_class('number' * n)}>{escaped(str(c))}</th>" for c, n in zip(table, numeric, strict=True))
+    head = "".join(f'<th scope="col"{_class("number" * n)}>{escaped(str(c))}</th>' for c, n in zip(table, numeric, strict=True))
     body = "".join(
         f"<tr{_class('chosen' * bool(mark))}>{_row(row, before, numeric)}</tr>"
         for row, before, mark in zip(shown, [None, *shown], marks, strict=False)
@@ -65,6 +65,7 @@ def _row(row: Sequence[str], before: Sequence[str] | None, numeric: Sequence[boo
         value = escaped(text)
         if interval:
             value = f'{escaped(interval[1])} <span class="ci">{escaped(interval[2])}</span>{escaped(interval[3])}'
+        value = f"<span>{value}</span>" if again else value
         cells += f"<td{_class(' '.join(['number'] * number + ['again'] * again))}>{value}</td>"
     return cells
 

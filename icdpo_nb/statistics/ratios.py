@@ -55,6 +55,6 @@ def _crossing(limit, start: float, step: float) -> float:
         if math.isnan(value):
             return math.nan
         if (value > 0) != (begin > 0):
-            return float(brentq(limit, start, far, xtol=1e-5))
+            return float(brentq(limit, start, far, xtol=1e-4))
         far, step = far + step, 2 * step
     return math.nan

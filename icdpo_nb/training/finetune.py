@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -29,7 +28,7 @@ from ..models.interface import LanguageModel
 from ..protocol import RECOMMENDED, Protocol
 from ..templates import base_context
 from .recipes import Recipe
-from .trainers import SIDES, adapter_at, keep_steps, last_checkpoint, make_trainer, stop_when_not_finite
+from .trainers import SIDES, adapter_at, keep_steps, last_checkpoint, make_trainer, stop_when_not_finite, undisturbed
 
 SCHEMA = 2  # increase it if a change to the code affects the trained weights
 TRAINING, WEIGHTS = "training.json", "adapter_model.safetensors"
@@ -187,16 +186,15 @@ def _at_a_time(jobs: Sequence[_Job]) -> tuple[int, int]:
 
 
 def _train_once(job: _Job, quiet: bool = False) -> None:
-    """Train, unless another process has done so. `quiet`: suppress progress bar and warnings, for worker processes."""
+    """Train, unless another process has done so. `quiet`: without a progress bar, for worker processes."""
     from filelock import FileLock
 
-    if quiet:
-        warnings.filterwarnings("ignore", category=FutureWarning)
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{job.folder}.lock"):
         if not _is_complete(job):
             shutil.rmtree(job.folder, ignore_errors=True)
-            _train(_with_embeddings(job), quiet)
+            with undisturbed():
+                _train(_with_embeddings(job), quiet)
 
 
 def _is_complete(job: _Job) -> bool:

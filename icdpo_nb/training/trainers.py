@@ -3,7 +3,9 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..common.errors import InputError
@@ -46,7 +48,7 @@ def on_one_device(args):
 
 
 def _arguments(model, recipe: Recipe, steps: int, folder: Path, quiet: bool) -> dict:
-    """Arguments common to all trainers. Unlike TRL's defaults, bfloat16 and gradient checkpointing are disabled on a CPU."""
+    """Arguments common to all trainers. Unlike TRL's defaults, bfloat16 and activation checkpointing are disabled on a CPU."""
     on_cpu = model.device.type == "cpu"
     window = getattr(model.config.get_text_config(), "max_position_embeddings", 1024)
     batch_size = recipe.batch * (2 if recipe.method == "KTO" else 1)  # KTO treats a pair as two examples
@@ -56,7 +58,7 @@ def _arguments(model, recipe: Recipe, steps: int, folder: Path, quiet: bool) -> 
         "learning_rate": recipe.rate, "optim": {"adamw": "adamw_torch", "rmsprop": "rmsprop"}[recipe.optimizer],
         "lr_scheduler_type": {"cosine": "cosine", "constant": "constant_with_warmup"}[recipe.schedule],
         "warmup_steps": min(5, steps // 10) if recipe.warmup < 0 else recipe.warmup, "max_grad_norm": recipe.clip,
-        "use_cpu": on_cpu, "bf16": not on_cpu, "gradient_checkpointing": not on_cpu, "report_to": [],
+        "use_cpu": on_cpu, "bf16": not on_cpu, "activation_checkpointing": not on_cpu, "report_to": [],
         "logging_steps": 1, "logging_nan_inf_filter": False, "max_length": window,
         "save_strategy": "steps", "save_steps": math.ceil(steps / CHECKPOINTS), "save_total_limit": 1,
         "disable_tqdm": quiet or bool(os.environ.get("TQDM_DISABLE")),
@@ -91,6 +93,22 @@ def _own_trainer(model, tokenizer, rows: list[dict], recipe: Recipe, config: dic
     args = on_one_device(TrainingArguments(**config, remove_unused_columns=False))
     trainer = IPOTrainer if recipe.method == "IPO" else RPOTrainer
     return trainer(get_peft_model(model, lora), args=args, train_dataset=items, **settings)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without the bars of datasets for every small step, and without a warning that TRL and peft cause in transformers."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def keep_steps(steps: Sequence[int], folder: Path):

@@ -9,17 +9,21 @@ import torch
 
 from icdpo_nb.analyses.likelihood import (
     ALONE,
+    BETTER,
+    NEARER,
     WITH_DEMOS,
     common_prompts,
     forecast_sentence,
     forecasts,
     pairs_of,
     source_nll,
+    teacher_claims,
 )
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.data.preferences import load_sources
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.statistics.estimates import method_gains
+from icdpo_nb.statistics.findings import AGREES, CONTRADICTS
 
 
 @pytest.fixture
@@ -125,6 +129,31 @@ def test_forecast_by_hand(rewards, outcome, end):
     forecast = "The NLL of 20 responses per source gives a forecast in 1 of 1 comparisons"
     assert forecast_sentence(found, 20) == forecast + end
     assert np.isclose(float(found["NLL gap [95 % interval]"][0].split()[0]), 1.0)
+
+
+def test_the_papers_claims_on_its_teachers():
+    """b's responses cost one nat more a token; ICDPO gains 1.5 points with a, for the one model that has both."""
+    nll = pd.concat(
+        [
+            table({"b": [2.0, 2.1, 1.9, 2] * 5, "a": [1.0] * 20, "raw": [5.0] * 20}, "nll"),
+            table({"b": [0.0] * 20, "a": [1.0] * 20, "raw": [5.0] * 20}, "nll", WITH_DEMOS),
+        ]
+    )
+    kept = pd.concat([table({"ICDPO": v, "ICL": [9.0] * 20}, "reward", k)
+                      for k, v in {"a": [3.0, 4, 3, 4] * 5, "b": [2.0] * 20}.items()])  # fmt: skip
+    kept = pd.concat([kept, kept[kept["source"] == "a"].assign(lm="half")])
+    roles = ["b=GPT-3.5", "a=LLaMA2-chat"]
+    found = teacher_claims(nll, kept, (0.05, 0.35), roles)
+    assert found["claim"].tolist() == [NEARER, BETTER]
+    assert found["source"].tolist() == ["b − a", "a − b"]
+    assert found["verdict"].tolist() == [AGREES, AGREES]
+    np.testing.assert_allclose(found["mean"], [1.0, 1.5])
+    assert found["unit"].tolist() == ["nats per token", "points of reward"]
+    assert found["paper"].tolist() == ["higher", "LLaMA +5.2, LLaMA2 +8.3, Mistral +15.7"]
+    assert teacher_claims(nll, None, (0.05, 0.35), roles)["claim"].tolist() == [NEARER]
+    turned = teacher_claims(nll, kept, (0.05, 0.35), ["a=GPT-3.5", "b=LLaMA2-chat"])
+    assert turned["verdict"].tolist() == [CONTRADICTS, CONTRADICTS]
+    assert teacher_claims(nll, kept, (0.05, 0.35)).empty, "no source stands for a teacher"
 
 
 def test_no_forecast_where_the_losses_are_equal():

@@ -8,11 +8,12 @@ import pytest
 from conftest import FEW_PAIRS, SMALL_RECIPE, Lengths, training_in
 
 from icdpo_nb.analyses.relative_preference import (
+    MAIN,
     RPO_TABLES,
     Case,
+    answer,
     best_of_paper,
     case_answers,
-    paper_sentence,
     read_case,
     rpo_rows,
     train_cases,
@@ -21,6 +22,7 @@ from icdpo_nb.analyses.relative_preference import (
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
+from icdpo_nb.statistics.findings import AGREES, HIGHER, NOT, OPEN, SAME
 from icdpo_nb.statistics.published import published_rpo
 from icdpo_nb.templates import base_context
 from icdpo_nb.training.finetune import training_record
@@ -138,14 +140,17 @@ def test_no_published_win_rate_is_left_out(table):
     assert shown == sorted(published_rpo().query("table == @table")["value"])
 
 
-def test_the_answer_counts_the_verdicts():
-    rows = [("A > B", "1.0 [0.5, 1.5]", "agrees", "7B +2.0", 3), ("C > D", "0.0 [-1.0, 1.0]", "cannot tell", "7B +3.0", 3)]
-    claims = pd.DataFrame(rows, columns=["claim", "here", "verdict", "paper", "seeds"])
-    assert paper_sentence(claims, 9) == (
-        "Of 2 published differences, on 9 prompts and 3 training seeds: agrees in 1 (A > B), cannot tell in 1. "
-        "A > B by 1.0 [0.5, 1.5] percentage points (paper: 7B +2.0); "
-        "C > D by 0.0 [-1.0, 1.0] percentage points (paper: 7B +3.0)."
-    )
+def test_the_answer_has_the_main_claim_and_counts_the_others():
+    columns = ["source", "claim", "mean", "finding", "verdict"]
+    rows = [("one recipe", MAIN, 5.14, HIGHER, AGREES), ("one recipe", "C > D", -1, OPEN, OPEN)]
+    rows += [("another", MAIN, 0.1, SAME, SAME), ("a third", "C > D", 1, OPEN, NOT)]
+    reported = "that the paper reports for the same role"
+    assert answer(pd.DataFrame(rows, columns=columns)) == [
+        f"With one recipe: RPO-Paired beats DPO, by 5.1 percentage points. Of 2 comparisons {reported}, 1 agrees and 1 cannot "
+        "be decided.",
+        "With another: RPO-Paired changes nothing against DPO. The paper reports one of these comparisons: it changed nothing.",
+        "With a third: The paper reports none of these comparisons for the same role.",
+    ]
 
 
 @pytest.fixture(scope="module")

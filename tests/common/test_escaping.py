@@ -4,7 +4,7 @@ import html
 
 import pytest
 
-from icdpo_nb.common.escaping import escaped, label, scrubbed, visible
+from icdpo_nb.common.escaping import escaped, label, scrubbed, signs, visible
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,11 @@ def test_long_texts_lose_their_middle_and_say_so():
     assert visible(text) == text
     assert len(escaped(text)) < 2100
     assert visible("a" * 10, 10) == "a" * 10
+
+
+def test_negative_numbers_have_a_minus_sign():
+    text = "-0.11 [-0.37, 0.14], LLaMA2-7B, 2026-11-28, teacher-a"
+    assert signs(text) == "−0.11 [−0.37, 0.14], LLaMA2-7B, 2026-11-28, teacher-a"
 
 
 def test_labels_are_short_and_on_one_line():

@@ -25,7 +25,7 @@ def test_effects_stand_in_a_panel_each():
     assert grid.shape == (2, 2)
     ax = grid[0, 0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["$Ŝ$", "S"], "the first is on top"
-    drawn = [line.get_xdata().tolist() for line in ax.lines]
+    drawn = [list(line.get_xdata()) for line in ax.lines]
     assert drawn[-2:] == [[0.0, 2.0], [1.0]], "the interval and its mean; what is unknown is not drawn"
     assert [line[0] for line in drawn[:2]] == [0, 1]
     assert len(ax.patches) == 1, "the band of the margin"

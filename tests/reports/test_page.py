@@ -59,6 +59,16 @@ def test_exhibits_with_a_caption_have_a_number_and_a_link():
     assert found.find(class_="card").find("caption").get_text() == "Card.", "the card is left as it is"
 
 
+def test_what_scrolls_within_itself_can_be_reached():
+    """The table of the answer, and texts that may be higher than their box; each by its name."""
+    card = '<div class="card"><div class="scroll"><table></table></div></div>'
+    words = ("a", "a " * 400, "a\n" * 20)
+    texts = "".join(f'<div class="text-title">T{k}</div><div class="text">{text}</div>' for k, text in enumerate(words))
+    found = page(f'<section data-kind="answer"><h2>A</h2></section><div class="output">{card}{texts}</div>')
+    assert [node["aria-label"] for node in found.find_all(tabindex="0")] == ["claims and verdicts", "T1", "T2"]
+    assert found.find(class_="text").get("tabindex") is None, "a short one is no stop on the way"
+
+
 def test_a_notebook_without_answer_or_headings():
     cell = '<section data-kind="unheard-of"><h1>Why?</h1><p>About.</p><h2 id="x">X</h2><p>y</p></section>'
     found = page(f'{cell}<div class="output">z</div>')

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from icdpo_nb.reports import evidence, front, job
+from icdpo_nb.reports import front, job
 from icdpo_nb.reports.registry import REGISTRY, parts_of, read_claims
 from icdpo_nb.statistics.published import published_gain, published_rpo
 from icdpo_nb.statistics.verdicts import by_model
@@ -70,14 +70,14 @@ def test_the_numbers_of_rpo_are_those_of_its_tables():
 def emitted(notebook: str) -> dict[str, list[float]]:
     """The claims that a notebook emits, by name, from its own lines; with the paper's differences where it computes them."""
     from icdpo_nb import statistics
-    from icdpo_nb.analyses import relative_preference, sandbox_claims
+    from icdpo_nb.analyses import likelihood, relative_preference, sandbox_claims
     from icdpo_nb.training import Recipe, recipe_settings
 
     node, declared = job.open_notebook(notebook)
     if notebook == "10_sandbox_validation":
         return dict.fromkeys(sandbox_claims.CLAIMS, ())
     if notebook == "03_demo_source_nll":
-        return dict.fromkeys((evidence.NEARER, evidence.BETTER), ())
+        return dict.fromkeys((likelihood.NEARER, likelihood.BETTER), ())
     if notebook == "08_relative_preference":
         own = recipe_settings("workbook", {"batch": 8}, learning_rate=0.0, batch=0)
         rows, _ = relative_preference.rpo_rows([1, 2, 3, 4, 6, 7, 8], relative_preference.Case(Recipe("RPO-Paired", **own)))

@@ -302,6 +302,62 @@ sys.exit(cli.main(["report", "06_ending", "-o", {str(ending)!r}]))"""
     assert not kernel.is_running()
 
 
+def test_ctrl_c_while_libraries_load_is_one_line():
+    """It comes in the middle of an import, where an exception would show as a traceback, or be lost."""
+    code = """import builtins, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from icdpo_nb.reports.__main__ import main
+load = builtins.__import__
+def interrupted(name, *rest):
+    if name == "pandas":
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except BaseException:
+            pass
+    return load(name, *rest)
+builtins.__import__ = interrupted
+sys.argv[1:] = ["list"]
+sys.exit(main())"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "icdpo-nb: interrupted\n")
+
+
+@pytest.mark.parametrize("whom", ["group", "parent"])
+def test_ctrl_c_ends_all_that_runs_side_by_side(ending, monkeypatch, whom):
+    """As a terminal sends it, or to the parent alone: one line, both kept as failed, and nothing goes on, not even what a
+    notebook has started."""
+    monkeypatch.setenv("HOW", "slow")
+    node = nbformat.read(job.NOTEBOOKS / "06_ending.ipynb", as_version=4)
+    node.cells[2].source = f"import subprocess; subprocess.Popen(['sleep', '600'])\n{node.cells[2].source}"
+    for name in ("06_ending", "07_ending"):
+        nbformat.write(node, job.NOTEBOOKS / f"{name}.ipynb")
+    code = f"""import sys, pathlib, signal
+from icdpo_nb.reports import cli, job
+job.NOTEBOOKS = pathlib.Path({str(job.NOTEBOOKS)!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(cli.main(["report", "06_ending", "07_ending", "-j", "2", "-o", {str(ending)!r}]))"""
+    options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen([sys.executable, "-c", code], **options) as command:
+        while len([p for p in ending.glob(".*/*/pid.json") if p.read_text()]) < 2:
+            assert command.poll() is None
+            time.sleep(0.05)
+        begun = psutil.Process(command.pid).children(recursive=True)
+        assert sum("sleep" in process.cmdline() for process in begun) == 2
+        (os.killpg if whom == "group" else os.kill)(command.pid, signal.SIGINT)
+        try:
+            assert command.wait(120) == 130
+        finally:
+            command.kill()
+        assert command.stderr.read() == "icdpo-nb: interrupted\n"
+    psutil.wait_procs(begun, 30)
+    assert not [process for process in begun if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    left = ["06_ending", "06_ending.failed", "07_ending.failed", "index.html"]
+    assert sorted(p.name for p in ending.iterdir()) == left, "nothing half is left"
+    for name in left[1:3]:
+        assert "interrupted in cell 2" in json.loads((ending / name / "run.json").read_text())["exception"]
+        assert name in (ending / "index.html").read_text()
+
+
 def test_what_a_killed_run_left_is_cleared(ending, monkeypatch):
     """By the next run; a folder of a run that still goes on stays, and so does one that is none of ours."""
     monkeypatch.setenv("HOW", "slow")

@@ -7,7 +7,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from icdpo_nb.reports import summary
-from icdpo_nb.reports.summary import intervals_svg, show_summary, verdict_marks
+from icdpo_nb.reports.summary import axis_svg, intervals_svg, show_summary, ticks, verdict_marks
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,19 @@ def test_a_row_for_each_claim_and_source(card):
     assert found.find("dl", class_="measured").get_text() == "added0 tokens"
 
 
+def test_claims_in_different_units_have_axes_of_their_own(card):
+    nll = CLAIMS.assign(claim="C > D", unit="nats", low=CLAIMS["low"] / 10, high=CLAIMS["high"] / 10, mean=CLAIMS["mean"] / 10)
+    found = card(["Yes."], {}, pd.concat([CLAIMS.assign(unit="points"), nll], ignore_index=True))
+    names = [row.th.get_text() for row in found.find_all("tr", class_="claim")]
+    assert names == ["B − A, points", "C − D, nats"]
+    labels = [row.svg["aria-label"] for row in found.find_all("tr", class_="claim")]
+    assert [label.split(",")[0] for label in labels] == ["axis from −0.048 to 1.2", "axis from −0.0048 to 0.12"]
+    assert found.find("thead").svg is None
+    one = card(["Yes."], {}, CLAIMS.assign(unit="points"))
+    assert one.find("thead").svg
+    assert one.find("tr", class_="claim").th.get_text() == "B − A"
+
+
 def test_a_plot_shows_what_its_text_says():
     """Values 0 to 10 over 190 pixels: by hand."""
     rows = [{"lm": "a", "here": "5 [0, 10]", "mean": 5.0, "low": 0.0, "high": 10.0}, {"lm": "b", "here": "2", "mean": 2.0,
@@ -66,6 +79,33 @@ def test_a_plot_shows_what_its_text_says():
     assert (float(line["x1"]), float(line["x2"])) == (0, 190)
     assert [float(c["cx"]) for c in svg.find_all("circle")] == [95, 38]
     assert len(svg.find_all("line", class_="ci")) == 1, "one without an interval is a dot"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "values"),
+    [
+        (-1.8, 2.5, [-1, 0, 1, 2]),
+        (-0.06, 0.21, [0, 0.1, 0.2]),
+        (-120, 700, [0, 200, 400, 600]),
+        (0, 10, [0, 2, 4, 6, 8, 10]),
+        (0, 0, [0]),
+    ],
+)
+def test_ticks_are_round(low, high, values):
+    assert ticks(low, high) == values
+
+
+def test_the_axis_has_the_scale_of_the_plots():
+    """Values -5 to 5 over 190 pixels: by hand."""
+    svg = BeautifulSoup(axis_svg((-5.0, 5.0), 0.25), "html.parser").svg
+    assert [(float(text["x"]), text.get_text()) for text in svg.find_all("text")] == [
+        (19, "−4"), (57, "−2"), (95, "0"), (133, "2"), (171, "4"),
+    ]  # fmt: skip
+    assert float(svg.find("line", class_="zero")["x1"]) == 95
+    assert svg["aria-label"] == (
+        "axis from −5 to 5, with a line at 0 and a band of ± 0.25, the smallest difference that matters"
+    )
+    assert "band" not in axis_svg((-5.0, 5.0), math.nan)
 
 
 def test_without_claims_the_answer_and_the_facts_remain(card):

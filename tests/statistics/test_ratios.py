@@ -61,13 +61,12 @@ def test_no_interval_where_there_cannot_be_one():
     assert math.isnan(ratio_ci([b], [0 * b]).mean)
 
 
-@pytest.mark.parametrize("n", [25, 60])
-def test_it_holds_the_truth(few_resamples, n):
-    """Gains like those of selection: mostly 0, else a part of a skewed headroom, sometimes lost."""
-    rng, held, times = np.random.default_rng(3), 0, 300
+def test_it_holds_the_truth(few_resamples):
+    """Gains like those of selection: a part of a skewed headroom, often 0, sometimes lost."""
+    rng, held, times, n = np.random.default_rng(3), 0, 100, 30
     for k in range(times):
         room = rng.exponential(size=n) * (rng.random(n) < 0.7)
         gain = room * rng.choice([1.0, 0.4, -0.5], n, p=[0.5, 0.2, 0.3])
         found = ratio_ci([gain], [room], seed=k % 5)
-        held += found.low <= 0.5 + 0.08 - 0.15 <= found.high
-    assert held / times >= 0.93 - 2 * 0.0147
+        held += found.low <= 0.5 + 0.2 * 0.4 - 0.3 * 0.5 <= found.high
+    assert held / times >= 0.93 - 2 * 0.0255
