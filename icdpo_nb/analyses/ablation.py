@@ -189,7 +189,7 @@ WORDS = {  # what a sentence says of the values with a finding
     LOWER: "a lower reward with {}",
     SMALL: "no difference that matters with {}",
     SAME: "the same answers with {}",
-    OPEN: "no decision with {}",
+    OPEN: "undecided with {}",
 }
 
 

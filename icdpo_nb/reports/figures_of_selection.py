@@ -79,7 +79,7 @@ def plot_best_of_n(curves: pd.DataFrame, label: str = "reward") -> np.ndarray:
         titles = (plain(str(lm)) if i == 0 and len(lms) > 1 else "", plain(str(source)) if len(sources) > 1 else "")
         ax.set_title("\n".join(filter(None, titles)), fontsize=10.5)
         ax.xaxis.get_major_locator().set_params(integer=True)
-    figure.supxlabel("n, candidates to choose from", fontsize=12)
+        ax.set_xlabel("n" if i == len(sources) - 1 else "")
     figure.supylabel(f"mean {label}", fontsize=12)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)

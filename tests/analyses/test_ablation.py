@@ -95,7 +95,7 @@ def test_effects_by_hand():
     (sentence,) = ablation.effect_sentences(found)
     assert sentence.startswith("Demonstrations (m), against 2: a higher reward with 4 (+")
     assert "; a lower reward with 0 (-1.99); no difference" in sentence
-    assert sentence.endswith("no difference that matters with 8; the same answers with 32; no decision with 16.")
+    assert sentence.endswith("no difference that matters with 8; the same answers with 32; undecided with 16.")
     shown = ablation.effects_table(found, ablation.effects(table, {DEMOS: "2"}, 0.05, "mrr"), table).set_index("value")
     assert shown.loc["2", "difference in reward"] == "base"
     assert shown.loc["4", "finding"] == HIGHER
