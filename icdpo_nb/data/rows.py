@@ -98,7 +98,7 @@ def _column(row: dict, name: str) -> str | list:
         raise InputError(f"no column {name!r}; the columns are {', '.join(columns) or 'none'}")
     if isinstance(row[name], str) or isinstance(row[name], list) and row[name]:
         return row[name]
-    kind = "an empty list" if row[name] == [] else type(row[name]).__name__
+    kind = "an empty list" if row[name] == [] else "no value" if row[name] is None else type(row[name]).__name__
     raise InputError(f"column {name!r} holds {kind}, but must hold text or a list of chat messages")
 
 
