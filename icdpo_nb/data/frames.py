@@ -72,8 +72,8 @@ def _records(table: object, place: str) -> Iterator[dict]:
         rows = table
     else:
         raise InputError(
-            f"{place}: preferences are given as {type(table).__name__}, but must be a name, a path, a hub id, a pandas DataFrame, "
-            "a datasets.Dataset or DatasetDict, or a list of dicts"
+            f"{place}: preferences are given as {type(table).__name__}, but must be a name, a path, a hub id, a pandas "
+            "DataFrame, a datasets.Dataset or DatasetDict, or a list of dicts"
         )
     for i, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):

@@ -22,6 +22,19 @@ def dialogue(messages: Sequence[dict]) -> str:
     return "\n\n".join(turns)
 
 
+def messages(text: str) -> list[dict]:
+    """A prompt's text as chat messages, the inverse of `dialogue`: "Human: Hi" -> [{"role": "user", "content": "Hi"}].
+
+    What stands before the first turn is a system message. A message that itself holds a line such as "Human: …" after a blank
+    line cannot be told from two.
+    """
+    before, *turns = re.split(r"(?:^|\n\n)(Human|Assistant):", text)
+    said = [{"role": "system", "content": before.strip()}] if before.strip() else []
+    roles = {"Human": "user", "Assistant": "assistant"}
+    pairs = zip(turns[::2], turns[1::2], strict=True)
+    return said + [{"role": roles[speaker], "content": content.strip()} for speaker, content in pairs]
+
+
 def split_dialogue(text: str) -> tuple[str, str]:
     r"""Split an HH-RLHF dialogue at its last `Assistant:` turn into prompt and response.
 

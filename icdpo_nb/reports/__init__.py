@@ -2,5 +2,5 @@
 
 Read in this order, each importing only from above: `parameters`, `figures`, `figures_of_training`, `tables`, `summary`,
 `run`, `setup`, `progress`, `runner`, `origins`, `page`, `html`, `registry`, `evidence`, `front`, `job`, `doctor`,
-`report`, `compare`, `processes`, `cli`.
+`report`, `in_python`, `compare`, `processes`, `cli`.
 """
