@@ -23,6 +23,7 @@ LONGER, LIKELIER, EMBEDDED = "longer", "lower NLL per token", "embeddings, cross
 CHANCE = 0.5  # share of pairs that a coin would order as labelled
 FOLDS = 5  # of the cross-validation, over prompts
 NEAR = 0.95  # cosine from which on two prompts are considered nearly the same
+SPEAKERS = {"human", "assistant"}  # words of a dialogue that nobody says
 SPLITS = ("support", "dev", "test")
 
 
@@ -124,7 +125,7 @@ def near_demonstrations(
 
 def repeats_sentence(found: pd.DataFrame) -> str:
     """What of `repeats` needs attention, in a sentence; `found` may hold further rows of its kind."""
-    rows = [f"{r.finding} ({r.pairs} of {r.of})" for r in found.itertuples() if r.pairs]
+    rows = [f"{r.finding} ({r.pairs:,} of {r.of:,})" for r in found.itertuples() if r.pairs]
     return (
         f"Texts that occur twice: {'; '.join(rows)}." if rows else "No text occurs twice, and no test prompt among the others."
     )
@@ -136,7 +137,8 @@ def _finding(name: str, ids: pd.Series, of: int) -> dict[str, object]:
 
 
 def _normalised(text: str) -> str:
-    return " ".join(words(text)) or text.strip()  # a text without words stands for itself
+    found = words(text)
+    return " ".join(found) if set(found) - SPEAKERS else text.strip()  # a text without words stands for itself
 
 
 # ---------------------------------------------------------------- telling the sides apart

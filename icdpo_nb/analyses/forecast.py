@@ -1,5 +1,6 @@
 """What a check-up forecasts for Ŝ and R, and how S and Ŝ then order the labelled test pairs, as tables and sentences."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -15,8 +16,8 @@ from .checkup import CHANCE, EMBEDDED, LIKELIER, LONGER
 from .consistency import SCORERS, pair_scores
 
 TOLD, UNTOLD, UNCLEAR = "told apart", "not told apart", "unclear"
-NAMES = {EMBEDDED: "sentence embeddings", LIKELIER: "the model's NLL per token"}  # what a forecast rests on
-WORDS = {HIGHER: "more often than chance", LOWER: "less often than chance", SMALL: "as chance would", OPEN: "undecided"}
+NAMES = {EMBEDDED: "by sentence embeddings", LIKELIER: "by the NLL per token"}  # what a forecast rests on
+WORDS = {HIGHER: "above chance", LOWER: "below chance", SMALL: "chance", OPEN: "cannot be told from chance"}
 
 
 def scored_shares(
@@ -37,16 +38,8 @@ def beyond_chance(row: pd.Series, margin: float) -> str:
     return finding(_from_chance(row), margin)
 
 
-def _from_chance(row: pd.Series) -> Estimate:
-    return Estimate(row["mean"] - CHANCE, row["low"] - CHANCE, row["high"] - CHANCE, int(row["n"]))
-
-
-def _share(row: pd.Series) -> str:
-    return Estimate(row["mean"], row["low"], row["high"], int(row["n"])).text()
-
-
 def outlook(of_model: pd.DataFrame, margin: float) -> str:
-    """`TOLD` if NLL or embeddings order the pairs beyond chance, `UNTOLD` if all stay within the margin, else `UNCLEAR`.
+    """`TOLD` if NLL or embeddings order the pairs beyond chance, `UNTOLD` if both stay within the margin, else `UNCLEAR`.
 
     An NLL that prefers the rejected responses tells them apart too; embeddings have learnt the labels, so they count only where
     they agree with them. `of_model`: the totals of `checkup.shares` for one language model.
@@ -54,65 +47,69 @@ def outlook(of_model: pd.DataFrame, margin: float) -> str:
     found = {row["method"]: beyond_chance(row, margin) for _, row in of_model.iterrows()}
     if found.get(EMBEDDED) == HIGHER or found.get(LIKELIER) in (HIGHER, LOWER):
         return TOLD
-    return UNTOLD if {found.get(name, SMALL) for name in NAMES} == {SMALL} else UNCLEAR
+    return UNTOLD if {found.get(name) for name in NAMES} == {SMALL} else UNCLEAR
 
 
 def forecast_sentences(means: pd.DataFrame, margin: float) -> list[str]:
-    """What the check-up forecasts for Ŝ and R: a sentence or two for each language model, and one on length.
+    """What the check-up forecasts for Ŝ and R: a sentence for each outlook and its language models, and one on length.
 
     `means`: the totals of `checkup.shares`. `margin`: the smallest difference from chance that matters, as a share.
     """
-    outlooks = {lm: outlook(part, margin) for lm, part in means.groupby("lm", sort=False)}
+    by_model = {lm: outlook(part, margin) for lm, part in means.groupby("lm", sort=False)}
     sentences = []
-    for kind in dict.fromkeys(outlooks.values()):
-        lms = [lm for lm, found in outlooks.items() if found == kind]
-        which = "" if len(lms) == len(outlooks) else f"With {', '.join(lms)}: "
+    for kind in dict.fromkeys(by_model.values()):
+        lms = [lm for lm, found in by_model.items() if found == kind]
+        which = "" if len(lms) == len(by_model) else f"With {', '.join(lms)}: "
         sentences.append(which + _forecast(kind, means[means["lm"].isin(lms)], margin))
     return [*sentences, _on_length(means, margin)]
 
 
 def _forecast(kind: str, means: pd.DataFrame, margin: float) -> str:
-    measured = []
-    for name, text in NAMES.items():
-        rows = means[means["method"] == name]
-        rows = rows.drop_duplicates("mean") if name == EMBEDDED else rows  # the same for every model
-        values = ", ".join(_share(row) for _, row in rows.iterrows())
-        measured += [f"{text} {'order' if name == EMBEDDED else 'orders'} {values}"] if values else []
-    seen = f"{'; '.join(measured)} of {means['n'].max()} prompts' pairs as labelled (chance: {CHANCE:.2f})"
+    of = {name: means[means["method"] == name] for name in NAMES}
+    measured = " and ".join(f"{text} {_values(of[name])}" for name, text in NAMES.items() if len(of[name]))
+    seen = f"share of {int(means['n'].max())} prompts' pairs ordered as labelled {measured}; chance {CHANCE:.2f}"
     if kind == TOLD:
         return (
-            f"Chosen and rejected demonstrations can be told apart: {seen}. Ŝ, which contrasts the two, has something to work "
-            "with. This is necessary and not sufficient: the sides may differ in style or length alone."
+            f"Chosen and rejected demonstrations can be told apart ({seen}), so Ŝ, which contrasts the two, has something to "
+            "work with; whether that is quality, style or length, this does not show."
         )
     if kind == UNTOLD:
         return (
-            f"Chosen and rejected demonstrations can hardly be told apart: {seen}. For such data the paper reports that the "
-            "estimation collapses, and that R makes it worse (section 3.2, RQ3): expect little of Ŝ and R here."
+            f"Chosen and rejected demonstrations can hardly be told apart ({seen}). The paper explains the failure of R on raw "
+            "data by pairs of this kind (section 3.2, RQ3), so expect little of Ŝ and R here."
         )
-    needed = max((n_to_decide(_from_chance(r), margin) for _, r in _open(means, margin).iterrows()), default=float("nan"))
-    more = needed_text(needed)
-    return f"Whether chosen and rejected can be told apart remains open: {seen}. No forecast{f'; {more}' if more else ''}."
-
-
-def _open(means: pd.DataFrame, margin: float) -> pd.DataFrame:
-    open_ones = [row["method"] in NAMES and beyond_chance(row, margin) == OPEN for _, row in means.iterrows()]
-    return means[open_ones]
+    undecided = [r for _, r in means.iterrows() if r["method"] in NAMES and beyond_chance(r, margin) == OPEN]
+    more = needed_text(max((n_to_decide(_from_chance(r), margin) for r in undecided), default=math.nan))
+    return f"Whether chosen and rejected demonstrations can be told apart remains open ({seen}){f'; {more}' if more else ''}."
 
 
 def _on_length(means: pd.DataFrame, margin: float) -> str:
-    row = means[means["method"] == LONGER].iloc[0]
-    found = beyond_chance(row, margin)
-    said = f"The chosen response is the longer one in {_share(row)} of the prompts' pairs"
-    if found in (HIGHER, LOWER):
-        return f"{said}: what is learnt from them may be length."
-    return f"{said}{': no length bias to speak of' if found == SMALL else ''}."
+    rows = means[means["method"] == LONGER]
+    said = f"The chosen response is the longer one in a share of {_values(rows)} of the prompts' pairs"
+    found = {beyond_chance(row, margin) for _, row in rows.iterrows()}
+    if found & {HIGHER, LOWER}:
+        return f"{said}, so what is learnt from them may be length."
+    return f"{said}{', no length bias to speak of' if found == {SMALL} else ''}."
 
 
 def outcome_sentence(means: pd.DataFrame, margin: float) -> str:
     """How S, Ŝ and π* order the labelled test pairs; `means`: the totals of `scored_shares`."""
     parts = []
     for method, rows in means.groupby("method", sort=False):
-        found = [(row, beyond_chance(row, margin)) for _, row in rows.iterrows()]
-        values = ", ".join(f"{_share(row)} ({WORDS[kind]})" for row, kind in found)
-        parts.append(f"{method} {values}")
+        kinds = pd.Series([beyond_chance(row, margin) for _, row in rows.iterrows()]).value_counts()
+        said = ", ".join(f"{WORDS[k]}{f' in {n} of {len(rows)} models' if len(kinds) > 1 else ''}" for k, n in kinds.items())
+        parts.append(f"{method} {_values(rows)} ({said})")
     return f"Share of the {int(means['n'].max())} labelled test pairs that a score orders as labelled: {'; '.join(parts)}."
+
+
+def _values(rows: pd.DataFrame) -> str:
+    """One share with its interval, or the range of several models' shares."""
+    low, high = rows["mean"].min(), rows["mean"].max()
+    if f"{low:.2f}" != f"{high:.2f}":
+        return f"{low:.2f} to {high:.2f}"
+    row = rows.iloc[0]
+    return Estimate(row["mean"], row["low"], row["high"], int(row["n"])).text()
+
+
+def _from_chance(row: pd.Series) -> Estimate:
+    return Estimate(row["mean"] - CHANCE, row["low"] - CHANCE, row["high"] - CHANCE, int(row["n"]))
