@@ -78,6 +78,7 @@ PUBLIC = {  # public name -> module; import everything else from its room
     "show_summary": "reports.summary",
     "start": "reports.run",
     "setup": "reports.setup",
+    "report": "reports.in_python",
     "run_notebook": "reports.report",
 }
 __all__ = sorted(PUBLIC)  # noqa: PLE0605

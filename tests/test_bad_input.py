@@ -118,7 +118,7 @@ ROWS = [  # rows of a JSON Lines file, what must be said after the file's name
     ([GOOD, {**GOOD, "chosen": "d"}], ": 1 different prompt is too few to split"),
     ([GOOD, {**GOOD, "prompt": "d"}], ": 2 different prompts are too few to split into support, dev and test; give at least 3"),
     ([{**GOOD, "chosen": 3}], ", line 1: column 'chosen' holds int, but must hold text or a list of chat messages"),
-    ([{**GOOD, "prompt": None}], ", line 1: column 'prompt' holds NoneType"),
+    ([{**GOOD, "prompt": None}], ", line 1: column 'prompt' holds no value"),
     ([{**GOOD, "rejected": {"text": "c"}}], ", line 1: column 'rejected' holds dict"),
     ([{**GOOD, "chosen": []}], ", line 1: column 'chosen' holds an empty list"),
     ([{"chosen": "hello", "rejected": "c"}], ", line 1: a dialogue without .*; add it, or give the prompt"),

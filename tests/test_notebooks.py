@@ -144,6 +144,16 @@ SMOKE = {  # parameters that make a notebook small
         "max_prompt_tokens": 0,
         "max_response_tokens": 0,
     },
+    "09_your_own_data": {
+        "lms": [LM],
+        "preferences": SET,
+        "n_pairs": 9,
+        "n_prompts": 4,
+        "domains": [],
+        "max_new_tokens": 8,
+        "max_prompt_tokens": 0,
+        "max_response_tokens": 0,
+    },
     "10_sandbox_validation": {"lms": [LM], "n_prompts": 3, "n_seeds": 2, "max_new_tokens": 8},
 }
 

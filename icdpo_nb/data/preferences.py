@@ -13,8 +13,9 @@ from pathlib import Path
 
 from ..common.errors import InputError
 from ..common.files import checksum
+from .frames import is_in_memory, read_rows
 from .rows import broken, label, named_split, response, sides, unusable
-from .sources import Rows, read_source
+from .sources import Rows
 
 MIN_PROMPTS = 3  # a set without splits needs one prompt each for support, dev and test
 
@@ -64,7 +65,7 @@ class PreferenceSet:
 
 
 def load_preferences(
-    source: str | Path,
+    source: object,
     *,
     data_dir: str | None = None,
     demonstrations: str = "raw",
@@ -73,10 +74,11 @@ def load_preferences(
     revision: str | None = None,
     seed: int = 0,
 ) -> PreferenceSet:
-    """Load a preference set by name, path or hub id.
+    """Load a preference set by name, path or hub id, or from a table in memory.
 
     - `source`: a packaged name (`pocket`, `pocket/helpful`), a short name (`hh-rlhf`, `synthetic-gpt`, `tldr`), a file
-      (.jsonl .json .csv .parquet, also .gz), a folder of such files named after their split, or a hub id.
+      (.jsonl .json .csv .parquet, also .gz), a folder of such files named after their split, or a hub id; or a pandas
+      DataFrame, a `datasets.Dataset` or `DatasetDict`, or a list of dicts. The same rows give the same set from each.
     - `data_dir`: a sub-folder. For HH-RLHF, `harmless-base` or `helpful-base`, which also sets the domain.
     - `demonstrations`: the column of the support responses: "raw" for `chosen`, "teacher-a" for `teacher_a`, and so on.
       Dev and test prompts keep their own `chosen`. A teacher's responses to test prompts are stored in `test_responses`.
@@ -92,19 +94,20 @@ def load_preferences(
         raise InputError("data: max_tokens needs count_tokens, the token counter of the language model (lm.count_tokens)")
     if max_tokens and min(max_tokens) < 1:
         raise InputError(f"data: max_tokens is {max_tokens}, but both limits must be at least 1")
-    raw, name, version = read_source(str(source), data_dir, revision)
+    raw, name, version = read_rows(source, data_dir, revision)
+    given = name if is_in_memory(source) else str(source)
     dropped: Counter = Counter()
     rows = list(_parse(raw, "chosen" if demonstrations == "raw" else demonstrations.replace("-", "_"), dropped))
     if max_tokens:
         rows = list(_within(rows, max_tokens, count_tokens, dropped))
     if not rows:
         raise InputError(
-            f"{source}: no usable preference pair (dropped: {_reasons(dropped)}); give rows with a prompt and two different "
+            f"{given}: no usable preference pair (dropped: {_reasons(dropped)}); give rows with a prompt and two different "
             "responses"
         )
     parts: dict[str, list[Preference]] = {"support": [], "dev": [], "test": []}
     test_responses = {}
-    for split, row in zip(_splits(rows, seed, str(source)), rows, strict=True):
+    for split, row in zip(_splits(rows, seed, given), rows, strict=True):
         parts[split].append(replace(row.pair, chosen=row.demonstration) if split == "support" else row.pair)
         if split == "test" and row.answer:
             test_responses[row.pair.prompt_id] = row.answer
@@ -113,7 +116,7 @@ def load_preferences(
     return PreferenceSet(name, version, demonstrations, **kept, **details)
 
 
-def load_sources(names: Sequence[str], source: str | Path, **options) -> dict[str, PreferenceSet]:
+def load_sources(names: Sequence[str], source: object, **options) -> dict[str, PreferenceSet]:
     """Load a preference set for each source of demonstrations: a column of `source` (`raw`, `teacher-a`) or a file.
 
     A file is a separate set whose chosen responses are the demonstrations. `options` are those of `load_preferences`.

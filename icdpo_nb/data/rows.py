@@ -22,6 +22,19 @@ def dialogue(messages: Sequence[dict]) -> str:
     return "\n\n".join(turns)
 
 
+def messages(text: str) -> list[dict]:
+    """A prompt's text as chat messages, the inverse of `dialogue`: "Human: Hi" -> [{"role": "user", "content": "Hi"}].
+
+    What stands before the first turn is a system message. A message that itself holds a line such as "Human: …" after a blank
+    line cannot be told from two.
+    """
+    before, *turns = re.split(r"(?:^|\n\n)(Human|Assistant):", text)
+    said = [{"role": "system", "content": before.strip()}] if before.strip() else []
+    roles = {"Human": "user", "Assistant": "assistant"}
+    pairs = zip(turns[::2], turns[1::2], strict=True)
+    return said + [{"role": roles[speaker], "content": content.strip()} for speaker, content in pairs]
+
+
 def split_dialogue(text: str) -> tuple[str, str]:
     r"""Split an HH-RLHF dialogue at its last `Assistant:` turn into prompt and response.
 
@@ -98,7 +111,7 @@ def _column(row: dict, name: str) -> str | list:
         raise InputError(f"no column {name!r}; the columns are {', '.join(columns) or 'none'}")
     if isinstance(row[name], str) or isinstance(row[name], list) and row[name]:
         return row[name]
-    kind = "an empty list" if row[name] == [] else type(row[name]).__name__
+    kind = "an empty list" if row[name] == [] else "no value" if row[name] is None else type(row[name]).__name__
     raise InputError(f"column {name!r} holds {kind}, but must hold text or a list of chat messages")
 
 

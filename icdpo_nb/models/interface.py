@@ -33,6 +33,7 @@ class LanguageModel(Interface):
     fingerprint: str  # identifies the weights across processes
     identity: str  # identifies this object, and its wrappers, within the process
     n_parameters: int
+    max_length: int | None  # the longest context and response together, in tokens; None if there is no limit
 
     # Text and tokens: see `tokens.Tokens`.
 

@@ -39,7 +39,7 @@ class CausalLM(Tokens):
         self.name, self.revision = name, revision
         self.adapters = adapters
         self.dtype, self.device = str(model.dtype).removeprefix("torch."), str(model.device)
-        self.n_parameters = self.engine.n_parameters
+        self.n_parameters, self.max_length = self.engine.n_parameters, self.engine.max_length
         self.identity = uuid4().hex
         self.published = 0  # tokens that the published procedure would have computed for the same results
 
@@ -111,7 +111,7 @@ class CausalLM(Tokens):
         return unless_sampled(self, contexts, responses, rescore, compute)
 
     def _check_fits(self, context: str, n_context: int, n_more: int, what: str) -> None:
-        limit = self.engine.max_length
+        limit = self.max_length
         if limit and n_context + n_more > limit:
             raise TooLongError(
                 f"the context for prompt {_question(context)} has {n_context} tokens; with {n_more} {what} it exceeds the "

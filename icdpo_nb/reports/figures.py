@@ -89,6 +89,15 @@ def plot_means(means: pd.DataFrame, columns: str = "domain", label: str = "rewar
     return grid
 
 
+def plot_shares(means: pd.DataFrame, chance: float, columns: str = "domain", label: str = "share") -> np.ndarray:
+    """`plot_means` of shares, from 0 to 1, with a dashed line at chance."""
+    grid = plot_means(means, columns, label)
+    for ax in grid.flat:
+        ax.axvline(chance, color="black", lw=1, ls="--")
+        ax.set(xlim=(0, 1), xticks=(0, 0.5, 1))
+    return grid
+
+
 def plot_per_prompt(per_prompt: pd.DataFrame, value: str = "reward", ax: plt.Axes | None = None) -> plt.Axes:
     """Every prompt behind the means: one point a prompt and method, with a line at the median."""
     methods = list(per_prompt["method"].unique())

@@ -20,6 +20,8 @@ from .parameters import SETTINGS
 from .run import Run
 from .tables import show_note
 
+NOTHING = ("", "none")  # names of no language model and no reward
+
 
 class Setup:
     """The parts that a notebook's parameters name (`parameters.COMMON` says what each parameter means).
@@ -44,7 +46,7 @@ class Setup:
 
     def lm(self, name: str) -> LanguageModel | None:
         """Another language model, a teacher say; None for "" and "none"."""
-        return stored(load_lm(name), self.store) if name not in ("", "none") else None
+        return stored(load_lm(name), self.store) if name not in NOTHING else None
 
     @cached_property
     def embed(self) -> Embedder:
@@ -56,9 +58,10 @@ class Setup:
         return stored(Embedder(), self.store)
 
     @cached_property
-    def reward(self) -> Reward:
-        """The reward of `reward`."""
-        return self.load_reward(self.given["reward"])
+    def reward(self) -> Reward | None:
+        """The reward of `reward`; None for "" and "none"."""
+        name = self.given["reward"]
+        return self.load_reward(name) if name not in NOTHING else None
 
     def load_reward(self, name: str) -> Reward:
         """Another reward, a second judge say."""
@@ -107,7 +110,7 @@ class Setup:
             name = next(iter(data.values())).name
             facts["data"] = f"{name}; demonstrations: {', '.join(data)}"
         if "reward" in given:
-            facts["reward"] = self.reward.name
+            facts["reward"] = self.reward.name if self.reward else "none"
         protocol = self.protocol
         facts["settings"] = (
             f"m = {protocol.n_demos}, n = {protocol.n_candidates}, top-p {protocol.top_p:g}, temperature "
@@ -128,7 +131,7 @@ class Setup:
         models = {**made.get("models", {}), **{name: lm for name, lm in (models or {}).items() if lm is not None}}
         data = made.get("data", made.get("loaded", {}))
         parts = {"encoder": self.embed} if "embed" in made else {}
-        parts |= {"reward": self.reward} if "reward" in self.given else {}
+        parts |= {"reward": self.reward} if "reward" in self.given and self.reward else {}
         self.run.uses(models, data, **parts | others)
         named = ", ".join(f"{name} ({lm.revision}, {lm.dtype} on {lm.device})" for name, lm in models.items())
         leaked = self._settled[1] if "data" in made else ""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.data.preferences import Preference, first, load_preferences, spread
-from icdpo_nb.data.rows import dialogue, sides, split_dialogue
+from icdpo_nb.data.rows import dialogue, messages, sides, split_dialogue
 
 ROWS = [{"prompt": f"How do I cook dish {i}?", "chosen": f"Slowly {i}.", "rejected": "No."} for i in range(20)]
 
@@ -100,6 +100,15 @@ def test_chat_messages(tmp_path):
     assert dialogue(ask) == "Be kind.\n\nHuman: Hi"
     with pytest.raises(InputError, match="chat message"):
         dialogue([{"role": "robot", "content": "x"}])
+
+
+def test_a_prompt_as_messages_and_back():
+    ask = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Human: is a word\n\nand a line"},
+           {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "Ok"}]  # fmt: skip
+    assert messages(dialogue(ask)) == ask
+    assert messages("Human: Hi") == [{"role": "user", "content": "Hi"}]
+    prompts = [p.prompt for p in everything(load_preferences("pocket"))]
+    assert all(dialogue(messages(x)) == x for x in prompts)
 
 
 def test_tldr_comparisons(tmp_path):
