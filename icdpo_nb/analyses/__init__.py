@@ -1,6 +1,6 @@
 """One module for each question of a notebook; they return tables and sentences and display nothing.
 
 Read in this order; each module imports only from those before it: `cost`, `sampling`, `comparison`,
-`headroom`, `decomposition`, `protocols`, `retrieval_ablation`, `likelihood`, `consistency`, `win_rate`, `policies`,
-`training_course`, `relative_preference`, `weighting`, `sandbox_claims`, `sandbox_transfer`.
+`headroom`, `chains`, `decomposition`, `protocols`, `retrieval_ablation`, `likelihood`, `consistency`, `win_rate`,
+`policies`, `training_course`, `relative_preference`, `weighting`, `sandbox_claims`, `sandbox_transfer`.
 """
