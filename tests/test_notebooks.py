@@ -155,6 +155,17 @@ SMOKE = {  # parameters that make a notebook small
         "max_response_tokens": 0,
     },
     "10_sandbox_validation": {"lms": [LM], "n_prompts": 3, "n_seeds": 2, "max_new_tokens": 8},
+    "11_protocol_and_parts": {
+        "lms": [LM],
+        "preferences": SET,
+        "n_prompts": 3,
+        "domains": [],
+        "reward": "sandbox",
+        "demonstrations": ["teacher-a"],
+        "max_new_tokens": 8,
+        "max_prompt_tokens": 0,
+        "max_response_tokens": 0,
+    },
 }
 
 

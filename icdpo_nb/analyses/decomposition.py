@@ -1,116 +1,20 @@
 """S and Ŝ taken apart: what the cue, the instruction and the demonstrations each add, and what each would choose alone.
 
-A score is a difference of log-probabilities under two contexts. Contexts between them form a chain, and the differences of
-neighbours add up to the score exactly.
-
-- S leads from the prompt alone to the full template by adding: the prompt with `Assistant:`; with the cue instead; the template
-  without demonstrations (cue and instruction); the full template.
-- Ŝ compares two full templates, so nothing can be added. Its chain exchanges instead, component by component, what Figure 7 has
-  for what Figure 6 has: the wording of the cues, the wording of the instruction, and the demonstrations' responses.
-
-What a component adds depends on what is already there. Each chain is therefore walked in two orders, with the instruction
-before the demonstrations and after them. With `amateur="template"` S begins at the template, and its cue and instruction add
-nothing.
+The differences of log-probabilities between neighbouring contexts of a chain (`chains`) are the parts of a score. They add up
+to it exactly, for each candidate and on average.
 """
-
-from collections.abc import Mapping, Sequence
-from itertools import chain
 
 import numpy as np
 import pandas as pd
 
-from ..algorithm import responses_table, retrieve
-from ..data.preferences import Preference, PreferenceSet, domains_of
-from ..models.interface import LanguageModel
 from ..protocol import Protocol
-from ..retrieval.retrievers import Retriever, by_domain
 from ..scoring import is_empty
 from ..statistics.findings import HIGHER, LOWER, OPEN, SAME, SMALL
-from ..templates import contexts, cue_context, icl_context, mixed_context
-from .sampling import for_models, with_origin
+from .chains import CHAINS, FIRST, LAST, PARTS, SAMPLED
 
-PARTS = ("cue", "instruction", "demonstrations")
-FIRST, LAST = "instruction first", "demonstrations first"  # the two orders of a chain
-CHAINS = {  # score -> order -> the contexts of its chain, by their names in `chain_contexts`
-    "S": {FIRST: ("base", "cue", "instruction", "icl"), LAST: ("base", "cue", "demonstrations", "icl")},
-    "S_hat": {
-        FIRST: ("icl_rejected", "rejected_cue", "rejected_instruction", "icl"),
-        LAST: ("icl_rejected", "rejected_cue", "rejected_demonstrations", "icl"),
-    },
-}
 SYMBOLS = {"S": "S", "S_hat": "Ŝ"}
 RANDOM = "random choice"
-SAMPLED = {  # context to sample from -> its name as a method
-    "base": "prompt alone",
-    "cue": "cue",
-    "instruction": "cue and instruction",
-    "demonstrations": "cue and demonstrations",
-    "icl": "all three",
-}
 TIED = 1e-4  # nats: smaller differences of log-probabilities are rounding
-
-
-def chain_contexts(demos: Sequence[Preference], prompt: str, protocol: Protocol) -> dict[str, str]:
-    """The contexts of all chains for one prompt, by name: those of `templates.contexts` and six between them."""
-    cue = cue_context(prompt, protocol)
-    between = {
-        "cue": cue,
-        "instruction": icl_context([], prompt, protocol=protocol),
-        "demonstrations": mixed_context(demos, prompt, None, protocol=protocol) if demos else cue,
-        "rejected_cue": mixed_context(demos, prompt, "rejected", "chosen", "rejected", protocol),
-        "rejected_instruction": mixed_context(demos, prompt, "chosen", "chosen", "rejected", protocol),
-        "rejected_demonstrations": mixed_context(demos, prompt, "rejected", "chosen", "chosen", protocol),
-    }
-    ends = contexts(demos, prompt, protocol)
-    if protocol.amateur == "template":
-        between |= {"cue": ends["base"], "instruction": ends["base"], "demonstrations": ends["icl"]}
-    return ends | between
-
-
-def chain_table(
-    prompts: Sequence[Preference], retrievers: Mapping[str, Retriever], lm: LanguageModel, protocol: Protocol, seed: int = 0
-) -> pd.DataFrame:
-    """The candidates table of `algorithm.candidates_table`, with log-probabilities under every context of the chains.
-
-    The candidates are the same, and a store finds them again; only the contexts between are scored anew.
-    """
-    demos = retrieve(prompts, retrievers, protocol.n_demos)
-    text = [chain_contexts(ds, p.prompt, protocol) for ds, p in zip(demos, prompts, strict=True)]
-    sampled = lm.sample([t["icl"] for t in text], protocol.n_candidates, protocol, seed)
-    return responses_table(prompts, demos, text, sampled, lm, protocol)
-
-
-def chain_tables(
-    prompts: Sequence[Preference],
-    data: Mapping[str, PreferenceSet],
-    models: Mapping[str, LanguageModel],
-    protocol: Protocol,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """`chain_table` of every model and source of demonstrations, drawn at random, with the columns of `ORIGIN`."""
-    return _for_each(prompts, data, models, protocol, seed, chain_table)
-
-
-def samples_along(
-    prompts: Sequence[Preference],
-    data: Mapping[str, PreferenceSet],
-    models: Mapping[str, LanguageModel],
-    protocol: Protocol,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """`sampled_from_each` of every model and source of demonstrations, drawn at random, with the columns of `ORIGIN`."""
-    return _for_each(prompts, data, models, protocol, seed, sampled_from_each)
-
-
-def _for_each(prompts, data, models, protocol, seed, run) -> pd.DataFrame:
-    def of_model(name: str) -> list[pd.DataFrame]:
-        tables = []
-        for source, preferences in data.items():
-            retrievers = by_domain("random", preferences.support, domains_of(prompts), protocol, seed=seed)
-            tables.append(with_origin(run(prompts, retrievers, models[name], protocol, seed), name, source, "random"))
-        return tables
-
-    return pd.concat(chain.from_iterable(for_models(models, of_model).values()), ignore_index=True)
 
 
 def parts_of(table: pd.DataFrame, name: str = "S", order: str = FIRST, reduction: str = "sum") -> pd.DataFrame:
@@ -135,7 +39,7 @@ def method_of(part: str, name: str = "S", order: str = FIRST) -> str:
 def part_choices(table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     """What each part alone would choose, next to S, Ŝ and a random choice: one row for each method and prompt.
 
-    `table`: as from `chain_table`, with `reward`. Returns columns lm, source, method, domain, prompt_id; reward, of the choice;
+    `table`: as from `chains.chain_table`, with `reward`. Returns columns lm, source, method, domain, prompt_id; reward, of the choice;
     same S and same S_hat, the probability that it is the response that the score chooses. Parts that tie (`TIED`) choose each
     of the tied with equal probability, so that a part that says nothing chooses as chance does. S and Ŝ choose the first, as
     `algorithm.select` does. No part chooses an empty response unless all are.
@@ -193,24 +97,6 @@ def part_sizes(table: pd.DataFrame, protocol: Protocol, order: str = FIRST) -> p
     return pd.DataFrame(rows)
 
 
-def sampled_from_each(
-    prompts: Sequence[Preference], retrievers: Mapping[str, Retriever], lm: LanguageModel, protocol: Protocol, seed: int = 0
-) -> pd.DataFrame:
-    """Responses sampled from each context of S's chains: columns method (see `SAMPLED`), domain, prompt_id, prompt, response.
-
-    S chooses among responses that the full template has shaped already; this shows which part of it shapes them.
-    """
-    plain = protocol.but(amateur="prompt")
-    demos = retrieve(prompts, retrievers, protocol.n_demos)
-    text = [chain_contexts(ds, p.prompt, plain) for ds, p in zip(demos, prompts, strict=True)]
-    rows = []
-    for context, method in SAMPLED.items():
-        sampled = lm.sample([t[context] for t in text], protocol.n_candidates, protocol, seed)
-        for p, ys in zip(prompts, sampled, strict=True):
-            rows += [(method, p.domain, p.prompt_id, p.prompt, y.text) for y in ys]
-    return pd.DataFrame(rows, columns=["method", "domain", "prompt_id", "prompt", "response"])
-
-
 COMPARED = {  # what the question is asked of -> (with the demonstrations, with the instruction): methods to compare
     "sampling": (SAMPLED["demonstrations"], SAMPLED["instruction"]),
     "choosing by S": (method_of("demonstrations"), method_of("instruction")),
@@ -223,6 +109,28 @@ PHRASES = {  # finding for demonstrations - instruction -> what aligns; the word
     SAME: "demonstrations and instruction lead to the same responses",
     OPEN: "the data do not tell demonstrations and instruction apart",
 }
+
+BRIEFLY = {
+    HIGHER: "the demonstrations more",
+    LOWER: "the instruction more",
+    SMALL: "too small to matter",
+    SAME: "no difference",
+    OPEN: "undecided",
+}
+
+
+def agreement_sentence(means: pd.DataFrame, name: str = "S") -> str:
+    """How often each part alone chooses what the score `name` chooses, over the settings (models and sources).
+
+    `means`: totals of `method_means` of the column "same S" or "same S_hat" of `part_choices`.
+    """
+    methods = [method_of(part, name) for part in PARTS]
+    shares = {m: means.loc[means["method"] == m, "mean"] for m in [*methods, RANDOM]}
+    ranges = {m: dict.fromkeys(f"{100 * v:.0f}" for v in (s.min(), s.max())) for m, s in shares.items()}
+    said = [f"{m} {' to '.join(ranges[m])} %" for m in methods]
+    return (
+        f"How often a part alone chooses as {SYMBOLS[name]} does: {', '.join(said)} (chance {' to '.join(ranges[RANDOM])} %)."
+    )
 
 
 def verdict_sentence(claims: pd.DataFrame) -> str:
@@ -250,5 +158,5 @@ def _details(part: pd.DataFrame, main: str) -> str:
         sizes = sorted({f"{v:.2f}" for v in (rows["mean"].abs().min(), rows["mean"].abs().max())})
         words.append(f"by {' to '.join(sizes)} points")
     others = part.loc[part["finding"] != main, "finding"].value_counts()
-    words += [f"{finding} in {k}" for finding, k in others.items()]
+    words += [f"{BRIEFLY[finding]} in {k}" for finding, k in others.items()]
     return f" ({', '.join(words)})" if words else ""

@@ -174,7 +174,7 @@ def totals_sentence(choices: pd.DataFrame) -> str:
 
 
 WORDS = {HIGHER: "raise the reward", LOWER: "lower the reward", OPEN: "undecided", SMALL: "too small to matter",
-         SAME: "no choice of consequence changes"}  # fmt: skip
+         SAME: "nothing changed"}  # fmt: skip
 
 
 def matters_sentence(claims: pd.DataFrame) -> str:

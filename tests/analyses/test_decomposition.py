@@ -5,21 +5,17 @@ import pandas as pd
 import pytest
 
 from icdpo_nb.algorithm import candidates_table
+from icdpo_nb.analyses.chains import CHAINS, FIRST, LAST, PARTS, chain_contexts, chain_table, chain_tables, sampled_from_each
 from icdpo_nb.analyses.decomposition import (
-    CHAINS,
-    FIRST,
-    LAST,
-    PARTS,
     RANDOM,
-    chain_contexts,
-    chain_table,
+    agreement_sentence,
     method_of,
     part_choices,
     part_sizes,
     parts_of,
-    sampled_from_each,
     verdict_sentence,
 )
+from icdpo_nb.data.preferences import PreferenceSet
 from icdpo_nb.protocol import RECOMMENDED, REFERENCE
 from icdpo_nb.retrieval.retrievers import RandomRetriever
 from icdpo_nb.statistics.findings import HIGHER, LOWER, OPEN, SAME, SMALL
@@ -80,6 +76,18 @@ def test_the_candidates_are_those_of_the_method(table, pairs, tiny_lm):
     retrievers = dict.fromkeys(("helpful", "harmless"), RandomRetriever(pairs[:6]))
     plain = candidates_table(pairs[2:6], retrievers, tiny_lm, SMALL_PROTOCOL)
     pd.testing.assert_frame_equal(table[list(plain)], plain, rtol=1e-4, atol=1e-4)
+
+
+def test_tables_of_every_model_and_source(pairs, tiny_lm):
+    """As one by one, with their origin."""
+    data = PreferenceSet("x", "local", "raw", tuple(pairs[:6]), (), tuple(pairs[6:]), {}, "0")
+    found = chain_tables(pairs[6:], {"raw": data, "b": data}, {"tiny": tiny_lm}, SMALL_PROTOCOL)
+    assert found.groupby(["lm", "source", "retriever"], sort=False).size().to_dict() == {
+        ("tiny", "raw", "random"): 6,
+        ("tiny", "b", "random"): 6,
+    }
+    alone = chain_table(pairs[6:], {"harmless": RandomRetriever(pairs[4:6])}, tiny_lm, SMALL_PROTOCOL)
+    assert found["response"].tolist() == [*alone["response"]] * 2
 
 
 def test_without_demonstrations_they_add_nothing(pairs, tiny_lm):
@@ -150,6 +158,17 @@ def test_samples_from_each_context(pairs, tiny_lm):
     pd.testing.assert_frame_equal(found, same)
 
 
+def test_agreement_over_settings():
+    """By hand, from two settings: the smallest and the largest share, once where they are equal."""
+    rows = [(m, v) for m, values in {"cue in S": (0.2, 0.4), "instruction in S": (0.5, 0.5), "demonstrations in S": (0.6, 0.9),
+                                     RANDOM: (1 / 3, 1 / 3)}.items() for v in values]  # fmt: skip
+    said = agreement_sentence(pd.DataFrame(rows, columns=["method", "mean"]))
+    assert said == (
+        "How often a part alone chooses as S does: cue in S 20 to 40 %, instruction in S 50 %, demonstrations in S 60 to 90 % "
+        "(chance 33 %)."
+    )
+
+
 S_CLAIM = "demonstrations in S > instruction in S"
 SAMPLING = "cue and demonstrations > cue and instruction"
 
@@ -173,8 +192,8 @@ def claims(**findings) -> pd.DataFrame:
         (
             {"sampling": [(HIGHER, 1.0), (HIGHER, 2.5), (OPEN, 0.1)], "s": [(OPEN, 0.1), (LOWER, -1.0)]},
             "In sampling, the demonstrations align more than the instruction (in 2 of 3 settings, by 1.00 to 2.50 points, "
-            "cannot tell in 1); in choosing by S, the instruction aligns more than the demonstrations (in 1 of 2 settings, by "
-            "1.00 points, cannot tell in 1).",
+            "undecided in 1); in choosing by S, the instruction aligns more than the demonstrations (in 1 of 2 settings, by "
+            "1.00 points, undecided in 1).",
         ),
         ({}, "Demonstrations and instruction were not compared."),
     ],

@@ -147,8 +147,7 @@ def claims(*rows) -> pd.DataFrame:
         (
             [("stop", LOWER), ("top_k", OPEN), ("eos", SMALL), ("line_breaks", SAME), ("x", HIGHER), ("REFERENCE", LOWER)],
             "Of 5 settings, changed one at a time from RECOMMENDED to REFERENCE, raise the reward: x; lower the reward: stop; "
-            "undecided: top_k; too small to matter: eos; no choice of consequence changes: line_breaks; REFERENCE as a whole: "
-            "lower.",
+            "undecided: top_k; too small to matter: eos; nothing changed: line_breaks; REFERENCE as a whole: lower.",
         ),
         (
             [("stop", LOWER), ("stop", OPEN), ("PAPER", OPEN), ("PAPER", OPEN)],
