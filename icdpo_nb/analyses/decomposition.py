@@ -39,10 +39,10 @@ def method_of(part: str, name: str = "S", order: str = FIRST) -> str:
 def part_choices(table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     """What each part alone would choose, next to S, Ŝ and a random choice: one row for each method and prompt.
 
-    `table`: as from `chains.chain_table`, with `reward`. Returns columns lm, source, method, domain, prompt_id; reward, of the choice;
-    same S and same S_hat, the probability that it is the response that the score chooses. Parts that tie (`TIED`) choose each
-    of the tied with equal probability, so that a part that says nothing chooses as chance does. S and Ŝ choose the first, as
-    `algorithm.select` does. No part chooses an empty response unless all are.
+    `table`: as from `chains.chain_table`, with `reward`. Returns columns lm, source, method, domain, prompt_id; reward, of
+    the choice; same S and same S_hat, the probability that it is the response that the score chooses. Parts that tie (`TIED`)
+    choose each of the tied with equal probability, so that a part that says nothing chooses as chance does. S and Ŝ choose
+    the first, as `algorithm.select` does. No part chooses an empty response unless all are.
     """
     keys, scores = _keys(table), _scores(table, protocol)
     reward, text = table["reward"].to_numpy(float), table["response"].to_numpy()
