@@ -107,10 +107,10 @@ def agreement(candidates: pd.DataFrame, seed: int = 0) -> Estimate:
 
 def labelling_sentence(pairs: pd.DataFrame, dropped: Mapping[str, int], score: str = "S") -> str:
     """How many pairs there are, how clear they are, and what was dropped."""
-    reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.items() if n) or "nothing"
+    reasons = ", ".join(f"{reason} ({n})" for reason, n in dropped.items() if n) or "nothing"
     if pairs.empty:
-        return f"No prompt gives a pair (dropped: {reasons}). Raise n_candidates or max_new_tokens."
+        return f"no prompt gives a pair, raise n_candidates or max_new_tokens; left out: {reasons}."
     quartiles = pairs["margin"].quantile([0.25, 0.5, 0.75])
     spread = f"{quartiles[0.5]:.2f} (quartiles {quartiles[0.25]:.2f} and {quartiles[0.75]:.2f})"
     count = f"{len(pairs)} pair{'s' if len(pairs) > 1 else ''}"
-    return f"{count}, labelled by {score}; the median margin is {spread}. Dropped: {reasons}."
+    return f"{count}, labelled by {score}; the median margin is {spread}; left out: {reasons}."

@@ -44,7 +44,9 @@ def test_best_and_worst_by_hand():
     }
     assert labelling.labelling_sentence(pairs, dropped).startswith("1 pair, labelled by S; the median margin is 5.50 ")
     nothing = labelling.label_candidates(candidates[candidates["prompt_id"] != "p"])
-    assert labelling.labelling_sentence(*nothing).startswith("No prompt gives a pair (dropped: 2 candidates without text, ")
+    assert labelling.labelling_sentence(*nothing).startswith(
+        "no prompt gives a pair, raise n_candidates or max_new_tokens; left out: candidates without text (2), "
+    )
     assert list(labelling.standard_format(nothing[0]).columns) == labelling.COLUMNS
     assert list(labelling.conversational_format(nothing[0]).columns) == labelling.COLUMNS
 
