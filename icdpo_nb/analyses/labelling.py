@@ -11,7 +11,7 @@ import pandas as pd
 from ..algorithm import ORIGIN, select
 from ..common.errors import InputError
 from ..data.rows import messages
-from ..scoring import is_empty
+from ..scoring import SCORES, is_empty
 from ..statistics.intervals import Estimate, mean_ci
 from .consistency import SCORERS
 
@@ -23,6 +23,16 @@ DROPPED = {  # why a candidate or a prompt gives no pair, in the order of the ch
     "few": "prompts with fewer than two candidates left",
     "ties": "prompts whose candidates all have the same score",
 }
+
+
+def check_score(name: str, rewarded: bool = False) -> None:
+    """Raises `InputError` unless candidates can be labelled by this score, before any are sampled.
+
+    `rewarded`: whether they will have a reward.
+    """
+    known = [*SCORES, *(["reward"] if rewarded else [])]
+    if name not in known:
+        raise InputError(f"label_by is {name[:40]!r}, but must be one of {', '.join(known)}")
 
 
 def label_candidates(candidates: pd.DataFrame, score: str = "S") -> tuple[pd.DataFrame, dict[str, int]]:

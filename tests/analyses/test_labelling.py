@@ -61,6 +61,14 @@ def test_tables_that_cannot_be_labelled():
         labelling.label_candidates(one.assign(S=[1.0, np.nan]))
 
 
+def test_scores_are_checked_before_anything_is_sampled():
+    labelling.check_score("S_hat")
+    labelling.check_score("reward", rewarded=True)
+    for name in ("reward", "s"):
+        with pytest.raises(InputError, match=f"label_by is '{name}', but must be one of S, S_hat, ICL"):
+            labelling.check_score(name)
+
+
 def test_lengths_and_agreement_by_hand():
     candidates = table(("p", "a", "eos", 1.0), ("p", "abc", "eos", 2.0), ("q", "abcd", "eos", 1.0), ("q", "ab", "eos", 0.0))
     candidates = candidates.assign(S_hat=[0.0, 1.0, 0.0, 1.0])
