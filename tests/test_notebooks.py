@@ -491,6 +491,23 @@ def test_without_a_teacher(given, tmp_path, monkeypatch):
     assert [row for row in rows[LM] if not row["method"].startswith("RM-")] == rows["none"]
 
 
+def test_your_own_data_with_a_reward(given, tmp_path, monkeypatch):
+    """Without a reward nothing is called better; with one the methods are compared. The rest is the same."""
+    pages = {}
+    for reward in ("none", "sandbox"):
+        monkeypatch.setenv(RUN_DIR, str(tmp_path / reward))
+        (tmp_path / reward).mkdir()
+        run_cells("09_your_own_data", {**given["09_your_own_data"], "reward": reward})
+        pages[reward] = json.loads((tmp_path / reward / "headline.json").read_text())
+    assert pages["none"]["claims"] == []
+    assert [c["claim"] for c in pages["sandbox"]["claims"]] == ["ICL > Base", "ICDPO > ICL", "ICDPO + Ŝ > ICDPO"]
+    assert "By the reward:" in pages["sandbox"]["answer"]
+    assert "reward" not in pages["none"]["answer"]
+    assert (tmp_path / "none" / "preference_set.jsonl").read_text() == (
+        tmp_path / "sandbox" / "preference_set.jsonl"
+    ).read_text()
+
+
 def test_presets_fit_their_notebook():
     """Every preset names parameters that its notebook has, with values of their types; one serves 06_fine_tuning too."""
     for path in (NOTEBOOKS / "presets").glob("*.yaml"):

@@ -10,7 +10,7 @@ from ..models.interface import LanguageModel
 from ..protocol import Protocol
 from ..retrieval.retrievers import Retriever
 from ..statistics.findings import HIGHER, LOWER, OPEN, SMALL, needed_text
-from ..statistics.intervals import Estimate
+from ..statistics.intervals import MIN_VALUES, Estimate
 from ..statistics.verdicts import finding, n_to_decide
 from .checkup import CHANCE, EMBEDDED, LIKELIER, LONGER
 from .consistency import SCORERS, pair_scores
@@ -80,6 +80,8 @@ def _forecast(kind: str, means: pd.DataFrame, margin: float) -> str:
         )
     undecided = [r for _, r in means.iterrows() if r["method"] in NAMES and beyond_chance(r, margin) == OPEN]
     more = needed_text(max((n_to_decide(_from_chance(r), margin) for r in undecided), default=math.nan))
+    if means["low"].isna().all():
+        more = f"an interval needs {MIN_VALUES} prompts in each domain"
     return f"Whether chosen and rejected demonstrations can be told apart remains open ({seen}){f'; {more}' if more else ''}."
 
 
@@ -96,10 +98,10 @@ def outcome_sentence(means: pd.DataFrame, margin: float) -> str:
     """How S, Ŝ and π* order the labelled test pairs; `means`: the totals of `scored_shares`."""
     parts = []
     for method, rows in means.groupby("method", sort=False):
-        kinds = pd.Series([beyond_chance(row, margin) for _, row in rows.iterrows()]).value_counts()
+        kinds = pd.Series([beyond_chance(row, margin) for _, row in rows.iterrows()]).value_counts(sort=False)
         said = ", ".join(f"{WORDS[k]}{f' in {n} of {len(rows)} models' if len(kinds) > 1 else ''}" for k, n in kinds.items())
         parts.append(f"{method} {_values(rows)} ({said})")
-    return f"Share of the {int(means['n'].max())} labelled test pairs that a score orders as labelled: {'; '.join(parts)}."
+    return f"Share of labelled test pairs (n = {int(means['n'].max())}) that a score orders as labelled: {'; '.join(parts)}."
 
 
 def _values(rows: pd.DataFrame) -> str:

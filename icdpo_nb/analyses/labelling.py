@@ -11,7 +11,7 @@ import pandas as pd
 from ..algorithm import ORIGIN, select
 from ..common.errors import InputError
 from ..data.rows import messages
-from ..scoring import is_empty
+from ..scoring import SCORES, is_empty
 from ..statistics.intervals import Estimate, mean_ci
 from .consistency import SCORERS
 
@@ -23,6 +23,16 @@ DROPPED = {  # why a candidate or a prompt gives no pair, in the order of the ch
     "few": "prompts with fewer than two candidates left",
     "ties": "prompts whose candidates all have the same score",
 }
+
+
+def check_score(name: str, rewarded: bool = False) -> None:
+    """Raises `InputError` unless candidates can be labelled by this score, before any are sampled.
+
+    `rewarded`: whether they will have a reward.
+    """
+    known = [*SCORES, *(["reward"] if rewarded else [])]
+    if name not in known:
+        raise InputError(f"label_by is {name[:40]!r}, but must be one of {', '.join(known)}")
 
 
 def label_candidates(candidates: pd.DataFrame, score: str = "S") -> tuple[pd.DataFrame, dict[str, int]]:
@@ -107,10 +117,10 @@ def agreement(candidates: pd.DataFrame, seed: int = 0) -> Estimate:
 
 def labelling_sentence(pairs: pd.DataFrame, dropped: Mapping[str, int], score: str = "S") -> str:
     """How many pairs there are, how clear they are, and what was dropped."""
-    reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.items() if n) or "nothing"
+    reasons = ", ".join(f"{reason} ({n})" for reason, n in dropped.items() if n) or "nothing"
     if pairs.empty:
-        return f"No prompt gives a pair (dropped: {reasons}). Raise n_candidates or max_new_tokens."
+        return f"no prompt gives a pair, raise n_candidates or max_new_tokens; left out: {reasons}."
     quartiles = pairs["margin"].quantile([0.25, 0.5, 0.75])
     spread = f"{quartiles[0.5]:.2f} (quartiles {quartiles[0.25]:.2f} and {quartiles[0.75]:.2f})"
     count = f"{len(pairs)} pair{'s' if len(pairs) > 1 else ''}"
-    return f"{count}, labelled by {score}; the median margin is {spread}. Dropped: {reasons}."
+    return f"{count}, labelled by {score}; the median margin is {spread}; left out: {reasons}."

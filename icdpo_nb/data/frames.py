@@ -61,7 +61,7 @@ def _tables(tables: Mapping, name: str) -> Rows:
 
 def _records(table: object, place: str) -> Iterator[dict]:
     """The rows of one table as dicts of JSON values."""
-    if hasattr(table, "to_dict") and hasattr(table, "columns"):  # a DataFrame
+    if hasattr(table, "to_dict") and hasattr(table, "iloc"):  # a DataFrame
         header = list(table.columns)
         if duplicates := [c for c in header if header.count(c) > 1]:
             raise InputError(f"{place}: the column {str(duplicates[0])[:40]!r} occurs twice; rename one of them")

@@ -101,7 +101,7 @@ def plot_shares(means: pd.DataFrame, chance: float, columns: str = "domain", lab
     grid = plot_means(means, columns, label)
     for ax in grid.flat:
         ax.axvline(chance, color="black", lw=1, ls="--")
-        ax.set(xlim=(0, 1), xticks=(0, 0.5, 1))
+        ax.set(xlim=(-0.04, 1.04), xticks=(0, 0.5, 1))
     return grid
 
 

@@ -65,7 +65,7 @@ def test_what_is_said_of_each_outlook():
     few = forecast.forecast_sentences(means(longer=(0.5, *NONE), likelier=(0.6, *NONE), embedded=None, n=4), 0.1)[0]
     assert few == (
         "Whether chosen and rejected demonstrations can be told apart remains open (share of 4 prompts' pairs ordered as "
-        "labelled by the NLL per token 0.60 [–]; chance 0.50)."
+        "labelled by the NLL per token 0.60 [–]; chance 0.50); an interval needs 20 prompts in each domain."
     )
 
 
@@ -92,6 +92,6 @@ def test_the_outcome_in_words():
     rows = [("a", "S", 0.7, 0.6, 0.8), ("b", "S", 0.5, 0.45, 0.55), ("a", "Ŝ", 0.4, 0.3, 0.5), ("b", "Ŝ", 0.4, 0.3, 0.5)]
     table = pd.DataFrame(rows, columns=["lm", "method", "mean", "low", "high"]).assign(n=80)
     assert forecast.outcome_sentence(table, 0.1) == (
-        "Share of the 80 labelled test pairs that a score orders as labelled: S 0.50 to 0.70 (above chance in 1 of 2 models, "
+        "Share of labelled test pairs (n = 80) that a score orders as labelled: S 0.50 to 0.70 (above chance in 1 of 2 models, "
         "chance in 1 of 2 models); Ŝ 0.40 [0.30, 0.50] (cannot be told from chance)."
     )

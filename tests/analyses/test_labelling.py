@@ -44,7 +44,9 @@ def test_best_and_worst_by_hand():
     }
     assert labelling.labelling_sentence(pairs, dropped).startswith("1 pair, labelled by S; the median margin is 5.50 ")
     nothing = labelling.label_candidates(candidates[candidates["prompt_id"] != "p"])
-    assert labelling.labelling_sentence(*nothing).startswith("No prompt gives a pair (dropped: 2 candidates without text, ")
+    assert labelling.labelling_sentence(*nothing).startswith(
+        "no prompt gives a pair, raise n_candidates or max_new_tokens; left out: candidates without text (2), "
+    )
     assert list(labelling.standard_format(nothing[0]).columns) == labelling.COLUMNS
     assert list(labelling.conversational_format(nothing[0]).columns) == labelling.COLUMNS
 
@@ -57,6 +59,14 @@ def test_tables_that_cannot_be_labelled():
         labelling.label_candidates(one, "S_hat")
     with pytest.raises(InputError, match="have no S, or not all"):
         labelling.label_candidates(one.assign(S=[1.0, np.nan]))
+
+
+def test_scores_are_checked_before_anything_is_sampled():
+    labelling.check_score("S_hat")
+    labelling.check_score("reward", rewarded=True)
+    for name in ("reward", "s"):
+        with pytest.raises(InputError, match=f"label_by is '{name}', but must be one of S, S_hat, ICL"):
+            labelling.check_score(name)
 
 
 def test_lengths_and_agreement_by_hand():

@@ -77,3 +77,11 @@ def test_fixed_values_stand_for_parameters_that_are_not_there():
     assert list(made.data) == ["teacher-b"]
     with pytest.raises(InputError, match="has lms, seed as a parameter, and fixes it too"):
         setup(Run(GIVEN, None), seed=1, lms=[])
+
+
+def test_a_run_may_have_no_reward(tmp_path, shown):
+    made = setup(Run(GIVEN | {"lms": ["sandbox-small"], "reward": "none"}, tmp_path))
+    assert made.reward is None
+    made.show()
+    assert json.loads((tmp_path / "uses.json").read_text())["others"] == {}
+    assert made.facts["reward"] == "none"
