@@ -22,8 +22,11 @@ gallery: $(INSTALLED) ## run every notebook, and SmolLM2, into docs/gallery (two
 	$(BIN)/icdpo-nb report --resume -o build/gallery --preset smollm2 01_method
 	$(BIN)/icdpo-nb gallery build/gallery --publish docs/gallery
 
-test: $(INSTALLED) ## run the test suite, a process for each core
+test: $(INSTALLED) ## run the tests, without the slow ones, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+
+test-slow: $(INSTALLED) ## run the slow tests: every notebook, coverage of the intervals, trainings, killed processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile -m slow
 
 lint: $(INSTALLED) ## check style and formatting
 	$(BIN)/ruff check .
@@ -60,4 +63,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 .DEFAULT_GOAL := help
-.PHONY: help install report report-all gallery test lint lab bench coverage docs check-docs clean
+.PHONY: help install report report-all gallery test test-slow lint lab bench coverage docs check-docs clean

@@ -187,6 +187,7 @@ def test_a_block_that_would_be_overlooked_is_an_error(bad):
         blocks(bad, "page.md")
 
 
+@pytest.mark.slow
 def test_the_reference_builds_without_a_warning(tmp_path):
     """Two rooms; `make docs` builds all."""
     pytest.importorskip("pdoc")

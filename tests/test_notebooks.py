@@ -169,6 +169,10 @@ SMOKE = {  # parameters that make a notebook small
 }
 
 
+SHORT = ("00_start_here", "01_method", "03_demo_source_nll", "07_demonstrations_and_candidates")  # run by `make test`
+RUNS = [name if name in SHORT else pytest.param(name, marks=pytest.mark.slow) for name in SMOKE]
+
+
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """The parameters of each notebook's smoke run."""
@@ -183,11 +187,21 @@ def given(tmp_path_factory):
     return {name: {k: filled(v) for k, v in small.items()} for name, small in SMOKE.items()}
 
 
+class Runs(dict):
+    """Name of a notebook -> folder of its run on the hostile record, which is made when it is first asked for."""
+
+    def __init__(self, given, out: Path):
+        super().__init__()
+        self.given, self.out = given, out
+
+    def __missing__(self, name: str) -> Path:
+        self[name] = run_notebook(name, self.given[name], self.out)
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def smoke(given, tmp_path_factory):
-    """Every notebook run once on the hostile record; name -> folder of the run."""
-    out = tmp_path_factory.mktemp("reports")
-    return {name: run_notebook(name, parameters, out) for name, parameters in given.items()}
+def smoke(given, tmp_path_factory) -> Runs:
+    return Runs(given, tmp_path_factory.mktemp("reports"))
 
 
 def run_cells(name: str, parameters: dict) -> None:
@@ -247,7 +261,7 @@ def test_papermill_sees_every_parameter(name):
         assert name not in declared or declared[name].help.startswith(meaning), "a common parameter means the same everywhere"
 
 
-@pytest.mark.parametrize("name", SMOKE)
+@pytest.mark.parametrize("name", RUNS)
 def test_report_reads_cleanly(smoke, name):
     page = (smoke[name] / "report.html").read_text()
     assert 'class="stderr"' not in page, "no warnings, no progress bars"
@@ -259,7 +273,7 @@ def test_report_reads_cleanly(smoke, name):
     assert "nan" not in re.sub(r"<[^>]+>", " ", page).lower().split()
 
 
-@pytest.mark.parametrize("name", SMOKE)
+@pytest.mark.parametrize("name", RUNS)
 def test_run_says_what_it_rests_on(smoke, name):
     record = json.loads((smoke[name] / "run.json").read_text())
     assert record["status"] == "done"
@@ -269,7 +283,7 @@ def test_run_says_what_it_rests_on(smoke, name):
     assert record["work"][0]["× fewer"] > 1
 
 
-@pytest.mark.parametrize("name", SMOKE)
+@pytest.mark.parametrize("name", RUNS)
 def test_candidates_are_kept(smoke, name):
     if name == "10_sandbox_validation":  # it keeps contrasts instead: one row a prompt and seed
         tables, wanted = list(smoke[name].glob("contrasts*.jsonl")), {"prompt_id", "seed", "2 S > ICL"}
@@ -293,7 +307,7 @@ def lines(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".jsonl" or p.name == "headline.json"}
 
 
-@pytest.mark.parametrize("name", SMOKE)
+@pytest.mark.parametrize("name", RUNS)
 def test_run_again_it_finds_all_it_sampled_and_scored(smoke, given, name, tmp_path, monkeypatch):
     asked = []
     for method in ("sample", "logprobs"):
@@ -312,6 +326,7 @@ def test_run_again_it_finds_all_it_sampled_and_scored(smoke, given, name, tmp_pa
     assert [n for n in first if first[n] != again[n]] in ([], ["work.jsonl"])
 
 
+@pytest.mark.slow
 def test_an_endpoint_judges_in_a_report(smoke, given, tmp_path, monkeypatch):
     """It says the hostile texts and gives the key away; a second run pays nothing and says the same."""
     pytest.importorskip("openai")
@@ -340,6 +355,7 @@ def test_an_endpoint_judges_in_a_report(smoke, given, tmp_path, monkeypatch):
     assert not re.findall(r"<\s*(script|iframe|meta http|img src=http)", page.partition("</head>")[2])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(smoke, given, tmp_path, monkeypatch):
     """Found in the store, or sampled and scored anew: a report differs in what is measured, and in its footer, alone.
 
@@ -396,7 +412,7 @@ def test_unknown_parameters_are_refused(name, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", SMOKE)
+@pytest.mark.parametrize("name", RUNS)
 def test_hostile_texts_come_out_as_text(smoke, name):
     page = (smoke[name] / "report.html").read_text()
     shown = html.unescape(re.sub(r"<[^>]*>", "", page))
@@ -417,10 +433,12 @@ def test_hostile_texts_come_out_as_text(smoke, name):
         ElementTree.fromstring(base64.b64decode(figure))  # a hidden character in a label would break it
 
 
-def test_every_page_in_a_browser(smoke):
+@pytest.mark.parametrize("names", [SHORT, pytest.param([n for n in SMOKE if n not in SHORT], marks=pytest.mark.slow)])
+def test_every_page_in_a_browser(smoke, names):
     """At each width, in light and dark: nothing runs or is fetched, all can be read and reached, and print cuts no table."""
     with chromium() as (opened, asked):
-        for path in [*(folder / "report.html" for folder in smoke.values()), smoke["01_method"].parent / "index.html"]:
+        folders = [smoke[name] for name in names]
+        for path in [*(folder / "report.html" for folder in folders), folders[0].parent / "index.html"]:
             page = opened(path)
             assert faults(page) == [], path
             assert cut_in_print(page) == [], path
@@ -430,7 +448,7 @@ def test_every_page_in_a_browser(smoke):
         assert asked == []
 
 
-@pytest.mark.parametrize("name", SMOKE)
+@pytest.mark.parametrize("name", RUNS)
 def test_a_page_is_valid_and_its_links_lead_somewhere(smoke, name):
     """HTML5 without a parse error; the answer first; every exhibit with a number, and every link to a place that is there."""
     html5lib = pytest.importorskip("bleach._vendor.html5lib")
@@ -465,6 +483,7 @@ def outputs_in_lab(name: str, parameters: dict, folder: Path, monkeypatch) -> st
     return html.unescape(" ".join(shown))
 
 
+@pytest.mark.slow
 def test_in_jupyterlab_03_finds_the_run_beside_it(smoke, given, tmp_path, monkeypatch):
     """`make lab` starts in notebooks/, and every notebook's current folder is that one."""
     (tmp_path / "notebooks").mkdir()

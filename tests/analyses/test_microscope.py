@@ -73,6 +73,7 @@ def test_contributions_sum_to_the_scores_of_the_table(pairs, tiny_lm, name, redu
     check_sums(pairs, pairs, tiny_lm, PROTOCOLS[name].but(max_new_tokens=12, reduction=reduction))
 
 
+@pytest.mark.slow
 def test_contributions_sum_to_the_scores_on_smollm2(pairs, smollm2):
     check_sums(pairs[:1], pairs[1:], smollm2, RECOMMENDED.but(max_new_tokens=12, eos_scored="if_sampled"))
 

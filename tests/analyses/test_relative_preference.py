@@ -200,6 +200,7 @@ def test_what_they_answer(trained):
         assert (row.reward, row.win) == (len(row.response), 50 + 50 * np.sign(gap))
 
 
+@pytest.mark.slow
 def test_side_by_side_is_as_one_by_one(tuned_base, tmp_path, monkeypatch):
     """Processes of their own train what this one would, each adapter once; and what is wrong in one is said here."""
     from icdpo_nb.training import finetune

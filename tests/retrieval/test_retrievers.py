@@ -201,6 +201,7 @@ def test_vectors_that_were_kept_before_the_cut_are_not_served(tmp_path, minilm):
     assert np.linalg.norm(StoredEmbedder(minilm, store)(["x"])[0]) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_real_dialogues_keep_their_last_turn(minilm):
     """HH-RLHF harmless-base, prompts within Appendix A's 320 tokens; 35 of 1,100 had lost their whole last turn."""
     folder = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf"

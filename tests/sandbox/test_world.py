@@ -233,6 +233,7 @@ def test_models_fit_in_the_repository():
     assert sum(p.stat().st_size for p in files) <= 20e6
 
 
+@pytest.mark.slow
 def test_short_training_run(tmp_path, monkeypatch):
     monkeypatch.setitem(train.SIZES, "small", (32, 2, 64, 2, 40_000, 120_000))
     monkeypatch.setattr(train, "BATCH_TOKENS", 2048)

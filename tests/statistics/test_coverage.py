@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
 SPEC = importlib.util.spec_from_file_location("coverage_bench", Path(__file__).parents[1] / "bench" / "coverage.py")
 bench = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(bench)

@@ -43,6 +43,7 @@ def test_several_domains_have_welchs_degrees_of_freedom():
     np.testing.assert_allclose([found.low, found.high], np.array(theirs) / 2, atol=0.06)
 
 
+@pytest.mark.slow
 def test_the_studentised_bootstrap_is_that_of_resampling_one_by_one():
     """The quantiles of (m* - m) / se*, from resamples that are drawn and measured in a loop."""
     x, rng = np.random.default_rng(3).exponential(size=30), np.random.default_rng(4)

@@ -248,6 +248,7 @@ def run_to_the_end(folder, pairs, lm, log, out):
     table.to_json(out, orient="records", lines=True)
 
 
+@pytest.mark.slow
 def test_killed_twenty_times(tmp_path, tiny_lm, monkeypatch):
     """SIGKILL at random moments: the table is byte for byte that of a run left alone; a kill costs at most one batch."""
     monkeypatch.setattr("icdpo_nb.store.store.ITEMS_AT_A_TIME", 1)

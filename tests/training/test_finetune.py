@@ -193,6 +193,7 @@ def test_adapters_of_given_steps_are_kept(tuned_base, tuned, cache, monkeypatch)
         fine_tune(lm, FEW_PAIRS, Recipe("DPO", **SMALL_RECIPE, keep=(1, 4)))
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_found_again(tuned_base, tuned, cache, monkeypatch):
     recipe = Recipe("DPO", **SMALL_RECIPE)
     lm = load_lm(tuned_base)
