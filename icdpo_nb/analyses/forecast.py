@@ -45,9 +45,13 @@ def outlook(of_model: pd.DataFrame, margin: float) -> str:
     they agree with them. `of_model`: the totals of `checkup.shares` for one language model.
     """
     found = {row["method"]: beyond_chance(row, margin) for _, row in of_model.iterrows()}
-    if found.get(EMBEDDED) == HIGHER or found.get(LIKELIER) in (HIGHER, LOWER):
+    if any(_tells(row, margin) for _, row in of_model.iterrows() if row["method"] in NAMES):
         return TOLD
     return UNTOLD if {found.get(name) for name in NAMES} == {SMALL} else UNCLEAR
+
+
+def _tells(row: pd.Series, margin: float) -> bool:
+    return beyond_chance(row, margin) in ((HIGHER,) if row["method"] == EMBEDDED else (HIGHER, LOWER))
 
 
 def forecast_sentences(means: pd.DataFrame, margin: float) -> list[str]:
@@ -65,6 +69,8 @@ def forecast_sentences(means: pd.DataFrame, margin: float) -> list[str]:
 
 
 def _forecast(kind: str, means: pd.DataFrame, margin: float) -> str:
+    if kind == TOLD:
+        means = means[[r["method"] not in NAMES or _tells(r, margin) for _, r in means.iterrows()]]  # the others tell nothing
     of = {name: means[means["method"] == name] for name in NAMES}
     measured = " and ".join(f"{text} {_values(of[name])}" for name, text in NAMES.items() if len(of[name]))
     seen = f"share of {int(means['n'].max())} prompts' pairs ordered as labelled {measured}; chance {CHANCE:.2f}"

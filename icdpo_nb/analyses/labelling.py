@@ -4,25 +4,52 @@ The rows have the columns that TRL's trainers and `data.load_preferences` read, 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from ..algorithm import ORIGIN, select
 from ..common.errors import InputError
+from ..data.preferences import Preference
 from ..data.rows import messages
+from ..retrieval.retrievers import words
 from ..scoring import SCORES, is_empty
 from ..statistics.intervals import Estimate, mean_ci
 from .consistency import SCORERS
 
 COLUMNS = ["id", "domain", "prompt", "chosen", "rejected", "margin", "score_chosen", "score_rejected"]
+RUN, COPIED = 4, 0.5  # words; share of a response's runs from which on it is a copy
 DROPPED = {  # why a candidate or a prompt gives no pair, in the order of the checks
     "empty": "candidates without text",
     "cut": "candidates cut by the length limit",
+    "copied": "candidates copied from a demonstration",
     "equal": "candidates with the text of another",
     "few": "prompts with fewer than two candidates left",
     "ties": "prompts whose candidates all have the same score",
 }
+
+
+def with_copies(candidates: pd.DataFrame, support: Sequence[Preference]) -> pd.DataFrame:
+    """Add a column `copied`: the share of a response's runs of `RUN` words that occur in a chosen response of its context."""
+    runs = {p.prompt_id: _runs(p.chosen) for p in support}
+    shares = []
+    for text, ids in zip(candidates["response"], candidates["demo_ids"], strict=True):
+        own, known = _runs(text), set().union(*(runs[i] for i in ids))
+        shares.append(len(own & known) / len(own) if own else 0.0)
+    return candidates.assign(copied=shares)
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    said = words(text)
+    return {tuple(said[i : i + RUN]) for i in range(len(said) - RUN + 1)}
+
+
+def copies_sentence(candidates: pd.DataFrame) -> str:
+    """How many candidates, and how many of S's choices, are copies of a demonstration; the table has the column `copied`."""
+    chosen = pd.concat([select(part) for _, part in candidates.groupby(["lm", "source"], sort=False)])
+    counts = [f"{int(t['copied'].ge(COPIED).sum())} of {len(t)}" for t in (candidates, chosen)]
+    means = f"{COPIED:.0%} or more of the response's runs of {RUN} words stand in it"
+    return f"Copies of a demonstration ({means}): {counts[0]} candidates, {counts[1]} choices of S."
 
 
 def check_score(name: str, rewarded: bool = False) -> None:
@@ -39,9 +66,10 @@ def label_candidates(candidates: pd.DataFrame, score: str = "S") -> tuple[pd.Dat
     """The candidates as preference pairs, one for each prompt, and the numbers of what was dropped, by reason (`DROPPED`).
 
     `candidates`: rows of one `ORIGIN` of a candidates table. `score`: the column by which the best becomes chosen and the worst
-    rejected, such as S, S_hat or a reward. Empty and truncated candidates are dropped, since they would teach their defect; of
-    candidates with the same text the first is kept. `margin` is the difference of the two scores, in nats for S and Ŝ, and at
-    least 0; filter by it for clearer pairs. Raises `InputError` if the table holds several origins or lacks the score.
+    rejected, such as S, S_hat or a reward. Empty and truncated candidates are dropped, since they would teach their defect, and
+    so are copies of a demonstration if the table says which these are (`with_copies`): S favours them, as nothing gains more
+    from the context. Of candidates with the same text the first is kept. `margin` is the difference of the two scores, in nats
+    for S and Ŝ, and above 0. Raises `InputError` if the table holds several origins or lacks the score.
     """
     if several := [c for c in ORIGIN if c in candidates and candidates[c].nunique() > 1]:
         raise InputError(f"the candidates have several values of {several[0]}; label those of one at a time")
@@ -67,9 +95,10 @@ def _usable(part: pd.DataFrame, dropped: Counter) -> pd.DataFrame:
     part = part.reset_index(drop=True)
     empty = pd.Series(is_empty(part["response"]))
     cut = ~empty & part["finish"].eq("length")
-    left = part[~empty & ~cut]
+    copied = ~empty & ~cut & (part["copied"].ge(COPIED) if "copied" in part else False)
+    left = part[~empty & ~cut & ~copied]
     equal = left["response"].str.strip().duplicated()
-    for reason, marked in (("empty", empty), ("cut", cut), ("equal", equal)):
+    for reason, marked in (("empty", empty), ("cut", cut), ("copied", copied), ("equal", equal)):
         dropped[DROPPED[reason]] += int(marked.sum())
     return left[~equal]
 

@@ -48,7 +48,9 @@ def test_what_is_said_of_each_outlook():
     assert told.startswith(
         "Chosen and rejected demonstrations can be told apart (share of 400 prompts' pairs ordered as labelled"
     )
-    assert "by sentence embeddings 0.90 [0.80, 0.95] and by the NLL per token 0.50 [0.45, 0.55]; chance 0.50" in told
+    assert "by sentence embeddings 0.90 [0.80, 0.95]; chance 0.50" in told, "the NLL tells nothing, so it is not named"
+    both = forecast.forecast_sentences(means(embedded=(0.9, 0.8, 0.95), likelier=(0.3, 0.2, 0.4)), 0.1)[0]
+    assert "by sentence embeddings 0.90 [0.80, 0.95] and by the NLL per token 0.30 [0.20, 0.40]; chance 0.50" in both
     assert "has something to work with" in told
     assert length == (
         "The chosen response is the longer one in a share of 0.80 [0.70, 0.90] of the prompts' pairs, so what is learnt from "

@@ -10,7 +10,7 @@ from conftest import SMALL_RECIPE, training_in
 from icdpo_nb.algorithm import candidates_table
 from icdpo_nb.analyses import labelling
 from icdpo_nb.common.errors import InputError
-from icdpo_nb.data.preferences import load_preferences
+from icdpo_nb.data.preferences import Preference, load_preferences
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.retrieval.retrievers import RandomRetriever
 
@@ -38,6 +38,7 @@ def test_best_and_worst_by_hand():
     assert dropped == {
         "candidates without text": 2,
         "candidates cut by the length limit": 1,
+        "candidates copied from a demonstration": 0,
         "candidates with the text of another": 1,
         "prompts with fewer than two candidates left": 1,
         "prompts whose candidates all have the same score": 1,
@@ -49,6 +50,21 @@ def test_best_and_worst_by_hand():
     )
     assert list(labelling.standard_format(nothing[0]).columns) == labelling.COLUMNS
     assert list(labelling.conversational_format(nothing[0]).columns) == labelling.COLUMNS
+
+
+def test_copies_of_a_demonstration_are_no_labels():
+    """Two of the four runs of four words stand in the demonstration: a copy; one of four does not make one."""
+    support = [Preference("d0", "d", "Human: slugs?", "Pick them off by hand. Use beer!", "No.")]
+    rows = [("p", "PICK them off, by hand or not", "eos", 9.0), ("p", "Pick them off by all means now", "eos", 1.0),
+            ("p", "Three words only", "eos", 0.0)]  # fmt: skip
+    candidates = table(*rows).assign(demo_ids=[("d0",)] * 3)
+    marked = labelling.with_copies(candidates, support)
+    assert list(marked["copied"]) == [0.5, 0.25, 0.0]
+    assert list(labelling.with_copies(candidates.assign(demo_ids=[()] * 3), support)["copied"]) == [0.0] * 3
+    pairs, dropped = labelling.label_candidates(marked)
+    assert dropped["candidates copied from a demonstration"] == 1
+    assert list(pairs["chosen"]) == ["Pick them off by all means now"]
+    assert labelling.copies_sentence(marked).endswith("1 of 3 candidates, 1 of 1 choices of S.")
 
 
 def test_tables_that_cannot_be_labelled():
