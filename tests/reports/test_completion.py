@@ -25,7 +25,7 @@ echo "${COMPREPLY[*]}" """
         (["report", "01_method", ""], notebook_names()),
         (["report", "01_method", "--preset", "smo"], ["smollm2"]),
         (["report", "01_method", "-p", "n_cand"], ["n_candidates"]),
-        (["report", "01_method", "-p", "n_candidates", "8", "-p", "n_dem"], ["n_demos"]),
+        (["report", "01_method", "-p", "n_candidates", "8", "-p", "max_new"], ["max_new_tokens"]),
         (["report", "-p", "n_candidates", "8", "02"], ["02_retrieval_ablation"]),
         (["store", "v"], ["verify"]),
         (["gallery", "/us"], ["/usr"]),
