@@ -42,7 +42,9 @@ LOST = """async () => {
     for (const link of document.querySelectorAll('nav a[href^="#"]')) {
         link.click()
         await new Promise(shown => requestAnimationFrame(() => requestAnimationFrame(shown)))
-        const seen = document.getElementById(decodeURIComponent(link.hash.slice(1)))?.getBoundingClientRect()
+        const name = link.hash.slice(1)  // a browser looks for the name as it stands first, then decoded
+        const found = document.getElementById(name) ?? document.getElementById(decodeURIComponent(name))
+        const seen = found?.getBoundingClientRect()
         if (!(seen?.bottom > 0 && seen.top < innerHeight)) lost.push(link.hash)
     }
     return lost

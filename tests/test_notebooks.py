@@ -361,8 +361,9 @@ def test_the_same_seed_gives_the_same_bytes(smoke, given, tmp_path, monkeypatch)
 
     The first run may have found what notebooks before it computed; its cost when computed is said in either case.
     """
+    folders = [smoke["01_method"]]
     monkeypatch.setenv("ICDPO_STORE", str(tmp_path / "store"))
-    folders = smoke["01_method"], run_notebook("01_method", given["01_method"], tmp_path / "anew")
+    folders.append(run_notebook("01_method", given["01_method"], tmp_path / "anew"))
     first, anew = (lines(folder) for folder in folders)
     pages = [(folder / "report.html").read_text() for folder in folders]
     cut = re.compile(r'<(table|p|dl) class="measured">.*?</\1>|<footer>.*?</footer>', re.S)
