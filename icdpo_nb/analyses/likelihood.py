@@ -183,7 +183,8 @@ def forecast_sentence(found: pd.DataFrame, n: int) -> str:
         return f"{forecast}; there are no rewards to test it."
     failed = [f"{r.lm}: {r.sources}" for r in found.itertuples() if r.outcome == "did not come true"]
     counts = [f"it came true in {int((outcomes == 'came true').sum())}"]
-    counts.append(f"did not in {len(failed)}" + (f" ({'; '.join(failed)})" if failed else ""))
+    if failed:
+        counts.append(f"did not in {len(failed)} ({'; '.join(failed)})")
     for kind in (SMALL, OPEN):
         if count := int(outcomes.str.startswith(kind).sum()):
             counts.append(f"{kind} in {count}")

@@ -103,14 +103,14 @@ def table(values: dict[str, list[float]], column: str, source: str = ALONE) -> p
 @pytest.mark.parametrize(
     ("rewards", "outcome", "end"),
     [
-        ([3.0, 4, 3, 4], "came true", "; it came true in 1, did not in 0."),
+        ([3.0, 4, 3, 4], "came true", "; it came true in 1."),
         ([0.0, 1, 0, 0], "did not come true", "; it came true in 0, did not in 1 (m: b - a)."),
         (
             [1.0, 3.5, 1, 3],
             "cannot tell; about 250 prompts would decide it",
-            "; it came true in 0, did not in 0, cannot tell in 1.",
+            "; it came true in 0, cannot tell in 1.",
         ),
-        ([2.05, 2.1, 2, 2.1], "too small to matter", "; it came true in 0, did not in 0, too small to matter in 1."),
+        ([2.05, 2.1, 2, 2.1], "too small to matter", "; it came true in 0, too small to matter in 1."),
         (None, "not run", "; there are no rewards to test it."),
     ],
 )
