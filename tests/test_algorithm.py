@@ -146,6 +146,7 @@ def test_scores_equal_brute_force(pairs, tiny_lm):
     check_against_brute_force(pairs, by_domain("random", pairs, ["helpful", "harmless"]), tiny_lm, SHORT)
 
 
+@pytest.mark.slow
 def test_scores_equal_brute_force_on_smollm2(pairs, smollm2):
     """One sequence at a time, float32, within 1e-4 nats: the plain definition of Eqs. 8 and 11."""
     check_against_brute_force(pairs[4:5], by_domain("random", pairs, ["harmless"]), smollm2, RECOMMENDED.but(max_new_tokens=12))

@@ -169,7 +169,7 @@ SMOKE = {  # parameters that make a notebook small
 }
 
 
-SHORT = ("00_start_here", "01_method", "03_demo_source_nll", "07_demonstrations_and_candidates")  # run by `make test`
+SHORT = ("01_method", "03_demo_source_nll")  # run by `make test`
 RUNS = [name if name in SHORT else pytest.param(name, marks=pytest.mark.slow) for name in SMOKE]
 
 
@@ -496,10 +496,12 @@ def test_in_jupyterlab_03_finds_the_run_beside_it(smoke, given, tmp_path, monkey
     assert not [p for p in tmp_path.rglob("*") if "01_method" not in str(p) and p.is_file()], "a run by hand leaves nothing"
 
 
+@pytest.mark.slow
 def test_00_runs_in_jupyterlab(given, tmp_path, monkeypatch):
     assert "headline numbers (JSON)" in outputs_in_lab("00_start_here", given["00_start_here"], tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_without_a_teacher(given, tmp_path, monkeypatch):
     """RM-Aug and RM-BoN are left out, and nothing else changes."""
     for teacher in (LM, "none"):
@@ -511,6 +513,7 @@ def test_without_a_teacher(given, tmp_path, monkeypatch):
     assert [row for row in rows[LM] if not row["method"].startswith("RM-")] == rows["none"]
 
 
+@pytest.mark.slow
 def test_your_own_data_with_a_reward(given, tmp_path, monkeypatch):
     """Without a reward nothing is called better; with one the methods are compared. The rest is the same."""
     pages = {}

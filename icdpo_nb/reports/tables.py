@@ -16,7 +16,6 @@ from ..common.escaping import TEXT_CHARACTERS, escaped
 from ..statistics.estimates import GROUPS, as_text
 from ..statistics.findings import HIGHER, LOWER, NOT, OPEN, SIGNS, VERDICTS, needed_text, rounded_up
 from ..statistics.published import MODELS
-from ..statistics.with_paper import with_published
 
 INTERVAL = re.compile(r"([+-]?\d[\d.,]*(?: ?%)?) (\[[^\[\]]*\])(.{0,14})")  # 0.57 [0.50, 0.64], and a count or marks
 SHORT = 60  # characters: longer texts of a column are read in every row
@@ -172,6 +171,8 @@ def _verdict_cell(row) -> str:
 
 def show_beside(means: pd.DataFrame, caption: str, roles: Sequence[str] = (), data: str = "HH-RLHF") -> None:
     """The table of `with_published`; the caption says how many prompts there are, and what the paper's numbers are."""
+    from ..statistics.with_paper import with_published  # it knows the baselines, and they need torch
+
     counts = ", ".join(f"{d} n = {n}" for d, n in means.groupby("domain", sort=False)["n"].first().items())
     paper = f"The paper's on {data}: {' / '.join(MODELS)}, RM_test × 100, with the source of the same role; the scales differ"
     show_table(with_published(means, roles, data), f"{caption} Mean [95 % interval]; prompts: {counts}. {paper}.")

@@ -58,6 +58,7 @@ def plain_nll(lm, context: str, response: str) -> float:
     return -logp[n - 1 : -1].gather(-1, whole[0, n:, None]).mean().item()
 
 
+@pytest.mark.slow
 def test_smollm2_agrees_with_an_independent_computation(teachers, smollm2):
     sources = loaded(teachers, "one", "two")
     asked = common_prompts(sources, [], 6)

@@ -117,6 +117,7 @@ def test_made_demonstrations_differ_in_what_they_are_asked_to():
     assert {find_topic(d.prompt).family for d in near} == {"cooking"}
 
 
+@pytest.mark.slow
 def test_transfer_and_its_exhibits():
     lm = load_lm("sandbox-small")
     data = {s: load_preferences("sandbox/helpful", demonstrations=s) for s in validation.SOURCES}

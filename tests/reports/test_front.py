@@ -280,6 +280,7 @@ def test_the_page_is_valid_html_and_hostile_records_are_text(tmp_path):
     assert re.findall(r'href="(?!#|[\w.%~()-]+/report\.html)[^"]*"', page) == []
 
 
+@pytest.mark.slow
 def test_in_a_browser(tmp_path):
     """The page of hostile records has no fault at any width; and a reader chooses among runs."""
     leave_everything(tmp_path / "everything")

