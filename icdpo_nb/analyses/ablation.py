@@ -68,11 +68,8 @@ def variants(
     found = [but(DEMOS, m, n_demos=m) for m in sorted({*n_demos, base.n_demos})]
     found += [but(RETRIEVER, kind, kind) for kind in ("random", "BM25", "SBERT", "R")]
     if retriever != "random":
-        order = LAST if base.most_similar_last else FIRST
-        found += [
-            but(ORDER, order),
-            but(ORDER, {LAST: FIRST, FIRST: LAST}[order], most_similar_last=not base.most_similar_last),
-        ]
+        own_order = base.most_similar_last
+        found += [but(ORDER, _order(last), most_similar_last=last) for last in (own_order, not own_order)]
         found += [but(ORDER, SHUFFLED, shuffled=True)]
         found += [but(DIVERSITY, f"{w:g}", weight=w) for w in sorted({0.0, *weights})]
     if retriever in ("BM25", "R"):
@@ -80,9 +77,13 @@ def variants(
     return found
 
 
+def _order(most_similar_last: bool) -> str:
+    return LAST if most_similar_last else FIRST
+
+
 def base_values(base: Protocol, retriever: str) -> dict[str, str]:
     """The value of each setting in the base configuration, by setting."""
-    order = LAST if base.most_similar_last else FIRST
+    order = _order(base.most_similar_last)
     return {
         DEMOS: str(base.n_demos), RETRIEVER: retriever, ORDER: order, DIVERSITY: "0", WINDOW: str(base.bm25_window),
     }  # fmt: skip
@@ -137,9 +138,7 @@ def _per_prompt(table: pd.DataFrame, preferences: PreferenceSet, lm: LanguageMod
     )
 
 
-def near_duplicates(
-    prompts: Sequence[Preference], preferences: PreferenceSet, retrievers: Mapping[str, Retriever], k: int
-) -> list[tuple[str, str]]:
+def near_duplicates(prompts: Sequence[Preference], retrievers: Mapping[str, Retriever], k: int) -> list[tuple[str, str]]:
     """The (prompt_id, prompt_id of the demonstration) among the k best demonstrations that are near-duplicates of a prompt."""
     found = []
     for domain, retriever in retrievers.items():

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from ..algorithm import retrieve
 from ..data.preferences import Preference
 from ..models.interface import LanguageModel
 from ..protocol import Protocol
 from ..retrieval.retrievers import Retriever
 from ..scoring import is_empty, score
 from ..statistics.intervals import mean_ci
-from ..templates import contexts
+from ..templates import contexts, icl_context
 
 
 def influence(
@@ -27,26 +28,25 @@ def influence(
     candidates of S minus S without it, nats), spread (standard deviation of this difference over the candidates, which is
     what can change the choice), and changed (1 if the choice of S differs, else 0).
     """
+    demos = retrieve(prompts, retrievers, protocol.n_demos)
+    whole = [contexts(ds, p.prompt, protocol) for ds, p in zip(demos, prompts, strict=True)]
+    sampled = lm.sample([c["icl"] for c in whole], protocol.n_candidates, protocol, seed)
+    texts = [  # of each prompt: x, [d; x], and [d; x] without each demonstration
+        [c["base"], c["icl"], *(icl_context(ds[:i] + ds[i + 1 :], p.prompt, protocol=protocol) for i in range(len(ds)))]
+        for ds, p, c in zip(demos, prompts, whole, strict=True)
+    ]
+    asked = [(text, ys) for own, ys in zip(texts, sampled, strict=True) for text in own]
+    scored = iter(lm.logprobs([text for text, _ in asked], [ys for _, ys in asked]))
     rows = []
-    for p in prompts:
-        demos = retrievers[p.domain].retrieve([p.prompt], protocol.n_demos)[0]
-        whole = contexts(demos, p.prompt, protocol)
-        responses = lm.sample([whole["icl"]], protocol.n_candidates, protocol, seed)[0]
-        without = [contexts([d for j, d in enumerate(demos) if j != i], p.prompt, protocol)["icl"] for i in range(len(demos))]
-        scored = lm.logprobs([whole["base"], whole["icl"], *without], [responses] * (2 + len(demos)))
-        sums = [np.array([y.sum(dtype=np.float64) for y in row]) for row in scored]
-        n_tokens, empty = np.array([len(y.token_ids) for y in responses]), is_empty(y.text for y in responses)
-
-        def of(icl: np.ndarray, base: np.ndarray = sums[0], n_tokens: np.ndarray = n_tokens, empty: np.ndarray = empty):
-            return score("S", {"base": base, "icl": icl}, n_tokens, protocol.reduction, empty=empty)
-
-        s = of(sums[1])
-        for i, d in enumerate(demos):
-            left = of(sums[2 + i])
-            difference = (s - left)[~empty]
+    for p, ds, own, ys in zip(prompts, demos, texts, sampled, strict=True):
+        base, *icls = [np.array([y.sum(dtype=np.float64) for y in next(scored)]) for _ in own]
+        n_tokens, empty = np.array([len(y.token_ids) for y in ys]), is_empty(y.text for y in ys)
+        s, *without = [score("S", {"base": base, "icl": v}, n_tokens, protocol.reduction, empty=empty) for v in icls]
+        for i, (d, left) in enumerate(zip(ds, without, strict=True)):
+            difference = s[~empty] - left[~empty]
             rows.append({
                 "domain": p.domain, "prompt_id": p.prompt_id, "demo_id": d.prompt_id, "demonstration": d.prompt,
-                "position": i + 1 if protocol.most_similar_last else len(demos) - i,
+                "position": i + 1 if protocol.most_similar_last else len(ds) - i,
                 "shift": difference.mean() if len(difference) else 0.0,
                 "spread": difference.std(ddof=1) if len(difference) > 1 else 0.0,
                 "changed": float(np.argmax(s) != np.argmax(left)),

@@ -53,8 +53,8 @@ def _missing_bytes(hub_id: str, wanted: Callable, revision: str | None, kind: st
     except Exception:  # no network, no such repository, no permission: the loader says so
         return 0
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    cached = (isinstance(try_to_load_from_cache(hub_id, f, revision=info.sha, repo_type=kind), str) for f in wanted([*sizes]))
-    return sum(sizes[f] for f, there in zip(wanted([*sizes]), cached, strict=True) if not there)
+    cached = {f: try_to_load_from_cache(hub_id, f, revision=info.sha, repo_type=kind) for f in wanted([*sizes])}
+    return sum(sizes[f] for f, path in cached.items() if not isinstance(path, str))
 
 
 @contextmanager
