@@ -72,6 +72,8 @@ PUBLIC = {  # public name -> module; import everything else from its room
     "show_estimates": "reports.tables",
     "show_figure": "reports.tables",
     "show_microscope": "reports.microscope",
+    "Playground": "reports.playground",
+    "show_playground": "reports.widgets",
     "show_note": "reports.tables",
     "show_table": "reports.tables",
     "show_text": "reports.tables",

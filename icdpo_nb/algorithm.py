@@ -4,7 +4,7 @@ All analyses start from the candidates table. It has one row per prompt and cand
 S, Ŝ, the expert's score, the NLL and every ablation of the selection without sampling again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -53,15 +53,22 @@ class Selection:
 
 
 def icdpo(
-    prompt: str, retriever: Retriever, lm: LanguageModel, name: str = "S", protocol: Protocol = RECOMMENDED, seed: int = 0
+    prompt: str,
+    retriever: Retriever,
+    lm: LanguageModel,
+    name: str = "S",
+    protocol: Protocol = RECOMMENDED,
+    seed: int = 0,
+    watch: Callable[[int, int, Sequence[int]], None] | None = None,
 ) -> Selection:
     """Run In-Context Direct Preference Optimization (Algorithm 1) on one prompt x.
 
-    `name` is the score used for selection: S (Eq. 8), S_hat (Eq. 11), or ICL (the expert alone).
+    `name` is the score used for selection: S (Eq. 8), S_hat (Eq. 11), or ICL (the expert alone). `watch(0, j, ids)` sees
+    response j grow while it is sampled; see `LanguageModel.sample`.
     """
     demos = retriever.retrieve([prompt], protocol.n_demos)[0]  # d, line 1
     context = contexts(demos, prompt, protocol)  # x, [d+; x], [d-; x]
-    responses = lm.sample([context["icl"]], protocol.n_candidates, protocol, seed)[0]  # y_1 … y_n, line 2
+    responses = lm.sample([context["icl"]], protocol.n_candidates, protocol, seed, watch=watch)[0]  # y_1 … y_n, line 2
     token_logp = {c: lm.logprobs([context[c]], [responses])[0] for c in CONTEXTS}  # lines 6-7
     return selected(prompt, demos, responses, token_logp, lm, name, protocol)
 

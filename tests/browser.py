@@ -85,8 +85,8 @@ def recording_proxy() -> Iterator[tuple[int, list[str]]]:
 
 
 @contextmanager
-def chromium() -> Iterator[tuple[Callable, list[str]]]:
-    """A function that opens a file, and the hosts that were asked for; skips the test where there is no browser.
+def browser(past_the_proxy: str) -> Iterator[tuple]:
+    """A browser's window (Playwright's context), and the hosts that were asked for; skips the test where there is none.
 
     Close it before anything else runs an event loop: Playwright's own runs in this thread meanwhile.
     """
@@ -94,9 +94,16 @@ def chromium() -> Iterator[tuple[Callable, list[str]]]:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium")
     with recording_proxy() as (port, asked), playwright.sync_playwright() as started:
-        proxy = {"server": f"http://127.0.0.1:{port}", "bypass": "<-loopback>"}  # not even this machine is reached past it
-        browser = started.chromium.launch(executable_path=CHROMIUM, proxy=proxy, args=["--disable-quic"])
-        context = browser.new_context(reduced_motion="reduce", color_scheme="light")
+        proxy = {"server": f"http://127.0.0.1:{port}", "bypass": past_the_proxy}
+        opened = started.chromium.launch(executable_path=CHROMIUM, proxy=proxy, args=["--disable-quic"])
+        yield opened.new_context(reduced_motion="reduce", color_scheme="light"), asked
+        opened.close()
+
+
+@contextmanager
+def chromium() -> Iterator[tuple[Callable, list[str]]]:
+    """A function that opens a file, and the hosts that were asked for; skips the test where there is no browser."""
+    with browser("<-loopback>") as (context, asked):  # not even this machine is reached past the proxy
 
         def opened(path: Path):
             page = context.new_page()
@@ -108,7 +115,6 @@ def chromium() -> Iterator[tuple[Callable, list[str]]]:
             return page
 
         yield opened, asked
-        browser.close()
 
 
 def _outside(request, path: Path) -> bool:

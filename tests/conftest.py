@@ -1,6 +1,7 @@
 """Small parts shared by the tests: a hand-made preference set and tiny random models of several architectures."""
 
 import os
+import shutil
 import string
 import tempfile
 from contextlib import contextmanager
@@ -14,6 +15,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from icdpo_nb.data.preferences import Preference
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["ICDPO_STORE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items) -> None:

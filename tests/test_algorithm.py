@@ -31,7 +31,7 @@ class WorkedExample:
     def __init__(self, prompt, demos):
         self.names = {text: name for name, text in contexts(demos, prompt).items()}
 
-    def sample(self, texts, n, protocol, seed, progress=None):
+    def sample(self, texts, n, protocol, seed, progress=None, watch=None):
         assert [self.names[t] for t in texts] == ["icl"]
         return [[Response(y, (7, 8), "eos") for y in "abc"[:n]]]
 
@@ -68,7 +68,7 @@ class Silent(WorkedExample):
         super().__init__(prompt, demos)
         self.said = said
 
-    def sample(self, texts, n, protocol, seed, progress=None):
+    def sample(self, texts, n, protocol, seed, progress=None, watch=None):
         return [[Response(text, ids, finish) for text, ids, finish in self.said[:n]]]
 
 

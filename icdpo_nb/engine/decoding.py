@@ -97,13 +97,13 @@ class Pool:
     def run(
         self,
         choose: Callable[[torch.Tensor, tuple[np.ndarray, ...]], tuple[torch.Tensor, torch.Tensor]],
-        ended: Callable[[int, list[int]], str | None],
+        ended: Callable[[int, int, list[int]], str | None],
     ) -> Iterator[Row]:
         """Yield each row as soon as all its responses have ended.
 
         `choose(logits, places)` returns the next token of every unfinished response and its log-probability, both of shape
         (responses,), given float32 logits of shape (responses, vocab). `places` are three int arrays of shape (responses,):
-        context index, response index and number of tokens so far. `ended(i, ids)` returns how a response to context i has
+        context index, response index and number of tokens so far. `ended(i, j, ids)` returns how response j to context i has
         ended, or None.
         """
         self.fill()
@@ -155,7 +155,7 @@ class Pool:
         places = [(row.index, j, len(row.sampled[j].ids)) for row in self.rows for j in row.live]
         return tuple(np.array(places).T)
 
-    def _append(self, tokens: list[int], logps: list[float], ended: Callable[[int, list[int]], str | None]) -> None:
+    def _append(self, tokens: list[int], logps: list[float], ended: Callable[[int, int, list[int]], str | None]) -> None:
         """Append a token to every unfinished response, and update which responses are unfinished."""
         drawn = iter(zip(tokens, logps, strict=True))
         for row in self.rows:
@@ -164,7 +164,7 @@ class Pool:
                 sampled, (token, logp) = row.sampled[j], next(drawn)
                 sampled.ids.append(token)
                 sampled.logps.append(logp)
-                sampled.finish = ended(row.index, sampled.ids) or "length"
+                sampled.finish = ended(row.index, j, sampled.ids) or "length"
                 if sampled.finish == "length" and len(sampled.ids) < self.steps:
                     unfinished.append(j)
             row.live = unfinished

@@ -56,7 +56,7 @@ class Engine:
         self,
         contexts: Sequence[Sequence[int]],
         uniform: np.ndarray,
-        ended: Callable[[int, list[int]], str | None],
+        ended: Callable[[int, int, list[int]], str | None],
         top_p: float = 1.0,
         top_k: int = 0,
         temperature: float = 1.0,
@@ -65,7 +65,8 @@ class Engine:
     ) -> list[list[Sampled]]:
         """Sample n sequences for each context, using uniform random numbers of shape (contexts, n, max_new_tokens).
 
-        `ended(i, ids)` returns how a sequence of context i has ended ("eos", "stop"), or None to continue decoding.
+        `ended(i, j, ids)` is called after each token of sequence j of context i, and returns how it has ended ("eos", "stop"),
+        or None to continue decoding.
         """
         self.begin()
         _, n, steps = uniform.shape

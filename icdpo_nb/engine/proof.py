@@ -75,7 +75,7 @@ class Proof:
             return tokens, torch.log_softmax(logits, -1).gather(-1, tokens[:, None])[:, 0]
 
         pool = Pool(self.engine, prefix, self.contexts, [*range(len(self.contexts))], len(self.responses), 2)
-        rows = sorted(pool.run(given, lambda i, ids: None), key=lambda row: row.index)
+        rows = sorted(pool.run(given, lambda i, j, ids: None), key=lambda row: row.index)
         return [np.float32(sampled.logps) for row in rows for sampled in row.sampled]
 
     def _scored(self, prefix: Prefix) -> list[np.ndarray]:

@@ -70,6 +70,7 @@ class LanguageModel(Interface):
         seed: int = 0,
         progress: Callable = NO_BAR,
         begun: Sequence[Response] | None = None,
+        watch: Callable[[int, int, Sequence[int]], None] | None = None,
     ) -> list[list[Response]]:
         """Sample n responses to each context by nucleus sampling with the protocol's top-p, top-k and temperature.
 
@@ -80,6 +81,9 @@ class LanguageModel(Interface):
         `begun` holds one partial response per context, with its tokens as sampled. All n responses continue it by at most
         `max_new_tokens` tokens and include its tokens. Token t of response j always uses the same random number, so
         continuing the beginning of response j yields the response that one call would have sampled.
+
+        `watch(i, j, ids)` is called with the tokens so far of response j to context i, after each of them, where the model
+        samples here and now: not for results that are stored already.
         """
 
     def logprobs(

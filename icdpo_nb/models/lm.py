@@ -61,6 +61,7 @@ class CausalLM(Tokens):
         seed: int = 0,
         progress: Callable = NO_BAR,
         begun: Sequence[Response] | None = None,
+        watch: Callable[[int, int, Sequence[int]], None] | None = None,
     ) -> list[list[Response]]:
         """Sample n responses to each context; see `interface.LanguageModel.sample`."""
         begun, steps = begun or [EMPTY] * len(contexts), protocol.max_new_tokens
@@ -68,10 +69,17 @@ class CausalLM(Tokens):
         for context, ids in zip(contexts, encoded, strict=True):
             self._check_fits(context, len(ids), steps, "new tokens")
         uniform = _draws(seed, contexts, n, steps, begun)
+
+        def ended(i: int, j: int, new: list[int]) -> str | None:
+            ids = [*begun[i].token_ids, *new]
+            if watch:
+                watch(i, j, ids)
+            return self.ended(ids, protocol)
+
         sampled = self.engine.sample(
             encoded,
             uniform,
-            lambda i, ids: self.ended([*begun[i].token_ids, *ids], protocol),
+            ended,
             protocol.top_p,
             protocol.top_k,
             protocol.temperature,

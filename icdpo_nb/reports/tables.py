@@ -34,6 +34,13 @@ def show_table(
 
     `measured`: it holds times, memory or what was found in the store: what differs when the same is run again.
     """
+    display(HTML(table_html(table, caption, highlight, digits, measured)))
+
+
+def table_html(
+    table: pd.DataFrame, caption: str = "", highlight: Sequence[bool] | None = None, digits: int = 2, measured: bool = False
+) -> str:
+    """The table of `show_table` as HTML."""
     table = table.reset_index() if table.index.name else table
     shown = [[_cell(v, digits) for v in row] for row in table.itertuples(index=False)]
     numeric = [_is_numeric(table[c], [row[k] for row in shown]) for k, c in enumerate(table)]
@@ -44,8 +51,7 @@ def show_table(
         for row, before, mark in zip(shown, [None, *shown], marks, strict=False)
     )
     note = f"<caption>{escaped(caption)}</caption>" if caption else ""
-    whole = f"<table{_class('measured' * measured)}>{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    display(HTML(whole))
+    return f"<table{_class('measured' * measured)}>{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _is_numeric(column: pd.Series, shown: Sequence[str]) -> bool:

@@ -85,6 +85,7 @@ class StoredLM:
         seed: int = 0,
         progress: Callable = NO_BAR,
         begun: Sequence[Response] | None = None,
+        watch: Callable[[int, int, Sequence[int]], None] | None = None,
     ) -> list[list[Response]]:
         """The model's `sample`, with results read from the store where possible."""
         relevant = ("top_p", "top_k", "temperature", "max_new_tokens", "stop", "scored_tokens", "eos_scored")
@@ -92,7 +93,9 @@ class StoredLM:
         begun = begun or [EMPTY] * len(contexts)
 
         def run(indices: list[int]) -> list:
-            sampled = self.lm.sample([contexts[i] for i in indices], n, protocol, seed, begun=[begun[i] for i in indices])
+            seen = watch and (lambda k, j, ids: watch(indices[k], j, ids))
+            starts = [begun[i] for i in indices]
+            sampled = self.lm.sample([contexts[i] for i in indices], n, protocol, seed, begun=starts, watch=seen)
             return [[_to_json(y) for y in ys] for ys in sampled]
 
         items = [[c, list(b.token_ids)] if b.token_ids else c for c, b in zip(contexts, begun, strict=True)]

@@ -28,7 +28,7 @@ def scripted(lm: CausalLM, text: str, monkeypatch, eos: bool = False, protocol=R
         said = []
         for token in ids:
             said.append(token)
-            if finish := ended(0, said):
+            if finish := ended(0, 0, said):
                 return [[Sampled(said, [-1.0] * len(said), finish)]]
         return [[Sampled(said, [-1.0] * len(said), "length")]]
 
