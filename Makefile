@@ -20,6 +20,7 @@ report-all: report ## the same, and the fine-tuning (half an hour more)
 gallery: $(INSTALLED) ## run every notebook, and SmolLM2, into docs/gallery (two hours; for a release)
 	$(BIN)/icdpo-nb report --resume -o build/gallery $(basename $(notdir $(wildcard notebooks/*.ipynb)))
 	$(BIN)/icdpo-nb report --resume -o build/gallery --preset smollm2 01_method
+	$(BIN)/icdpo-nb report --resume -o build/gallery --preset smollm2-small 07_demonstrations_and_candidates
 	$(BIN)/icdpo-nb gallery build/gallery --publish docs/gallery
 
 test: $(INSTALLED) ## run the tests, without the slow ones, a process for each core

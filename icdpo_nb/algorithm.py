@@ -67,7 +67,7 @@ def icdpo(
     response j grow while it is sampled; see `LanguageModel.sample`.
     """
     demos = retriever.retrieve([prompt], protocol.n_demos)[0]  # d, line 1
-    context = contexts(demos, prompt, protocol)  # x, [d+; x], [d-; x]
+    context = contexts(demos, prompt, protocol, lm.render)  # x, [d+; x], [d-; x]
     responses = lm.sample([context["icl"]], protocol.n_candidates, protocol, seed, watch=watch)[0]  # y_1 … y_n, line 2
     token_logp = {c: lm.logprobs([context[c]], [responses])[0] for c in CONTEXTS}  # lines 6-7
     return selected(prompt, demos, responses, token_logp, lm, name, protocol)
@@ -109,11 +109,11 @@ def candidates_table(
     if retrievers:
         sampled_from = "icl"
         demos = retrieve(prompts, retrievers, protocol.n_demos)
-        text = [contexts(ds, p.prompt, protocol) for ds, p in zip(demos, prompts, strict=True)]
+        text = [contexts(ds, p.prompt, protocol, lm.render) for ds, p in zip(demos, prompts, strict=True)]
     else:
         sampled_from = "base"
         demos = [[] for _ in prompts]
-        text = [{"base": base_context(p.prompt, protocol)} for p in prompts]
+        text = [{"base": base_context(p.prompt, protocol, lm.render)} for p in prompts]
     bar = partial(tqdm, desc="sampling", leave=False)
     sampled = lm.sample([t[sampled_from] for t in text], protocol.n_candidates, protocol, seed, bar)
     return responses_table(prompts, demos, text, sampled, lm, protocol, rescore)

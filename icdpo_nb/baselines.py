@@ -83,7 +83,7 @@ def rm_aug(
     `blockwise`.
     """
     responses, scores = blockwise([prompt], lm, teacher, protocol, seed, block_tokens, n_blocks)
-    logp = lm.logprobs([base_context(prompt, protocol)], [responses])[0]
+    logp = lm.logprobs([base_context(prompt, protocol, lm.render)], [responses])[0]
     return Selection(prompt, [], responses, {"base": np.array([lp.sum() for lp in logp])}, scores)
 
 
@@ -93,7 +93,7 @@ def _chosen(
     """Sample n responses, with demonstrations if there is a retriever, and score them with `scorer(texts)`."""
     demos = retriever.retrieve([prompt], protocol.n_demos)[0] if retriever else []
     name = "icl" if retriever else "base"
-    context = icl_context(demos, prompt, protocol=protocol) if retriever else base_context(prompt, protocol)
+    context = icl_context(demos, prompt, "chosen", protocol, lm.render) if retriever else base_context(prompt, protocol, lm.render)
     responses = lm.sample([context], protocol.n_candidates, protocol, seed)[0]
     logp = {name: np.array([lp.sum() for lp in lm.logprobs([context], [responses])[0]])}
     scores = scorer([y.text for y in responses]) if scorer else np.zeros(len(responses))
@@ -131,7 +131,7 @@ def blockwise(
         if value < 1:
             raise InputError(f"RM-Aug: {name} is {value}, but must be at least 1")
     as_sampled = protocol.but(scored_tokens="sampled", eos_scored="if_sampled")  # `as_scored` below applies the protocol's
-    contexts = [base_context(x, protocol) for x in prompts]
+    contexts = [base_context(x, protocol, lm.render) for x in prompts]
     best, scores = [EMPTY] * len(prompts), np.full(len(prompts), -np.inf)
     unfinished, n_tokens = [*range(len(prompts))], 0  # each unfinished response has n_tokens tokens
     while unfinished:
@@ -162,7 +162,7 @@ def rm_aug_table(
     """RM-Aug for many prompts: one row per prompt. The column `teacher` holds the teacher's score."""
     bar = partial(tqdm, desc="blocks", leave=False)
     responses, scores = blockwise([p.prompt for p in prompts], lm, teacher, protocol, seed, block_tokens, n_blocks, bar)
-    text = [{"base": base_context(p.prompt, protocol)} for p in prompts]
+    text = [{"base": base_context(p.prompt, protocol, lm.render)} for p in prompts]
     table = responses_table(prompts, [[]] * len(prompts), text, [[y] for y in responses], lm, protocol)
     return table.assign(teacher=scores)
 

@@ -39,6 +39,7 @@ class Protocol:
     eos_scored: Literal["if_sampled", "never", "always"] = "never"
     reduction: Literal["sum", "mean"] = "sum"  # mean: the n-th root of section 4.1
     # Contexts
+    template: Literal["figure", "chat"] = "figure"  # Figures 6-7, or the chat template of the model's tokenizer
     amateur: Literal["prompt", "template"] = "prompt"  # "prompt + Assistant:" or the ICL template without demonstrations
     line_breaks: Literal["figure", "code"] = "figure"  # Figures 6-7 have a blank line before ###Generate, the code has none
     most_similar_last: bool = True

@@ -60,7 +60,7 @@ def text_lengths(
     what belongs to them (a side with its prompt, a context with `max_new_tokens` more).
     """
     demos = [retrievers[p.domain].retrieve([p.prompt], protocol.n_demos)[0] for p in prompts]
-    contexts = [icl_context(ds, p.prompt, protocol=protocol) for ds, p in zip(demos, prompts, strict=True)]
+    contexts = [icl_context(ds, p.prompt, "chosen", protocol, lm.render) for ds, p in zip(demos, prompts, strict=True)]
     window = lm.max_length or np.inf
     n_prompt = np.array(lm.count_tokens(list(pairs["prompt"])))
     counted = {"prompt": (n_prompt, limits[0], n_prompt)}
@@ -174,7 +174,7 @@ def pair_values(
     tokens_rejected, and embedded (see `embedding_order`).
     """
     encoded = [[lm.encode_response(getattr(p, side), protocol) for side in SIDES] for p in pairs]
-    logps = lm.logprobs([base_context(p.prompt, protocol) for p in pairs], encoded)
+    logps = lm.logprobs([base_context(p.prompt, protocol, lm.render) for p in pairs], encoded)
     table = pd.DataFrame({"lm": lm.name, "domain": [p.domain for p in pairs], "prompt_id": prompt_groups(pairs)})
     for j, side in enumerate(SIDES):
         table[f"nll_{side}"] = [-float(values[j].mean()) for values in logps]

@@ -86,7 +86,7 @@ def pair_scores(
 ) -> pd.DataFrame:
     """S, Ŝ and π* of the chosen and rejected responses of the data: columns prompt_id, domain, side, S, S_hat, ICL."""
     demos = [retrievers[p.domain].retrieve([p.prompt], protocol.n_demos)[0] for p in prompts]
-    texts = [contexts(ds, p.prompt, protocol) for ds, p in zip(demos, prompts, strict=True)]
+    texts = [contexts(ds, p.prompt, protocol, lm.render) for ds, p in zip(demos, prompts, strict=True)]
     pairs = [[lm.encode_response(y, protocol) for y in (p.chosen, p.rejected)] for p in prompts]
     n_tokens = np.array([[len(y.token_ids) for y in ys] for ys in pairs])
     logp = {}  # context -> (prompts, 2)

@@ -29,10 +29,10 @@ def influence(
     what can change the choice), and changed (1 if the choice of S differs, else 0).
     """
     demos = retrieve(prompts, retrievers, protocol.n_demos)
-    whole = [contexts(ds, p.prompt, protocol) for ds, p in zip(demos, prompts, strict=True)]
+    whole = [contexts(ds, p.prompt, protocol, lm.render) for ds, p in zip(demos, prompts, strict=True)]
     sampled = lm.sample([c["icl"] for c in whole], protocol.n_candidates, protocol, seed)
     texts = [  # of each prompt: x, [d; x], and [d; x] without each demonstration
-        [c["base"], c["icl"], *(icl_context(ds[:i] + ds[i + 1 :], p.prompt, protocol=protocol) for i in range(len(ds)))]
+        [c["base"], c["icl"], *(icl_context(ds[:i] + ds[i + 1 :], p.prompt, "chosen", protocol, lm.render) for i in range(len(ds)))]
         for ds, p, c in zip(demos, prompts, whole, strict=True)
     ]
     asked = [(text, ys) for own, ys in zip(texts, sampled, strict=True) for text in own]

@@ -59,8 +59,8 @@ def source_nll(
         pools = {d: RandomRetriever([p for p in others if p.domain == d], seed) for d in domains_of(asked)}
         demos = [pools[p.domain].retrieve([p.prompt], protocol.n_demos)[0] for p in asked]
         contexts = {
-            ALONE: [base_context(x, protocol) for x in prompts],
-            WITH_DEMOS: [icl_context(ds, x, protocol=protocol) for ds, x in zip(demos, prompts, strict=True)],
+            ALONE: [base_context(x, protocol, lm.render) for x in prompts],
+            WITH_DEMOS: [icl_context(ds, x, "chosen", protocol, lm.render) for ds, x in zip(demos, prompts, strict=True)],
         }
         for kind, context in contexts.items():
             logps = [values[0] for values in lm.logprobs(context, responses)]

@@ -46,7 +46,7 @@ def selections(
     `retrievers` maps each domain to its retriever, as in `candidates_table`, whose candidates and scores these are.
     """
     demos = retrieve(prompts, retrievers, protocol.n_demos)
-    text = [contexts(d, p.prompt, protocol) for d, p in zip(demos, prompts, strict=True)]
+    text = [contexts(d, p.prompt, protocol, lm.render) for d, p in zip(demos, prompts, strict=True)]
     bar = partial(tqdm, desc="tokens", leave=False)
     sampled = lm.sample([t["icl"] for t in text], protocol.n_candidates, protocol, seed, bar)
     cases = [(c, i) for i, t in enumerate(text) for c in t]

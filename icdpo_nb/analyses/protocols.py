@@ -25,7 +25,7 @@ from .sampling import for_models, with_origin
 
 SAMPLING = frozenset({
     "n_demos", "n_candidates", "top_p", "top_k", "temperature", "max_new_tokens", "stop",
-    "line_breaks", "most_similar_last", "bm25_window", "support",
+    "template", "line_breaks", "most_similar_last", "bm25_window", "support",
 })  # fmt: skip
 SCORING = frozenset({"scored_tokens", "eos_scored", "reduction", "amateur"})
 SUMMARY = frozenset({"totals"})
@@ -105,7 +105,7 @@ def candidates_under(
         first = protocols[names[0]].but(**AS_SAMPLED)
         retrievers = by_domain("random", support, domains_of(prompts), first, seed=seed)
         demos = retrieve(prompts, retrievers, first.n_demos)
-        texts = [contexts(ds, p.prompt, first)["icl"] for ds, p in zip(demos, prompts, strict=True)]
+        texts = [contexts(ds, p.prompt, first, lm.render)["icl"] for ds, p in zip(demos, prompts, strict=True)]
         sampled = lm.sample(texts, first.n_candidates, first, seed)
         for name in names:
             tables[name] = _scored(prompts, demos, sampled, lm, protocols[name]).assign(variant=name)
@@ -120,7 +120,7 @@ def _scored(
     protocol: Protocol,
 ) -> pd.DataFrame:
     """The candidates table of sampled responses with the tokens and under the contexts of a protocol."""
-    text = [contexts(ds, p.prompt, protocol) for ds, p in zip(demos, prompts, strict=True)]
+    text = [contexts(ds, p.prompt, protocol, lm.render) for ds, p in zip(demos, prompts, strict=True)]
     return responses_table(prompts, demos, text, [[lm.as_scored(y, protocol) for y in ys] for ys in sampled], lm, protocol)
 
 

@@ -157,14 +157,17 @@ class TeacherReward:
         self.protocol = protocol
         self.name = teacher.name
         self._lock = Lock()
-        self.fingerprint = f"{teacher.fingerprint} {digest(protocol.settings())}"
+        settings = protocol.settings()
+        if protocol.template == "figure":  # as before it was a setting, so that stored rewards are found
+            del settings["template"]
+        self.fingerprint = f"{teacher.fingerprint} {digest(settings)}"
         self.note = f"The reward is the mean log-probability under the teacher LM {teacher.name}."
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Mean log-probabilities, shape (n,)."""
         at: dict[str, list[int]] = {}  # context -> its rows, so that each context is encoded once
         for i, x in enumerate(prompts):
-            at.setdefault(base_context(x, self.protocol), []).append(i)
+            at.setdefault(base_context(x, self.protocol, self.teacher.render), []).append(i)
         with self._lock:
             encoded = [[self.teacher.encode_response(responses[i], self.protocol) for i in rows] for rows in at.values()]
             logps = self.teacher.logprobs(list(at), encoded)

@@ -45,6 +45,9 @@ class LanguageModel(Interface):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text."""
 
+    def render(self, messages: Sequence[dict]) -> str:
+        """Chat messages as a context, by the chat template of the tokenizer."""
+
     def encode_context(self, text: str) -> list[int]:
         """Token ids of a context."""
 

@@ -1,7 +1,8 @@
 """Conversion between text and token ids for contexts and responses, and the end of a response.
 
-A context ends with a colon; the space after it belongs to the response. The token ids of a response are fixed once and
-scored unchanged under every context. Otherwise S would compare two different sequences.
+A context ends with a colon; the space after it belongs to the response. With a chat template, a context ends where the
+assistant's turn begins (see `chat`). The token ids of a response are fixed once and scored unchanged under every context.
+Otherwise S would compare two different sequences.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 
 from ..protocol import RECOMMENDED, Protocol
 from ..templates import stop_position
+from .chat import ChatTemplate, Rendered
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Tokens:
 
     def __init__(self, tokenizer, eos_ids: Sequence[int]):
         self.tokenizer, self.eos_ids = tokenizer, list(eos_ids)
+        self.chat = ChatTemplate(tokenizer)
         if tokenizer.is_fast:  # tokenizer.json may enable truncation and padding
             tokenizer.backend_tokenizer.no_truncation()
             tokenizer.backend_tokenizer.no_padding()
@@ -68,8 +71,17 @@ class Tokens:
             ends.append(max(ends[-1], len(prefix)) if whole.startswith(prefix) else ends[-1])
         return [whole[a:b] for a, b in zip(ends, [*ends[1:], len(whole)], strict=True)] if ids else []
 
+    def render(self, messages: Sequence[dict]) -> str:
+        """Chat messages as a context, by the chat template of the tokenizer. Raises `InputError` if it has none."""
+        return self.chat(messages)
+
     def encode_context(self, text: str) -> list[int]:
-        """Token ids of a context, with BOS if the tokenizer adds it, and without a final EOS."""
+        """Token ids of a context, with BOS if the tokenizer adds it, and without a final EOS.
+
+        A context from `render` is tokenized as it stands, as by `apply_chat_template`.
+        """
+        if isinstance(text, Rendered):
+            return self.tokenize(text)
         ids = self.tokenizer(text)["input_ids"]
         while len(ids) > 1 and ids[-1] in self.eos_ids:
             ids = ids[:-1]
@@ -78,19 +90,26 @@ class Tokens:
     def encode_response(self, text: str, protocol: Protocol = RECOMMENDED) -> Response:
         """A given text as a `Response`, tokenized as it follows the colon of a context and a space.
 
-        `scored_tokens="retokenized"` tokenizes " " + text separately, as the released code does. An empty text has no
-        tokens. `eos_scored="always"` appends EOS.
+        With a chat template, as it follows the mark of an assistant's turn. `scored_tokens="retokenized"` tokenizes
+        " " + text separately, as the released code does. An empty text has no tokens. `eos_scored="always"` appends EOS.
         """
-        text, colon = text.strip(), self.tokenize(":")
-        joint = self.tokenize(f": {text}")
-        separately = protocol.scored_tokens == "retokenized" or joint[: len(colon)] != colon
-        ids = self.tokenize(f" {text}") if separately else joint[len(colon) :]
+        before, space, _ = self.chat.opening if protocol.template == "chat" else (":", " ", "")
+        text, context = text.strip(), self.tokenize(before)
+        joint = self.tokenize(before + space + text)
+        separately = protocol.scored_tokens == "retokenized" or joint[: len(context)] != context
+        ids = self.tokenize(space + text) if separately else joint[len(context) :]
         return Response(text, self._with_eos(ids if text else [], (), protocol))
 
     def _with_eos(self, ids: Sequence[int], sampled_eos: Sequence[int], protocol: Protocol) -> tuple[int, ...]:
         """Append the EOS that the protocol scores, keeping the id of a sampled EOS."""
-        eos = {"never": (), "if_sampled": sampled_eos, "always": sampled_eos or self.eos_ids[:1]}[protocol.eos_scored]
-        return (*ids, *eos)
+        if protocol.eos_scored == "always":
+            return (*ids, *(sampled_eos or self._end(protocol)))
+        return (*ids, *(sampled_eos if protocol.eos_scored == "if_sampled" else ()))
+
+    def _end(self, protocol: Protocol) -> list[int]:
+        """The tokenizer's EOS; with a chat template, the token with which it ends an assistant's turn."""
+        marks = self.tokenize(self.chat.opening[2]) if protocol.template == "chat" else []
+        return marks[:1] if marks[:1] and marks[0] in self.eos_ids else self.eos_ids[:1]
 
     def ended(self, ids: Sequence[int], protocol: Protocol) -> str | None:
         """How a response with these tokens ended, "eos" or "stop", or None if it is unfinished."""

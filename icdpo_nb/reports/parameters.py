@@ -36,6 +36,10 @@ COMMON = {  # what a parameter means in every notebook that has it; `setup.Setup
         "pairs of a source and its counterpart in the paper (raw, LLaMA2-chat, GPT-3.5 or none), joined by an equals sign; "
         "if none given, raw, teacher-a and teacher-b in this order",
     ),
+    "template": (
+        str,
+        "contexts in the template of the paper's Figures 6 and 7 (figure), or in the model's own chat template (chat)",
+    ),
     "protocol": (str, "PAPER, REFERENCE or RECOMMENDED; see icdpo_nb/protocol.py"),
     "store": (bool, "reuse what earlier runs computed; see icdpo-nb store"),
 }

@@ -5,6 +5,7 @@ JupyterLab shows it as widgets, a report what the notebook's own parameters give
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -20,12 +21,22 @@ from .setup import Setup
 from .tables import show_table, show_text
 
 N_PROMPTS = 12  # of a set, to pick from
-SUITS = {  # model -> the set and the temperature that it is shown with: a sandbox model knows the sandbox's texts alone
-    "sandbox-small": ("sandbox", 1.0),
-    "sandbox-medium": ("sandbox", 1.0),
-    "sandbox-large": ("sandbox", 1.0),
-    "smollm2": ("pocket", 0.7),
+
+class Suit(NamedTuple):
+    """What a model is shown with."""
+
+    preferences: str
+    temperature: float
+    template: str
+
+
+SUITS = {  # a sandbox model knows the sandbox's texts alone, and SmolLM2 is a chat model
+    "sandbox-small": Suit("sandbox", 1.0, "figure"),
+    "sandbox-medium": Suit("sandbox", 1.0, "figure"),
+    "sandbox-large": Suit("sandbox", 1.0, "figure"),
+    "smollm2": Suit("pocket", 0.7, "chat"),
 }
+TEMPLATES = [("the paper's figure", "figure"), ("the model's chat template", "chat")]
 RETRIEVERS = ("R", "BM25", "random")  # SBERT alone embeds every demonstration first: a minute on the sandbox
 SOURCES = ("raw", "teacher-a", "teacher-b")
 
@@ -41,6 +52,7 @@ class Choice:
     n_demos: int
     n_candidates: int
     temperature: float
+    template: str = "figure"
     retriever: str = "R"
     score: str = "S"
     seed: int = 0
@@ -55,7 +67,7 @@ class Playground:
         self._lms: dict[str, LanguageModel] = {}
         self._sets: dict[tuple, PreferenceSet] = {}
         self._retrievers: dict[tuple, Retriever] = {}
-        self.suits = SUITS | {given["lm"]: (given["preferences"], protocol.temperature)}
+        self.suits = SUITS | {given["lm"]: Suit(given["preferences"], protocol.temperature, protocol.template)}
         first = self.prompts(given["preferences"], given["demonstrations"])[0].prompt
         self.start = Choice(
             first,
@@ -65,6 +77,7 @@ class Playground:
             protocol.n_demos,
             protocol.n_candidates,
             protocol.temperature,
+            protocol.template,
             seed=given.get("seed", 0),
         )
 
@@ -87,7 +100,8 @@ class Playground:
 
     def protocol(self, choice: Choice) -> Protocol:
         """The notebook's settings with those that were picked."""
-        picked = {"n_demos": choice.n_demos, "n_candidates": choice.n_candidates, "temperature": choice.temperature}
+        names = ("n_demos", "n_candidates", "temperature", "template")
+        picked = {name: getattr(choice, name) for name in names}
         return self.setup.protocol.but(**picked, support="mixed")  # what one types has no domain
 
     def retriever(self, choice: Choice) -> Retriever:

@@ -116,6 +116,8 @@ class Setup:
             f"m = {protocol.n_demos}, n = {protocol.n_candidates}, top-p {protocol.top_p:g}, temperature "
             f"{protocol.temperature:g}, protocol {protocol.name}, seed {given.get('seed', 0)}"
         )
+        if protocol.template == "chat":
+            facts["settings"] += "; contexts in the model's chat template"
         if given.get("preferences") == "sandbox":
             facts["how far to trust it"] = "a small artificial world: it shows a mechanism, not what 7B models do"
         return facts
@@ -140,7 +142,8 @@ class Setup:
         found.append(f"Language model{'s' if len(models) > 1 else ''}: {named}.")
         if "embed" in made:
             found.append(encoder_sentence(self.embed, made.get("prompts", []), data))
-        found.append(f"Protocol: {self.protocol.name}.")
+        chat = ", contexts in the model's chat template" if self.protocol.template == "chat" else ""
+        found.append(f"Protocol: {self.protocol.name}{chat}.")
         if "reward" in parts:
             found.append(self.reward.note)
         show_note(" ".join([*found, *sentences]))

@@ -14,7 +14,17 @@ from ..algorithm import Selection
 from ..common.errors import InputError
 from ..common.escaping import escaped, label
 from .microscope import SIGNS, microscope_html
-from .playground import RETRIEVERS, SOURCES, Choice, Playground, as_typed, candidates_table, demos_table, show_selection
+from .playground import (
+    RETRIEVERS,
+    SOURCES,
+    TEMPLATES,
+    Choice,
+    Playground,
+    as_typed,
+    candidates_table,
+    demos_table,
+    show_selection,
+)
 from .tables import table_html
 
 SECONDS = 0.2  # between two looks at the candidates while they are sampled
@@ -47,7 +57,7 @@ class Controls:
         self.pick = _list("or pick one", [], None)
         self.prompt = ipywidgets.Textarea(as_typed(start.prompt), description="prompt", continuous_update=False, layout=WIDE)
         self.lm = _list("model", play.suits, start.lm)
-        self.preferences = _list("data", dict.fromkeys(data for data, _ in play.suits.values()), start.preferences)
+        self.preferences = _list("data", dict.fromkeys(suit.preferences for suit in play.suits.values()), start.preferences)
         self.demonstrations = _list("responses of", dict.fromkeys([*SOURCES, start.demonstrations]), start.demonstrations)
         self.retriever = _list("retriever", RETRIEVERS, start.retriever)
         self.score = _list("score", [(SIGNS[name], name) for name in SIGNS], start.score)
@@ -56,6 +66,7 @@ class Controls:
         self.temperature = ipywidgets.FloatLogSlider(
             start.temperature, min=-1, max=0.5, description="temperature", continuous_update=False, readout_format=".2f"
         )
+        self.template = _list("contexts in", TEMPLATES, start.template)
         self.again = ipywidgets.Button(description="Sample again", tooltip="new candidates, by the next seed")
         self.bar = ipywidgets.IntProgress(0, 0, 1, layout=ipywidgets.Layout(width="12rem"))
         self.says, self.demos, self.candidates, self.microscope = (ipywidgets.HTML(layout=WIDE) for _ in range(4))
@@ -65,7 +76,8 @@ class Controls:
                 self.prompt,
                 _row(self.lm, self.preferences, self.demonstrations),
                 _row(self.retriever, self.n_demos, self.n_candidates),
-                _row(self.score, self.temperature, self.again),
+                _row(self.template, self.score, self.temperature),
+                _row(self.again),
                 _row(self.bar, self.says),
                 self.demos,
                 self.candidates,
@@ -85,7 +97,8 @@ class Controls:
 
     def choice(self) -> Choice:
         """What the widgets say."""
-        names = ("lm", "preferences", "demonstrations", "n_demos", "n_candidates", "temperature", "retriever", "score")
+        names = ("lm", "preferences", "demonstrations", "n_demos", "n_candidates", "temperature")
+        names += ("template", "retriever", "score")
         picked = {name: getattr(self, name).value for name in names}
         return Choice(self.prompt.value, **picked, seed=self.play.start.seed + self.drawn)
 
@@ -95,13 +108,14 @@ class Controls:
         for widget in (self.preferences, self.demonstrations):
             widget.observe(lambda _: self._offer_prompts(), "value")
         answering = (self.prompt, self.lm, self.preferences, self.demonstrations, self.retriever, self.score)
-        for widget in (*answering, self.n_demos, self.n_candidates, self.temperature):
+        for widget in (*answering, self.template, self.n_demos, self.n_candidates, self.temperature):
             widget.observe(lambda _: self._soon(), "value")
         self.again.on_click(self._draw)
 
     def _suit(self, change: dict) -> None:
-        """Another model: take the data and the temperature that it is shown with."""
-        self.preferences.value, self.temperature.value = self.play.suits[change["new"]]
+        """Another model: take the data, temperature and template that it is shown with."""
+        for name, value in self.play.suits[change["new"]]._asdict().items():
+            getattr(self, name).value = value
 
     def _offer_prompts(self) -> None:
         with self._reporting():

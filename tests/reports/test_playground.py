@@ -124,7 +124,14 @@ def test_a_picked_prompt_is_answered_and_another_set_offers_its_own(controls):
 def test_a_model_brings_the_data_that_it_knows(controls):
     controls.preferences.value = "pocket"
     controls.lm.value = "sandbox-large"
-    assert (controls.preferences.value, controls.temperature.value) == ("sandbox", 1.0)
+    assert (controls.preferences.value, controls.temperature.value, controls.template.value) == ("sandbox", 1.0, "figure")
+
+
+def test_a_model_without_a_chat_template_says_so(controls):
+    controls.template.value = "chat"
+    assert "the model&#x27;s tokenizer has no chat template; use template figure" in controls.says.value
+    controls.template.value = "figure"
+    assert "chooses response" in controls.says.value
 
 
 def test_candidates_grow_in_sight(play, monkeypatch):
