@@ -22,7 +22,7 @@ from .models.tokens import EMPTY, Response
 from .protocol import RECOMMENDED, Protocol, seed_of
 from .retrieval.retrievers import Retriever
 from .scoring import is_empty
-from .templates import base_context, icl_context
+from .templates import base_context, contexts
 
 BLOCK_TOKENS = 16  # M of RM-Aug; neither the paper nor its code gives a value
 WITHOUT_DEMONSTRATIONS = ("Base", "RM-Aug", "RM-BoN")
@@ -93,7 +93,7 @@ def _chosen(
     """Sample n responses, with demonstrations if there is a retriever, and score them with `scorer(texts)`."""
     demos = retriever.retrieve([prompt], protocol.n_demos)[0] if retriever else []
     name = "icl" if retriever else "base"
-    context = icl_context(demos, prompt, "chosen", protocol, lm.render) if retriever else base_context(prompt, protocol, lm.render)
+    context = contexts(demos, prompt, protocol, lm.render)[name]
     responses = lm.sample([context], protocol.n_candidates, protocol, seed)[0]
     logp = {name: np.array([lp.sum() for lp in lm.logprobs([context], [responses])[0]])}
     scores = scorer([y.text for y in responses]) if scorer else np.zeros(len(responses))

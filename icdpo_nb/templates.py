@@ -87,9 +87,7 @@ def _start(protocol: Protocol) -> str:
     return "" if protocol.line_breaks == "figure" else "\n\n"
 
 
-def _rendered(
-    demos: Sequence[Preference], prompt: str, side: str | None, protocol: Protocol, render: Render | None
-) -> str:
+def _rendered(demos: Sequence[Preference], prompt: str, side: str | None, protocol: Protocol, render: Render | None) -> str:
     """The chat messages of a context as text; without an instruction and demonstrations if `side` is None."""
     if render is None:
         raise InputError("template is chat, which this analysis does not serve; use template figure")

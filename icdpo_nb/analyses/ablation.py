@@ -128,7 +128,8 @@ def _per_prompt(table: pd.DataFrame, preferences: PreferenceSet, lm: LanguageMod
     mrr = [reciprocal_rank(part["S"].to_numpy(), part["reward"].to_numpy()) for _, part in by_prompt]
     demos = {d.prompt_id: d for d in preferences.support}
     context = [
-        contexts([demos[i] for i in ids], x, protocol, lm.render) for ids, x in zip(chosen["demo_ids"], chosen["prompt"], strict=True)
+        contexts([demos[i] for i in ids], x, protocol, lm.render)
+        for ids, x in zip(chosen["demo_ids"], chosen["prompt"], strict=True)
     ]
     before = np.add(*(lm.count_tokens([c[name] for c in context]) for name in ("icl", "base")))
     return chosen[["domain", "prompt_id", "reward"]].assign(

@@ -31,9 +31,12 @@ def influence(
     demos = retrieve(prompts, retrievers, protocol.n_demos)
     whole = [contexts(ds, p.prompt, protocol, lm.render) for ds, p in zip(demos, prompts, strict=True)]
     sampled = lm.sample([c["icl"] for c in whole], protocol.n_candidates, protocol, seed)
+    one_less = [
+        [icl_context(ds[:i] + ds[i + 1 :], p.prompt, "chosen", protocol, lm.render) for i in range(len(ds))]
+        for ds, p in zip(demos, prompts, strict=True)
+    ]
     texts = [  # of each prompt: x, [d; x], and [d; x] without each demonstration
-        [c["base"], c["icl"], *(icl_context(ds[:i] + ds[i + 1 :], p.prompt, "chosen", protocol, lm.render) for i in range(len(ds)))]
-        for ds, p, c in zip(demos, prompts, whole, strict=True)
+        [c["base"], c["icl"], *less] for c, less in zip(whole, one_less, strict=True)
     ]
     asked = [(text, ys) for own, ys in zip(texts, sampled, strict=True) for text in own]
     scored = iter(lm.logprobs([text for text, _ in asked], [ys for _, ys in asked]))

@@ -22,6 +22,7 @@ from .tables import show_table, show_text
 
 N_PROMPTS = 12  # of a set, to pick from
 
+
 class Suit(NamedTuple):
     """What a model is shown with."""
 
