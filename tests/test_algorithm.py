@@ -28,6 +28,8 @@ class WorkedExample:
 
     TABLE = {"base": [-2.0, -9.0, -8.0], "icl": [-3.0, -5.0, -7.0], "icl_rejected": [-9.0, -6.0, -9.0]}
 
+    render = None  # it has no chat template
+
     def __init__(self, prompt, demos):
         self.names = {text: name for name, text in contexts(demos, prompt).items()}
 

@@ -23,7 +23,7 @@ echo "${COMPREPLY[*]}" """
         (["ru"], []),  # `report` calls it; it is not for users
         (["report", "01"], ["01_method"]),
         (["report", "01_method", ""], notebook_names()),
-        (["report", "01_method", "--preset", "smo"], ["smollm2"]),
+        (["report", "01_method", "--preset", "smo"], ["smollm2", "smollm2-small"]),
         (["report", "01_method", "-p", "n_cand"], ["n_candidates"]),
         (["report", "01_method", "-p", "n_candidates", "8", "-p", "max_new"], ["max_new_tokens"]),
         (["report", "-p", "n_candidates", "8", "02"], ["02_retrieval_ablation"]),
