@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..algorithm import candidates_table, select
 from ..common.errors import TooLongError
+from ..common.escaping import signs
 from ..data.preferences import Preference, PreferenceSet, domains_of
 from ..judging.rewards import Reward, with_rewards
 from ..models.encoder import Embedder
@@ -193,6 +194,27 @@ WORDS = {  # what a sentence says of the values with a finding
 }
 
 
+def effects_sentence(found: pd.DataFrame, where: str) -> str:
+    """One sentence for all settings: which values give another mean reward than the base configuration, and by how much.
+
+    `where` begins it: "For sandbox-large on 100 test prompts".
+    """
+    of = totals_of(found)
+    named = {
+        finding: listed([signs(f"{r.source} {r.method} ({r.mean:+.2f})") for r in of[of["finding"] == finding].itertuples()])
+        for finding in (HIGHER, LOWER)
+    }
+    parts = [f"{finding} with {values}" for finding, values in named.items() if values]
+    others = int((~of["finding"].isin([HIGHER, LOWER])).sum())
+    if not parts:
+        return (
+            f"{where}, none of {len(of)} values of the settings is shown to change the mean reward of the base configuration."
+        )
+    rest = f"; the other {others} are not shown to change it" if others > 1 else "; the other one is not" if others else ""
+    values = "value" if len(of) == 1 else "values"
+    return f"{where}, of {len(of)} {values} of the settings the mean reward is {' and '.join(parts)}{rest}."
+
+
 def effect_sentences(found: pd.DataFrame) -> list[str]:
     """One sentence for each setting: which values give a higher or lower reward than the base value, and by how much."""
     sentences = []
@@ -201,7 +223,7 @@ def effect_sentences(found: pd.DataFrame) -> list[str]:
         for finding, words in WORDS.items():
             of = part[part["finding"] == finding]
             decided = finding in (HIGHER, LOWER)
-            values = [f"{r.method}{f' ({r.mean:+.2f})' if decided else ''}" for r in of.itertuples()]
+            values = [f"{r.method}{signs(f' ({r.mean:+.2f})') if decided else ''}" for r in of.itertuples()]
             if values:
                 parts.append(words.format(listed(values)))
         sentences.append(f"{setting[0].upper()}{setting[1:]}, against {part['baseline'].iloc[0]}: {'; '.join(parts)}.")

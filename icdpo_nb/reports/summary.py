@@ -1,15 +1,18 @@
 """The summary card that opens a report: the answer, one row for each claim and source, and what it rests on."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 from IPython.display import HTML, display
 
 from ..common.escaping import escaped, signs
-from ..statistics.findings import AGREES, CONTRADICTS, NOT, OPEN, SAME, SIGNS, SMALL, VERDICTS
+from ..statistics.findings import AGREES, CONTRADICTS, HIGHER, LOWER, NOT, OPEN, SAME, SIGNS, SMALL, VERDICTS
 
-CLASSES = {AGREES: "agrees", CONTRADICTS: "contradicts", SMALL: "small", OPEN: "open", SAME: "same", NOT: "not"}  # in base.css
+CLASSES = {  # in base.css
+    AGREES: "agrees", CONTRADICTS: "contradicts", SMALL: "small", OPEN: "open", SAME: "same", NOT: "not",
+    HIGHER: "found", LOWER: "found",
+}  # fmt: skip
 WIDTH, ROW, AXIS = 190, 10, 18  # pixels of an interval plot, of each of its lines, and the height of the axis above all
 
 
@@ -26,8 +29,9 @@ def show_summary(
 
     `claims`: as from `verdicts.claims`, rows of one domain; one row is shown for each claim and source, with an interval for
     each language model. If a column unit has several values, each claim has an axis of its own. `margin`: the smallest
-    difference that matters, shown as a band. `facts`: what the answer rests on, by
-    name; `cost`: what it cost, which differs between two runs of the same. `rows`: the heading of the sources.
+    difference that matters, shown as a band. Where the paper reports none of the claims, the findings stand in the place of
+    its numbers and of the verdicts. `facts`: what the answer rests on, by name; `cost`: what it cost, which differs between
+    two runs of the same. `rows`: the heading of the sources.
     """
     first, *more = answer
     sentences = f'<p class="answer">{escaped(first)}</p>' + "".join(f'<p class="more">{escaped(s)}</p>' for s in more)
@@ -48,33 +52,39 @@ def _claims_table(claims: pd.DataFrame, margin: float, caption: str, rows_of: st
     scale = _scale(claims, margin)
     keys = " ".join(f'<span class="key m{k % 6}">{escaped(lm)}</span>' for k, lm in enumerate(lms))
     legend = f'<p class="legend">{keys}</p>' if len(lms) > 1 else ""
+    compared = (claims["verdict"] != NOT).any()
+    ends = {"the paper": _paper_cell, "verdict": _marks_cell("verdict")} if compared else {"found": _marks_cell("finding")}
     body = ""
     for claim, part in claims.groupby("claim", sort=False):
         method, _, baseline = claim.partition(" > ")
         name, axis = f"{escaped(method)} − {escaped(baseline)}", ""
         if apart:
             scale = _scale(part, margin)
-            name, axis = f"{name}, {escaped(part['unit'].iloc[0])}", f"<td>{axis_svg(scale, margin)}</td><td></td><td></td>"
-        body += f'<tr class="claim"><th colspan="{2 if apart else 5}" scope="rowgroup">{name}</th>{axis}</tr>'
+            name = f"{name}, {escaped(part['unit'].iloc[0])}"
+            axis = f"<td>{axis_svg(scale, margin)}</td>{'<td></td>' * len(ends)}"
+        body += f'<tr class="claim"><th colspan="{2 if apart else 3 + len(ends)}" scope="rowgroup">{name}</th>{axis}</tr>'
         for source, rows in part.groupby("source", sort=False):
             plot = intervals_svg(rows.to_dict("records"), scale, margin, lms)
-            paper = [part for text in dict.fromkeys(rows["paper"]) for part in escaped(signs(text)).split(", ")]
-            paper = " ".join(f"<span>{part}</span>" for part in paper)
             body += (
                 f'<tr><th scope="row">{escaped(source) or "all"}</th><td class="number">{_means(rows)}</td><td>{plot}</td>'
-                f'<td class="paper">{paper}</td><td>{"<br>".join(verdict_marks(rows["verdict"]))}</td></tr>'
+                f"{''.join(cell(rows) for cell in ends.values())}</tr>"
             )
-    heads = (
-        escaped(rows_of),
-        "difference",
-        f"95 % intervals{'' if apart else axis_svg(scale, margin)}",
-        "the paper",
-        "verdict",
-    )
+    heads = (escaped(rows_of), "difference", f"95 % intervals{'' if apart else axis_svg(scale, margin)}", *ends)
     head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     note = f"<caption>{escaped(caption)}</caption>" if caption else ""
     table = f'<table class="claims">{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return f'{legend}<div class="scroll">{table}</div>'
+
+
+def _paper_cell(rows: pd.DataFrame) -> str:
+    """What the paper reports for a row."""
+    parts = [part for text in dict.fromkeys(rows["paper"]) for part in escaped(signs(text)).split(", ")]
+    return f'<td class="paper">{" ".join(f"<span>{part}</span>" for part in parts)}</td>'
+
+
+def _marks_cell(column: str) -> Callable[[pd.DataFrame], str]:
+    """A function that writes the verdicts or the findings of a row."""
+    return lambda rows: f"<td>{'<br>'.join(verdict_marks(rows[column]))}</td>"
 
 
 def _means(rows: pd.DataFrame) -> str:
@@ -85,9 +95,9 @@ def _means(rows: pd.DataFrame) -> str:
 
 
 def verdict_marks(verdicts: pd.Series) -> list[str]:
-    """Each verdict of several models with its mark, the most frequent first, and in how many of them where they differ."""
+    """The verdicts or findings of several models with their marks, the most frequent first, with counts where they differ."""
     counts, found = verdicts.value_counts(), []
-    for verdict in sorted((v for v in VERDICTS if v in counts), key=lambda v: -counts[v]):
+    for verdict in sorted((v for v in (*VERDICTS, HIGHER, LOWER) if v in counts), key=lambda v: -counts[v]):
         mark = f'<span class="mark"><span>{SIGNS[verdict]}</span></span>'
         of = f' <span class="of">in {counts[verdict]} of {len(verdicts)}</span>' if len(counts) > 1 else ""
         found.append(f'<span class="v v-{CLASSES[verdict]}">{mark}{escaped(verdict)}{of}</span>')

@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
 
-from ..common.escaping import TEXT_CHARACTERS, escaped
+from ..common.escaping import TEXT_CHARACTERS, escaped, signs
 from ..statistics.estimates import GROUPS, as_text
 from ..statistics.findings import HIGHER, LOWER, NOT, OPEN, SIGNS, VERDICTS, needed_text, rounded_up
 from ..statistics.published import MODELS
 
 INTERVAL = re.compile(r"([+-]?\d[\d.,]*(?: ?%)?) (\[[^\[\]]*\])(.{0,14})")  # 0.57 [0.50, 0.64], and a count or marks
 SHORT = 60  # characters: longer texts of a column are read in every row
+NO_NUMBER = ("–", "base")  # in a column of numbers: none, and the row that others are compared with
 HEADINGS = {"source": "demonstrations", "baseline": "minus"}  # of the columns of a tidy table
 
 
@@ -58,7 +59,7 @@ def _is_numeric(column: pd.Series, shown: Sequence[str]) -> bool:
     """Whether a column holds numbers, or numbers with their intervals as text."""
     if pd.api.types.is_numeric_dtype(column):
         return True
-    return any(map(INTERVAL.fullmatch, shown)) and all(INTERVAL.fullmatch(text) or text == "–" for text in shown)
+    return any(map(INTERVAL.fullmatch, shown)) and all(INTERVAL.fullmatch(text) or text in NO_NUMBER for text in shown)
 
 
 def _row(row: Sequence[str], before: Sequence[str] | None, numeric: Sequence[bool]) -> str:
@@ -67,9 +68,10 @@ def _row(row: Sequence[str], before: Sequence[str] | None, numeric: Sequence[boo
     for k, (text, number) in enumerate(zip(row, numeric, strict=True)):
         again = again and not number and k < len(row) - 1 and text == before[k] and len(text) <= SHORT
         interval = INTERVAL.fullmatch(text)
-        value = escaped(text)
+        value = escaped(signs(text) if number else text)
         if interval:
-            value = f'{escaped(interval[1])} <span class="ci">{escaped(interval[2])}</span>{escaped(interval[3])}'
+            mean, limits, marks = (escaped(signs(part)) for part in interval.groups())
+            value = f'{mean} <span class="ci">{limits}</span>{marks}'
         value = f"<span>{value}</span>" if again else value
         cells += f"<td{_class(' '.join(['number'] * number + ['again'] * again))}>{value}</td>"
     return cells

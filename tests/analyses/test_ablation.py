@@ -94,8 +94,12 @@ def test_effects_by_hand():
     }  # fmt: skip
     (sentence,) = ablation.effect_sentences(found)
     assert sentence.startswith("Demonstrations (m), against 2: a higher reward with 4 (+")
-    assert "; a lower reward with 0 (-1.99); no difference" in sentence
+    assert "; a lower reward with 0 (−1.99); no difference" in sentence
     assert sentence.endswith("no difference that matters with 8; the same answers with 32; undecided with 16.")
+    whole = ablation.effects_sentence(found, "Here")
+    assert whole.startswith("Here, of 5 values of the settings the mean reward is higher with demonstrations (m) 4 (+")
+    assert whole.endswith(" and lower with demonstrations (m) 0 (−1.99); the other 3 are not shown to change it.")
+    assert ablation.effects_sentence(found[found["method"] == "8"], "Here").startswith("Here, none of 1 ")
     shown = ablation.effects_table(found, ablation.effects(table, {DEMOS: "2"}, 0.05, "mrr"), table).set_index("value")
     assert shown.loc["2", "difference in reward"] == "base"
     assert shown.loc["4", "finding"] == HIGHER

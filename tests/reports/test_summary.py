@@ -56,6 +56,19 @@ def test_a_row_for_each_claim_and_source(card):
     assert found.find("dl", class_="measured").get_text() == "added0 tokens"
 
 
+def test_where_the_paper_reports_nothing_the_findings_stand(card):
+    """A single row that it reports brings the paper's column back."""
+    own = CLAIMS.assign(verdict="not comparable", paper="not reported", finding=["higher", "cannot tell", "lower", "lower"])
+    found = card(["B beats A."], {}, own)
+    heads = [th.get_text() for th in found.find("thead").find_all("th")]
+    assert (heads[0], heads[-1], len(heads)) == ("demonstrations", "found", 4)
+    ends = [row.find_all("td")[-1].get_text() for row in found.find("tbody").find_all("tr") if row.find("td")]
+    assert ends == ["?cannot tell in 1 of 2▲higher in 1 of 2", "▼lower"]
+    assert "not reported" not in found.get_text()
+    own.loc[0, ["verdict", "paper"]] = ["agrees", "+1"]
+    assert "the paper" in card(["B beats A."], {}, own).get_text()
+
+
 def test_claims_in_different_units_have_axes_of_their_own(card):
     nll = CLAIMS.assign(claim="C > D", unit="nats", low=CLAIMS["low"] / 10, high=CLAIMS["high"] / 10, mean=CLAIMS["mean"] / 10)
     found = card(["Yes."], {}, pd.concat([CLAIMS.assign(unit="points"), nll], ignore_index=True))
