@@ -5,7 +5,12 @@ the reading order; each room imports only from the rooms above it. Public names 
 the package itself is fast.
 """
 
+import os
 from importlib import import_module
+
+# libgomp reads it when torch is loaded: idle threads sleep soon. Spinning as long as they do by default, they take the cores
+# from each other where two processes compute; alone, the time stays within a few per cent.
+os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 ROOMS = (
     "common",

@@ -1,5 +1,6 @@
 """The cost of sampling and scoring in tokens, seconds and memory, compared with the published procedure."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import pandas as pd
@@ -37,6 +38,7 @@ def work_done(models: Mapping[str, LanguageModel]) -> pd.DataFrame:
             "results": cost["results"],
             "without cost": cost["without cost"],
             "machine": "; ".join(cost["machines"]),
+            "products": ", ".join(f"{name} {n}" for name, n in sorted(lm.products.items())),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -61,6 +63,12 @@ def work_sentence(work: pd.DataFrame) -> str:
         sentences.append(f"This run processed {added:,} of them ({seconds:,.0f} s); the other results were in the store.")
     elif tokens or unknown:
         sentences.append("This run computed nothing; all results were in the store.")
+    products = Counter()
+    for text in filter(None, work["products"]):
+        products.update({name: int(n) for name, _, n in (part.partition(" ") for part in text.split(", "))})
+    if products:
+        layers = ", ".join(f"{name} in {n:,} layers" for name, n in sorted(products.items()))
+        sentences.append(f"Matrix products, the faster for each shape: {layers}.")
     if unknown:
         sentences.append(f"The cost of {unknown:,} of {int(total['results']):,} results was not recorded.")
     return " ".join(sentences) or "No tokens were processed."

@@ -16,8 +16,8 @@ import torch
 from ..common.errors import InputError
 from .attention import PADDING, attention_mask
 from .decoding import Pool, Sampled, nucleus_sample
+from .linear import choose_products
 from .memory import budget_bytes, peak_bytes, peak_so_far, watch_memory
-from .onednn import pack_linears
 from .packing import Packed, pack, right_pad, split, token_batches
 from .prefix import Prefix, prefix_groups
 from .proof import Proof
@@ -48,6 +48,7 @@ class Engine:
         self.batch_tokens = self.cache_tokens = batch_tokens
         self.model = model.eval()
         self.body = self.head = None
+        self.products: Counter = Counter()  # linear layers by the product that was chosen for them
 
     # ------------------------------------------------------------ sampling and scoring
 
@@ -207,7 +208,7 @@ class Engine:
     def _take(self) -> None:
         """Split the model into body and head, pack its linear layers, and check that the engine reproduces the model."""
         proof, budgets = Proof(self), (self.batch_tokens, self.cache_tokens)
-        pack_linears(self.model)
+        self.products = choose_products(self.model)
         self.body, self.head = self.model.base_model, self.model.get_output_embeddings()
         self.batch_tokens = self.cache_tokens = PROBE_TOKENS
         try:

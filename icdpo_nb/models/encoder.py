@@ -114,9 +114,9 @@ class Embedder:
 
     @cached_property
     def _encode(self) -> Callable:
-        from ..engine.onednn import pack_linears
+        from ..engine.linear import choose_products
 
-        pack_linears(self.model)
+        choose_products(self.model)
         return self.model.encode
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:

@@ -5,16 +5,15 @@ and caches its results. A model behind a server or several replicas of a model w
 """
 
 import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Protocol as Interface
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..common.machine import processor
 from ..protocol import RECOMMENDED, Protocol
 from .tokens import Response
 
@@ -33,6 +32,7 @@ class LanguageModel(Interface):
     fingerprint: str  # identifies the weights across processes
     identity: str  # identifies this object, and its wrappers, within the process
     n_parameters: int
+    products: Mapping[str, int]  # linear layers by the product chosen for them; none before the first pass, or without a choice
     max_length: int | None  # the longest context and response together, in tokens; None if there is no limit
 
     # Text and tokens: see `tokens.Tokens`.
@@ -147,12 +147,5 @@ def machine(device: str) -> str:
 
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{_processor()}, {os.cpu_count()} cores"
+        name = f"{processor()}, {os.cpu_count()} cores"
     return f"{name}, torch {version('torch')}"
-
-
-def _processor() -> str:
-    """The name of the CPU. On Linux, only /proc/cpuinfo has it."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return " ".join(names[0].partition(":")[2].split()) if names else platform.processor() or platform.machine()

@@ -51,6 +51,11 @@ class CausalLM(Tokens):
             result = checksum(f"{result}+{fingerprint(folder, '')}")
         return result
 
+    @property
+    def products(self) -> Mapping[str, int]:
+        """The number of linear layers with each product; see `engine.linear`."""
+        return self.engine.products
+
     # ------------------------------------------------------------ sampling and scoring
 
     def sample(

@@ -4,7 +4,8 @@ Published: transformers' generate with num_return_sequences and no stop strings,
 under every context with full logits, as the released code does (arXiv:2402.09320), all prompts of a case in one left-padded
 batch. Engine: `CausalLM.sample` and `.logprobs`. Each run is a process of its own, the two sides in turn; ratios are medians
 over the pairs, tokens are counted exactly. Memory is the largest resident set during the run, looked at every few
-milliseconds; "working" is what of it came on top of the loaded model.
+milliseconds; "working" is what of it came on top of the loaded model. The roofline is the least time that the engine's counted
+work can take at the rates of this machine (see `roofline`); both sides are given as multiples of it.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import time
 
 import psutil
 from results import write
+from roofline import least_seconds, rates
 
 CASES = {  # name -> (model, candidates, prompts, demonstrations)
     "smollm2 n=3": ("smollm2", 3, 4, 4),
@@ -160,7 +162,7 @@ def run_side(side: str, case: str) -> None:
     import icdpo_nb.engine.engine
 
     if side == "published":
-        icdpo_nb.engine.engine.pack_linears = lambda model: None  # the model as transformers loads it
+        icdpo_nb.engine.engine.choose_products = lambda model: {}  # the model as transformers loads it
     name, n, n_prompts, n_demos = CASES[case]
     lm, contexts = load(name), texts("pocket" if name == "smollm2" else "sandbox", n_prompts, n_demos)
     lm.logprobs(["Human: Hi"], [[lm.encode_response("Hello.")]])  # what is loaded on first use
@@ -174,8 +176,12 @@ def run_side(side: str, case: str) -> None:
             if memory.cuda:
                 memory.cuda.synchronize()
             seconds[stage] = time.perf_counter() - start
-    length = statistics.mean(len(lm.encode_context(t["icl"])) for t in contexts)
-    found = {"seconds": seconds, "tokens": tokens, "context_tokens": length}
+    encoded = [{c: lm.encode_context(t[c]) for c in t} for t in contexts]
+    found = {"seconds": seconds, "tokens": tokens, "context_tokens": statistics.mean(len(t["icl"]) for t in encoded)}
+    if side == "engine":
+        responses = [[y.token_ids for y in ys] for ys in runner.responses]
+        found["rates"] = rates(lm.engine.model.device, lm.engine.model.dtype)
+        found["least"] = least_seconds(lm, encoded, responses, NEW_TOKENS, found["rates"])
     print(json.dumps(found | {"peak_bytes": memory.peak, "working_bytes": memory.peak - memory.start}))
 
 
@@ -201,8 +207,17 @@ def compare(case: str, pairs: int) -> list[dict]:
         both = list(zip(sides["published"], sides["engine"], strict=True))
         ratios = {k: statistics.median(a[k] / b[k] for a, b in both) for k in both[0][0]}
         middle = {side: {k: statistics.median(r[k] for r in found) for k in found[0]} for side, found in sides.items()}
-        length = runs["engine"][0]["context_tokens"]
-        results.append({"case": f"{case}, {score}", "pairs": pairs, "context_tokens": length, "ratios": ratios, **middle})
+        least = [sum(run["least"][stage] for stage in ("sample", *contexts)) for run in runs["engine"]]
+        multiples = {
+            side: statistics.median(run["seconds"] / bound for run, bound in zip(found, least, strict=True))
+            for side, found in sides.items()
+        }
+        results.append({
+            "case": f"{case}, {score}", "pairs": pairs, "context_tokens": runs["engine"][0]["context_tokens"],
+            "ratios": ratios, "least_seconds": statistics.median(least), "multiples": multiples,
+            "rates": {k: statistics.median(run["rates"][k] for run in runs["engine"]) for k in runs["engine"][0]["rates"]},
+            **middle,
+        })  # fmt: skip
     return results
 
 
@@ -223,7 +238,7 @@ def main() -> None:
     if args.side:
         return run_side(args.side, args.case[0])
     results = []
-    columns = ("published", "engine", "× faster", "× fewer tokens", "× less memory", "× less working")
+    columns = ("roofline", "published", "engine", "× roofline", "× faster", "× fewer tokens", "× less memory", "× less working")
     print(f"{'case':28}", *(f"{c:>15}" for c in columns))
     for case in args.case or CASES:
         if CASES[case][0] == "7B shape" and not has_gpu():
@@ -231,8 +246,9 @@ def main() -> None:
             continue
         for r in compare(case, args.pairs):
             results.append(r)
-            seconds = [f"{r[side]['seconds']:14.1f}s" for side in ("published", "engine")]
-            print(f"{r['case']:28}", *seconds, *(f"{x:15.1f}" for x in r["ratios"].values()), flush=True)
+            taken = (r["least_seconds"], r["published"]["seconds"], r["engine"]["seconds"])
+            seconds, multiple = [f"{s:14.1f}s" for s in taken], f"{r['multiples']['engine']:15.1f}"
+            print(f"{r['case']:28}", *seconds, multiple, *(f"{x:15.1f}" for x in r["ratios"].values()), flush=True)
     write("engine", {"cases": results})
     return None
 

@@ -145,12 +145,12 @@ def test_short_texts_have_the_vectors_they_had(minilm):
     """Bit for bit those of the encoder as its package has it, with the same products of matrices."""
     from sentence_transformers import SentenceTransformer
 
-    from icdpo_nb.engine.onednn import pack_linears
+    from icdpo_nb.engine.linear import choose_products
 
     untouched = SentenceTransformer(minilm.path, local_files_only=True, model_kwargs={"dtype": "float32"})
     texts = ["Human: How do I cook soup?", f"Human: {filler(250)}", "é😀", ""]
     assert untouched.tokenizer.truncation_side == "right"
-    pack_linears(untouched)
+    choose_products(untouched)
     for batch in (texts, texts[:1]):
         theirs = untouched.encode(batch, normalize_embeddings=True, show_progress_bar=False)
         ours = minilm.vectors(batch)

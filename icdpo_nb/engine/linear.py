@@ -1,0 +1,93 @@
+"""The products of float32 linear layers on a CPU: PyTorch's own or oneDNN's with prepacked weights, whichever is faster.
+
+Neither is faster everywhere. On an Intel processor with AVX-512 (two cores), PyTorch's product is 2.5 times as fast for 12 rows
+and 80 x 224 weights, and oneDNN's is 2.5 times as fast for 12 rows and 576 x 49152 weights; on other processors the order
+differs. So both are measured, once for each shape, and the choice is kept in the cache folder. They agree up to float32
+rounding.
+"""
+
+import time
+from collections import Counter
+from contextlib import suppress
+
+import torch
+
+from ..common.files import cache_folder, digest, write_whole
+from ..common.machine import processor
+
+TORCH, ONEDNN = "torch", "oneDNN"
+LAYOUT_ROWS = 512  # the batch size for which oneDNN chooses the layout; other sizes work, too
+PASSES = {512: 1, 16: 8}  # rows -> passes that are measured: a pass of prefill, and decoding steps with a fourth of its tokens
+LARGEST = 10**9  # multiplications of a measured pass: fewer rows for the output layer, whose time they tell as well
+REPEATS = 5  # of which the fastest counts, since other processes can only slow it down
+
+
+class PackedLinear(torch.nn.Module):
+    """A linear layer for inference, (..., in) -> (..., out), with its weights in oneDNN's layout."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), LAYOUT_ROWS)
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x W' + b."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+def choose_products(model: torch.nn.Module) -> Counter:
+    """Give the linear layers of a float32 model on a CPU the faster product, in place, if PyTorch was built with oneDNN.
+
+    The model can no longer be trained or saved. Its other weights are copied, so that the memory-mapped checkpoint can be
+    closed. Returns the number of layers with each product; of none if there is no choice.
+    """
+    chosen: Counter = Counter()
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return chosen
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is torch.nn.Linear and child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
+                product = faster_product(child)
+                chosen[product] += 1
+                if product == ONEDNN:
+                    setattr(parent, name, PackedLinear(child))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return chosen
+
+
+def faster_product(layer: torch.nn.Linear) -> str:
+    """The faster product for a layer of this shape on this machine, from the cache folder if it was measured before.
+
+    The processes of a machine share the first choice, so that they round alike.
+    """
+    capability = torch.backends.cpu.get_cpu_capability()
+    key = [processor(), capability, torch.__version__, torch.get_num_threads(), *layer.weight.shape]
+    kept = cache_folder() / "products" / digest(key)[:24]
+    with suppress(OSError):
+        if (product := kept.read_text()) in (TORCH, ONEDNN):
+            return product
+    product = measured_product(layer)
+    with suppress(OSError):  # a cache that cannot be written
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, product)
+    return product
+
+
+@torch.inference_mode()
+def measured_product(layer: torch.nn.Linear) -> str:
+    """The product that takes less time for `PASSES`."""
+    products = {TORCH: layer, ONEDNN: PackedLinear(layer)}
+    took = dict.fromkeys(products, 0.0)
+    for rows, passes in PASSES.items():
+        x = torch.zeros(max(1, min(rows, LARGEST // layer.weight.numel())), layer.in_features)
+        times = [{name: _seconds(product, x) for name, product in products.items()} for _ in range(REPEATS)]
+        for name in products:
+            took[name] += passes * min(t[name] for t in times)
+    return min(took, key=took.get)
+
+
+def _seconds(layer: torch.nn.Module, x: torch.Tensor) -> float:
+    start = time.perf_counter()
+    layer(x)
+    return time.perf_counter() - start
