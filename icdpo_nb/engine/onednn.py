@@ -23,17 +23,20 @@ class PackedLinear(torch.nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
 
-def pack_linears(model: torch.nn.Module) -> None:
+def pack_linears(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
     """Replace the linear layers of a float32 model on a CPU by packed ones, in place, if PyTorch was built with oneDNN.
 
     The model can no longer be trained or saved. Its other weights are copied, so that the memory-mapped checkpoint can be
-    closed.
+    closed. Returns the replaced layers with their parents and names.
     """
+    replaced = []
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return
+        return replaced
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is torch.nn.Linear and child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
                 setattr(parent, name, PackedLinear(child))
+                replaced.append((parent, name, child))
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
+    return replaced
