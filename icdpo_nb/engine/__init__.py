@@ -1,5 +1,5 @@
 """The inference engine, which computes each context once for all its responses, and the general path for other models.
 
-Reading order (each module imports only from those before it): `onednn`, `attention`, `memory`, `packing`, `prefix`,
-`decoding`, `proof`, `base`, `engine`, `plain`.
+Reading order (each module imports only from those before it): `onednn`, `attention`, `memory`, `packing`, `base`,
+`prefix`, `decoding`, `proof`, `engine`, `plain`.
 """

@@ -70,7 +70,7 @@ def grouped_attention(
         parts.append(_attend(query[:, :, start:end], keys, values, mask, scaling, softcap, s_aux))
     if n_context < query.shape[2]:
         parts.append(_attend(query[:, :, n_context:], key, value, attention_mask, scaling, softcap, s_aux))
-    return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)), None
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).contiguous(), None
 
 
 def _causal_mask(start: int, stop: int, first: int, window: int | None, like: torch.Tensor) -> torch.Tensor:

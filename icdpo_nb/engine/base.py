@@ -56,12 +56,21 @@ def longest(model) -> int | None:
 
     The rotary frequencies of some models (longrope, dynamic) change when any sequence of a batch exceeds the model's
     original training length, which would also change the shorter sequences. Such models are limited to that length.
-    Position embeddings with a padding entry, as RoBERTa's, begin after it.
+    Learned positions end with their table, whose first entries may be reserved, as RoBERTa's are for padding.
     """
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     ropes = [part for part in (rope, *rope.values()) if isinstance(part, dict)]  # one for all layers, or one per layer type
     limits = [r.get("original_max_position_embeddings") for r in ropes if r.get("rope_type") in ("longrope", "dynamic")]
-    positions = (part for name, part in model.named_modules() if name.endswith("position_embeddings"))
-    limits += [p.num_embeddings - p.padding_idx - 1 for p in positions if getattr(p, "padding_idx", None) is not None]
-    return min(filter(None, [getattr(config, "max_position_embeddings", None), *limits]), default=None)
+    for name, part in model.get_decoder().named_modules():
+        if isinstance(part, torch.nn.Embedding) and name.endswith(("position_embeddings", "embed_positions")):
+            reserved = part.padding_idx + 1 if part.padding_idx is not None else 0
+            limits.append(part.num_embeddings - getattr(part, "offset", reserved))
+    limits.append(getattr(config, "max_position_embeddings", None))
+    return min((limit for limit in limits if limit and limit > 0), default=None)
+
+
+def vocabulary(model) -> int:
+    """The number of tokens that a model both reads and predicts."""
+    sizes = (model.config.get_text_config().vocab_size, model.get_input_embeddings().num_embeddings)
+    return min(size for size in sizes if size)

@@ -17,6 +17,7 @@ class PackedLinear(torch.nn.Module):
         super().__init__()
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), LAYOUT_ROWS)
         self.bias = linear.bias
+        self.weight = linear.weight.detach().to("meta")  # models may ask for its dtype
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x W' + b."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..common.errors import InputError
-from .base import BaseEngine
+from .base import BaseEngine, vocabulary
 from .decoding import Sampled, nucleus_sample
 from .memory import budget_bytes, is_out_of_memory, peak_bytes, watch_memory
 from .packing import right_pad, token_batches
@@ -35,7 +35,9 @@ class PlainEngine(BaseEngine):
 
     def __init__(self, model, batch_tokens: int | None = None):
         super().__init__(model, batch_tokens)
-        self.accepted = inspect.signature(model.forward).parameters
+        parameters = inspect.signature(model.forward).parameters
+        self.accepted = {*parameters, *(["use_cache"] if "kwargs" in parameters else [])}
+        self.cache_name = "cache_params" if "cache_params" in self.accepted else "past_key_values"
         self.pads = self.caches = None
 
     # ------------------------------------------------------------ sampling and scoring
@@ -174,7 +176,7 @@ class PlainEngine(BaseEngine):
 
         With a `cache`, the rows continue what it holds. Raises `InputError` if the model fails.
         """
-        arguments = {"use_cache": keep_cache or cache is not None, "logits_to_keep": columns, "past_key_values": cache}
+        arguments = {"use_cache": keep_cache or cache is not None, "logits_to_keep": columns, self.cache_name: cache}
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         width = int(lengths.max())
         if int(lengths.min()) < width:
@@ -187,7 +189,7 @@ class PlainEngine(BaseEngine):
                 raise
             why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise InputError(f"models of the class {type(self.model).__name__} fail on {width} tokens ({why})") from None
-        return out.logits[:, -columns:], getattr(out, "past_key_values", None) if arguments.get("use_cache") else None
+        return out.logits[:, -columns:], getattr(out, self.cache_name, None) if arguments.get("use_cache") else None
 
     # ------------------------------------------------------------ setup
 
@@ -206,7 +208,7 @@ class PlainEngine(BaseEngine):
         """Find out which rows may be computed together, once. Raises `InputError` if the model is not causal."""
         if self.pads is not None:
             return
-        vocab, rng = self.model.get_input_embeddings().num_embeddings, np.random.default_rng(0)
+        vocab, rng = vocabulary(self.model), np.random.default_rng(0)
         long, short = (rng.integers(vocab // 4, vocab // 2, min(n, self.max_length or n)).tolist() for n in CHECKED)
         alone = [self._values([row])[0] for row in (long, short)]
         cut = len(long) // 2

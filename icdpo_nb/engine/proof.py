@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 
 from ..common.errors import InputError
 from .attention import grouped_attention
+from .base import vocabulary
 from .decoding import Pool
 from .memory import is_out_of_memory
 from .packing import pack, right_pad, split
@@ -55,7 +56,7 @@ class Proof:
 
     def __init__(self, engine):
         self.engine, self.model = engine, engine.model
-        vocab, rng = self.model.get_input_embeddings().num_embeddings, np.random.default_rng(0)
+        vocab, rng = vocabulary(self.model), np.random.default_rng(0)
 
         def draw(n: int) -> list[int]:  # from the middle of the vocabulary, without special tokens
             return rng.integers(vocab // 4, vocab // 2, n).tolist()
@@ -142,7 +143,7 @@ class Proof:
     def _layers(self) -> tuple:
         """The model's list of layers with its parent and name there, and the number of layers that include every kind."""
         n = self.engine.n_layers
-        children = ((m, name, c) for m in self.model.modules() for name, c in m.named_children())
+        children = ((m, name, c) for m in self.model.get_decoder().modules() for name, c in m.named_children())
         stacks = (child for child in children if isinstance(child[2], torch.nn.ModuleList) and len(child[2]) == n)
         stack = next(stacks, (None, "", ()))
         types = getattr(self.model.config.get_text_config(), "layer_types", None) or [None] * n
