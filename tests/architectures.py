@@ -1,16 +1,37 @@
-"""A tiny random model of every causal architecture of transformers that can be built from its configuration alone.
+"""Every causal architecture of transformers, tiny and random, held against its own forward pass.
 
-Windows, chunks and numbers of selected tokens are larger than the sequences with which the engines check themselves and
-smaller than those of the test, so that nothing shows in the check that would not show with a real model.
+`python tests/architectures.py` writes what it finds to docs/models.md; `test_architectures.py` checks the page.
+
+Windows, chunks and numbers of selected tokens are longer than the sequences with which the engines check themselves and
+shorter than those here, so that a real model's would not pass the check and be wrong beyond it.
 """
 
+import copy
+import re
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
+import transformers
+from conftest import save_tiny_lm
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from icdpo_nb.common.errors import InputError
+from icdpo_nb.models.lm import CausalLM
+from icdpo_nb.protocol import RECOMMENDED
+
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 NAMES = [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
-WINDOW = 44  # longer than the sequences of `engine.proof` and `engine.plain`
+LIMIT = 10e6  # parameters
+WINDOW = 44
+BEGINNING = "Human: Some contexts share a beginning, and this one is longer than a window. "
+CONTEXTS = [BEGINNING + end for end in ("Why?\n\nAssistant:", "Others go on for longer.\n\nAssistant:")]
+RESPONSES = ["well, yes", "no"]
 
 # Set wherever a configuration has a setting of that name.
 SIZES = {
@@ -40,6 +61,8 @@ DECODER = {"is_decoder": True}
 # What an architecture needs beside the sizes, or instead of some of them; None leaves out a size.
 SETTINGS = {
     "bamba": {"attn_layer_indices": [1]},
+    "blt": {"encoder_hash_byte_group_vocab": 64, "encoder_hash_byte_group_size": [3], "local_attention_window_len": WINDOW},
+    "blt_local_encoder": {"hidden_size_global": 32}, "blt_local_decoder": {"hidden_size_global": 32},
     "bert": DECODER, "bert-generation": DECODER, "big_bird": DECODER, "camembert": DECODER, "data2vec-text": DECODER,
     "electra": DECODER, "ernie": DECODER, "megatron-bert": DECODER, "rembert": DECODER, "roberta": DECODER,
     "roberta-prelayernorm": DECODER, "roformer": DECODER, "xlm-roberta": DECODER, "xlm-roberta-xl": DECODER,
@@ -50,8 +73,9 @@ SETTINGS = {
                            "shape_embed_dim": 8},
     "bailing_hybrid": LATENT | {"layer_group_size": 2},
     "kimi_linear": LATENT | {"layer_types": ["linear_attention", "full_attention"], "mlp_layer_types": ["dense", "sparse"]},
-    "axk1": LATENT, "axk2": LATENT, "deepseek_v2": LATENT | {"num_experts_per_tok": 2}, "deepseek_v3": LATENT, "deepseek_v32": LATENT,
-    "glm4_moe_lite": LATENT, "glm_moe_dsa": LATENT, "longcat_flash": LATENT | {"num_hidden_layers": None, "num_layers": 2}, "minicpm3": LATENT, "youtu": LATENT,
+    "axk1": LATENT, "axk2": LATENT, "deepseek_v3": LATENT, "deepseek_v32": LATENT, "glm4_moe_lite": LATENT,
+    "glm_moe_dsa": LATENT, "minicpm3": LATENT, "youtu": LATENT, "deepseek_v2": LATENT | {"num_experts_per_tok": 2},
+    "longcat_flash": LATENT | {"num_hidden_layers": None, "num_layers": 2},
     "codegen": {"rotary_dim": 4}, "gptj": {"rotary_dim": 4},
     "cohere_compass_text": {
         "layer_types": ["sliding_attention", "full_attention"],
@@ -64,9 +88,11 @@ SETTINGS = {
         "d_model": 32, "n_heads": 4, "n_layers": 2,
     },
     "dots3_note_text": LATENT | {"layer_types": ["indexed_attention", "sliding_attention"], "index_head_dim": 16,
-                                 "mlp_layer_types": ["dense", "sparse"], "shared_experts_intermediate_size": 16},
+                                 "mlp_layer_types": ["dense", "sparse"], "shared_experts_intermediate_size": 16,
+                                 "per_layer_config": {}, "head_dim": 16},
     "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"],
-                     "vocab_size_per_layer_input": 112, "hidden_size_per_layer_input": 8, "activation_sparsity_pattern": 0.0},
+                     "vocab_size_per_layer_input": 112, "hidden_size_per_layer_input": 8,
+                     "activation_sparsity_pattern": [0.0, 0.0]},
     "gemma4_text": {"vocab_size_per_layer_input": 112, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "falcon": {"head_dim": None}, "falcon_h1": {"mamba_d_ssm": 64},
@@ -83,54 +109,46 @@ SETTINGS = {
     "nemotron": {"num_key_value_heads": 2, "head_dim": 8},
     "prophetnet": {"num_hidden_layers": None, "num_encoder_layers": 2, "num_decoder_layers": 2, "hidden_size": 32,
                    "num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4},
+    "qwen3_next": {"num_hidden_layers": 4}, "qwen3_5_text": {"num_hidden_layers": 4},
+    "qwen3_5_moe_text": {"num_hidden_layers": 4},
+    "qwen4_exp_text": {"num_hidden_layers": 4, "indexer_n_heads": 8, "indexer_kv_heads": 1, "indexer_head_dim": 16,
+                       "indexer_budget": WINDOW, "indexer_compress_ratio": 4},
     "recurrent_gemma": {"num_hidden_layers": 3},
     "xlnet": {"max_position_embeddings": None, "d_head": 8, "d_inner": 48},
     "xlstm": {"v_head_dim": None},
-    "zamba": {"num_hidden_layers": 3, "mamba_dt_rank": 4, "use_mamba_kernels": False, "attention_hidden_size": 64,
-              "head_dim": None, "attention_head_dim": 16, "num_key_value_heads": 4},
+    "zamba": {"layers_block_type": ["hybrid", "hybrid"], "mamba_dt_rank": 4, "use_mamba_kernels": False,
+              "attention_hidden_size": 64, "head_dim": None, "attention_head_dim": 16, "num_key_value_heads": 4},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "head_dim": None, "num_key_value_heads": 4,
                "n_mamba_heads": 8, "mamba_headdim": 8, "adapter_rank": 4, "num_query_groups": 4},
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
-for name in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"):
-    SETTINGS[name] = {"num_hidden_layers": 4}
-SETTINGS["qwen4_exp_text"] = {"num_hidden_layers": 4, "indexer_n_heads": 8, "indexer_kv_heads": 1, "indexer_head_dim": 16,
-                              "indexer_budget": WINDOW, "indexer_compress_ratio": 4}  # fmt: skip
-LIMIT = 10e6  # parameters
 
 
-def config_of(name: str):
-    """The small configuration of an architecture."""
-    return _small(CONFIG_MAPPING[name], SETTINGS.get(name, {}))
-
-
-def _small(kind, settings: dict):
-    return kind(**_arguments(kind, settings))
-
-
-def _arguments(kind, settings: dict) -> dict:
+def arguments(kind, settings: dict) -> dict:
+    """The arguments that make a small configuration of a class, and of the configurations in it."""
     default, found = kind(), {}
     for key, value in SIZES.items():
         try:
-            has = getattr(default, key, None) is not None
-        except Exception:  # a setting of each layer
-            has = True
-        if has:
+            known = getattr(default, key, None) is not None
+        except Exception:  # some settings differ between layers
+            known = True
+        if known:
             found[key] = value
     for key in getattr(kind, "sub_configs", {}):
         part = getattr(default, key, None)
         if part is not None:
-            found[key] = _arguments(type(part), SETTINGS.get(part.model_type, {}))
-    return {k: v for k, v in (found | settings).items() if not (k in settings and v is None)}
+            found[key] = arguments(type(part), SETTINGS.get(part.model_type, {}))
+    return {k: v for k, v in (found | settings).items() if v is not None or k not in settings}
 
 
 def tiny_model(name: str) -> torch.nn.Module:
     """A random float32 model with wider weights than the default, so that distributions are far from uniform."""
-    config = config_of(name)
+    kind = CONFIG_MAPPING[name]
+    config = kind(**arguments(kind, SETTINGS.get(name, {})))
     with torch.device("meta"):
         n = AutoModelForCausalLM.from_config(config).num_parameters()
     if n > LIMIT:
-        raise ValueError(f"{n / 1e6:.0f} million parameters with the sizes of this test")
+        raise ValueError(f"{n / 1e6:.0f} million parameters")
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
@@ -138,3 +156,96 @@ def tiny_model(name: str) -> torch.nn.Module:
             if parameter.ndim > 1:
                 parameter.mul_(4)
     return model
+
+
+@cache
+def tokenizer():
+    """A tokenizer whose tokens are characters."""
+    with tempfile.TemporaryDirectory() as folder:
+        return AutoTokenizer.from_pretrained(save_tiny_lm(folder))
+
+
+def one_by_one(model, context: list[int], response: tuple[int, ...]) -> np.ndarray:
+    """Log-probabilities of a response by the model's own forward pass on a single row without padding."""
+    ids, n = torch.tensor([[*context, *response]]), len(response)
+    with torch.no_grad():
+        logp = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[0].double(), -1)
+    return logp[-n - 1 : -1].gather(-1, ids[0, -n:, None])[:, 0].numpy()
+
+
+def found(name: str) -> tuple[str, str]:
+    """How an architecture runs ("shared", "alone", "refused" or "not built") and why, after its results have been checked."""
+    try:
+        model = tiny_model(name)
+    except Exception as error:  # each architecture has its own conditions
+        return "not built", str(error.__cause__ or error).strip().splitlines()[0].rstrip(".:")
+    plain = copy.deepcopy(model)
+    lm = CausalLM(model, tokenizer(), name)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            lm.prepare()
+    except InputError as error:
+        return "refused", re.sub(r"^models of the class \w+ (are )?|;.*", "", str(error))
+    ys = [[lm.encode_response(text) for text in RESPONSES]] * len(CONTEXTS)
+    sampled = lm.sample(CONTEXTS, 3, RECOMMENDED.but(max_new_tokens=6, top_p=0.95))
+    scored = [*lm.logprobs(CONTEXTS, ys), *([y.logps for y in row] for row in sampled)]
+    for context, row, values in zip(CONTEXTS * 2, [*ys, *sampled], scored, strict=True):
+        for y, logps in zip(row, values, strict=True):
+            if y.token_ids:
+                expected = one_by_one(plain, lm.encode_context(context), y.token_ids)
+                np.testing.assert_allclose(logps, expected, atol=1e-4, err_msg=name)
+    why = lm.path.partition(": ")[2].partition(" (")[0].partition(", so that")[0]
+    return ("alone" if why else "shared"), why
+
+
+# ---------------------------------------------------------------- the page
+
+SECTIONS = {
+    "shared": ("With shared contexts", "Each context is computed once for all its responses."),
+    "alone": (
+        "Without shared contexts",
+        "The model's own forward pass, one row for each response: the same results, more slowly.",
+    ),
+    "refused": ("Refused", "In one sentence, before anything is computed."),
+    "not built": ("Not tried", "No small random model can be built from the configuration alone."),
+}
+
+
+def page(results: dict[str, tuple[str, str]]) -> str:
+    """docs/models.md: for each section the architectures by reason."""
+    lines = [
+        "# Which models run, and how",
+        "",
+        f"The {len(results)} causal architectures of transformers {transformers.__version__}, by the `model_type` of their",
+        "configuration. Of each, a tiny random model was built, and its scores and samples were held against its own forward",
+        "pass on single rows, within 1e-4 nats. `make models` does so again and writes this page. BART and other",
+        "encoder-decoders stand for their decoders alone, BERT and other encoders for decoders of their kind (`is_decoder`):",
+        "`load_lm` refuses checkpoints with an encoder.",
+    ]
+    for path, (title, meaning) in SECTIONS.items():
+        reasons: dict[str, list[str]] = {}
+        for name, (where, why) in sorted(results.items()):
+            if where == path:
+                reasons.setdefault(why, []).append(f"`{name}`")
+        lines += ["", f"## {title} ({sum(map(len, reasons.values()))})", "", meaning, ""]
+        if path == "shared":
+            lines += [", ".join(reasons[""])]
+        else:
+            lines += ["| why | architectures |", "|---|---|"]
+            lines += [f"| {why.replace('|', ' ')} | {', '.join(names)} |" for why, names in sorted(reasons.items())]
+    return "\n".join(lines) + "\n"
+
+
+def documented() -> dict[str, tuple[str, str]]:
+    """What docs/models.md says of each architecture."""
+    results = {}
+    for path, (title, _) in SECTIONS.items():
+        text = re.search(rf"^## {title} \(.*?(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.M | re.S).group()
+        for line in text.splitlines()[3:]:
+            why = line[2:].partition(" | ")[0] if line.startswith("|") else ""
+            results |= dict.fromkeys(re.findall(r"`([\w-]+)`", line.rpartition(f"{why} |")[2]), (path, why))
+    return results
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page({name: found(name) for name in NAMES}), encoding="utf-8")

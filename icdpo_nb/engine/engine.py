@@ -33,7 +33,7 @@ class Engine(BaseEngine):
     def __init__(self, model, batch_tokens: int | None = None):
         super().__init__(model, batch_tokens)
         config = model.config.get_text_config()
-        self.n_layers = config.num_hidden_layers
+        self.n_layers = getattr(config, "num_hidden_layers", 0)
         self.softcap = getattr(config, "final_logit_softcapping", None)
         # Cohere multiplies its logits, Granite divides them.
         self.logit_scale = getattr(model, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1)

@@ -19,7 +19,7 @@ from .base import BaseEngine, vocabulary
 from .decoding import Sampled, nucleus_sample
 from .memory import budget_bytes, is_out_of_memory, peak_bytes, watch_memory
 from .packing import right_pad, token_batches
-from .proof import TOLERANCE
+from .proof import TOLERANCE, narrow_windows
 
 CHECKED = (40, 25)  # lengths of the two rows of the check, in tokens
 DECODED = 4  # tokens of the check that are decoded with the cache
@@ -193,6 +193,7 @@ class PlainEngine(BaseEngine):
 
     # ------------------------------------------------------------ setup
 
+    @torch.inference_mode()
     def begin(self) -> None:
         """Check the model and measure the budget before the first pass, once."""
         work, self.work = self.work, Counter()  # the tokens of the setup are not counted
@@ -206,16 +207,19 @@ class PlainEngine(BaseEngine):
     @torch.inference_mode()
     def take(self) -> None:
         """Find out which rows may be computed together, once. Raises `InputError` if the model is not causal."""
-        if self.pads is not None:
-            return
+        if self.pads is None:
+            with narrow_windows(self.model):
+                self._check()
+
+    def _check(self) -> None:
         vocab, rng = vocabulary(self.model), np.random.default_rng(0)
         long, short = (rng.integers(vocab // 4, vocab // 2, min(n, self.max_length or n)).tolist() for n in CHECKED)
         alone = [self._values([row])[0] for row in (long, short)]
         cut = len(long) // 2
         if not self._agree([self._values([long[:cut]])[0]], [alone[0][: cut - 1]]):
             raise InputError(
-                f"models of the class {type(self.model).__name__} are not causal: their predictions change with the tokens "
-                "that follow; use a causal language model"
+                f"models of the class {type(self.model).__name__} are not causal: their predictions change with what "
+                "follows; use a causal language model"
             )
         self.pads = self._holds(lambda: self._agree(self._values([long, short]), alone))
         ends = [alone[0][: len(short) - 1][-DECODED:], alone[1][-DECODED:]]

@@ -40,15 +40,16 @@ class UnservedError(InputError):
 
 
 def evident(model) -> str | None:
-    """Why a model is not served, as far as its class and configuration tell, or None. The check is too short for some of it."""
+    """Why a model is not served, as far as its class and configuration tell, or None.
+
+    The check below is shorter than a chunk of attention, or than the number of tokens that indexed attention selects.
+    """
     config = model.config.get_text_config()
-    if any("alibi" in name for part in model.modules() for name in dir(part) if getattr(config, "alibi", True)):
+    if getattr(config, "alibi", False) or any("alibi" in name for part in model.modules() for name in dir(type(part))):
         return "ALiBi positions"
-    if others := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
-        return f"{' and '.join(sorted(others))} layers"
-    if any(isinstance(getattr(part, "index_topk", None), int) for part in model.modules()):
-        return "attention to selected tokens only"
-    return None if model._supports_attention_backend else "its attention cannot be replaced"
+    if kinds := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
+        return f"{' and '.join(sorted(kinds))} layers"
+    return None if model._supports_attention_backend else "attention that cannot be replaced"
 
 
 class Proof:
@@ -67,12 +68,12 @@ class Proof:
         self.stack, self.n_kept = self._layers()
         self.rows = [(c, y) for c in self.contexts for y in self.responses]
         self.ids = right_pad([[*c, *y] for c, y in self.rows], 0, engine.device)  # causal: right padding has no effect
-        with self._as_unserved("its own attention fails"), self._own_attention():
+        with self._as_unserved("eager attention that fails"), self._own_attention():
             self.reference = self._values(self.model(input_ids=self.ids, use_cache=False).logits)
 
     def check(self) -> None:
         """Compare the engine, which has modified the model by now, with the reference. Raises `UnservedError` if not equal."""
-        with self._as_unserved("it fails with responses side by side"), self.small():
+        with self._as_unserved("code that fails with responses side by side"), self.small():
             prefix = Prefix(self.engine, self.prefix)
             computed = {"after a context": self._decoded(prefix), "of responses side by side": self._scored(prefix)}
         for where, values in computed.items():
@@ -82,9 +83,9 @@ class Proof:
                 continue
             gap = np.sqrt(np.mean((np.concatenate(values) - reference)[finite] ** 2))
             if not gap <= TOLERANCE[self.engine.dtype] * reference[finite].std():
-                with self._as_unserved("its attention is of another kind"):
+                with self._as_unserved("attention of another kind"):
                     cause = self._cause()
-                raise UnservedError(self.model, f"{cause}, and log-probabilities {where} would be wrong")
+                raise UnservedError(self.model, f"{cause}, so that log-probabilities {where} would be wrong")
 
     # ------------------------------------------------------------ results of the engine
 
@@ -118,7 +119,7 @@ class Proof:
         self.model.set_attn_implementation(name)
         try:
             if self.model.config._attn_implementation != name:
-                raise UnservedError(self.model, "its attention cannot be replaced")
+                raise UnservedError(self.model, "attention that cannot be replaced")
             with self.small():
                 yield
         finally:
@@ -141,30 +142,28 @@ class Proof:
                 setattr(parent, name, layers)
 
     def _layers(self) -> tuple:
-        """The model's list of layers with its parent and name there, and the number of layers that include every kind."""
-        n = self.engine.n_layers
-        children = ((m, name, c) for m in self.model.get_decoder().modules() for name, c in m.named_children())
-        stacks = (child for child in children if isinstance(child[2], torch.nn.ModuleList) and len(child[2]) == n)
-        stack = next(stacks, (None, "", ()))
+        """The decoder's list of layers, as (parent, name, layers), and how many of the first include every kind."""
+        decoder, n = self.model.get_decoder(), self.engine.n_layers
+        lists = {name: part for name, part in decoder.named_modules() if isinstance(part, torch.nn.ModuleList)}
+        outer = (name for name, part in lists.items() if len(part) == n and not any(x.isdigit() for x in name.split(".")))
+        path = next(outer, None)
+        if path is None:
+            return (None, "", ()), n
+        parent, _, name = path.rpartition(".")
         types = getattr(self.model.config.get_text_config(), "layer_types", None) or [None] * n
-        kinds = [(types[i], layer_kind(layer)) for i, layer in enumerate(stack[2])]
-        return stack, 1 + max(kinds.index(kind) for kind in kinds) if kinds else n
+        kinds = [(types[i], layer_kind(layer)) for i, layer in enumerate(lists[path])]
+        return (decoder.get_submodule(parent), name, lists[path]), 1 + max(kinds.index(kind) for kind in kinds)
 
     @contextmanager
     def _narrow_windows(self) -> Iterator[None]:
-        """Limit sliding windows to `WINDOW` tokens, in the model's configuration and layers and in the engine's masks."""
-        parts = {id(p): p for m in self.model.modules() for p in (m, getattr(m, "config", None))}.values()
-        windowed = [(p, p.sliding_window) for p in parts if isinstance(getattr(p, "sliding_window", None), int)]
-        engine_windows = self.engine.windows
+        """Limit sliding windows to `WINDOW` tokens, in the model and in the engine's masks."""
+        windows = self.engine.windows
+        self.engine.windows = {kind: window and min(window, WINDOW) for kind, window in windows.items()}
         try:
-            for part, window in windowed:
-                part.sliding_window = min(window, WINDOW)
-            self.engine.windows = {kind: window and min(window, WINDOW) for kind, window in engine_windows.items()}
-            yield
+            with narrow_windows(self.model):
+                yield
         finally:
-            self.engine.windows = engine_windows
-            for part, window in windowed:
-                part.sliding_window = window
+            self.engine.windows = windows
 
     # ------------------------------------------------------------ diagnosis
 
@@ -186,7 +185,7 @@ class Proof:
             values = np.concatenate(self._values(self.engine.logits(hidden)))
         tolerance = TOLERANCE[self.engine.dtype]
         if not np.allclose(values, np.concatenate(self.reference), rtol=tolerance, atol=tolerance, equal_nan=True):
-            return "it changes its logits after the output layer"
+            return "logits that are not those of the output layer"
         extra: set[str] = set()
 
         def recorded(module, query, key, value, attention_mask, **arguments):
@@ -196,7 +195,22 @@ class Proof:
         AttentionInterface.register("icdpo_recorded", recorded)
         with self._own_attention("icdpo_recorded"):
             self.model(input_ids=self.ids, use_cache=False)
-        return "its attention is of another kind" + (f" (it takes {', '.join(sorted(extra))} as well)" if extra else "")
+        return "attention of another kind" + (f" (it takes {', '.join(sorted(extra))} as well)" if extra else "")
+
+
+@contextmanager
+def narrow_windows(model) -> Iterator[None]:
+    """Limit sliding windows and chunks of attention to `WINDOW` tokens, in the configuration and layers of a model."""
+    parts = {id(p): p for m in model.modules() for p in (m, getattr(m, "config", None))}.values()
+    found = [(p, name, getattr(p, name, None)) for p in parts for name in ("sliding_window", "attention_chunk_size")]
+    windowed = [(p, name, window) for p, name, window in found if isinstance(window, int)]
+    try:
+        for part, name, window in windowed:
+            setattr(part, name, min(window, WINDOW))
+        yield
+    finally:
+        for part, name, window in windowed:
+            setattr(part, name, window)
 
 
 def layer_kind(layer: torch.nn.Module) -> tuple:
