@@ -3,6 +3,8 @@
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -32,6 +34,15 @@ class BaseEngine:
     def probe_tokens(self) -> int:
         """The length of the pass that measures memory."""
         return min(PROBE_TOKENS, self.max_length or PROBE_TOKENS)
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Do not count the tokens that are computed in the block."""
+        work, self.work = self.work, Counter()
+        try:
+            yield
+        finally:
+            self.work = work
 
     def _record(self, stage: str, start: float) -> None:
         self.seconds[stage] += time.perf_counter() - start

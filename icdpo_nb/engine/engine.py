@@ -6,7 +6,6 @@ contexts together. The engine handles token ids only; `lm.py` handles text.
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -166,15 +165,14 @@ class Engine(BaseEngine):
 
     def begin(self) -> None:
         """Set up the model and measure the budgets before the first pass, once. Fully cached runs need neither."""
-        work, self.work = self.work, Counter()  # the tokens of the setup are not counted
         self.take()
         if self.batch_tokens is None:
             self.batch_tokens = self.cache_tokens = 1
-            bytes_in_cache, bytes_in_pass = self.token_bytes()
+            with self.uncounted():
+                bytes_in_cache, bytes_in_pass = self.token_bytes()
             budget = budget_bytes(self.device)
             self.batch_tokens = max(1, int(budget / 4 / bytes_in_pass))
             self.cache_tokens = max(1, int(budget * 3 / 4 / bytes_in_cache))
-        self.work = work
 
     @torch.inference_mode()
     def take(self) -> None:
@@ -186,15 +184,15 @@ class Engine(BaseEngine):
             return
         if why := evident(self.model):
             raise UnservedError(self.model, why)
-        work, self.work = self.work, Counter()
         proof, budgets, own = Proof(self), (self.batch_tokens, self.cache_tokens), self.model.config._attn_implementation
         with proof.small():
-            replaced = pack_linears(self.model)
+            replaced = pack_linears(self.model)  # the others only if the check succeeds
         self.body, self.head = self.model.base_model, self.model.get_output_embeddings()
         self.batch_tokens = self.cache_tokens = PROBE_TOKENS
         try:
             self.model.set_attn_implementation("icdpo_grouped")
-            proof.check()
+            with self.uncounted():
+                proof.check()
         except BaseException:
             self.body = None
             self.model.set_attn_implementation(own)
@@ -202,6 +200,5 @@ class Engine(BaseEngine):
                 setattr(parent, name, layer)
             raise
         finally:
-            self.work = work
             self.batch_tokens, self.cache_tokens = budgets
         pack_linears(self.model)
