@@ -58,6 +58,10 @@ SIZES = {
 
 LATENT = {"num_key_value_heads": 4}  # latent attention has no groups
 DECODER = {"is_decoder": True}
+SHARING = {  # the last two layers attend to the keys and values of the first two
+    "num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "vocab_size_per_layer_input": 112, "hidden_size_per_layer_input": 8,
+}  # fmt: skip
 # What an architecture needs beside the sizes, or instead of some of them; None leaves out a size.
 SETTINGS = {
     "bamba": {"attn_layer_indices": [1]},
@@ -90,10 +94,7 @@ SETTINGS = {
     "dots3_note_text": LATENT | {"layer_types": ["indexed_attention", "sliding_attention"], "index_head_dim": 16,
                                  "mlp_layer_types": ["dense", "sparse"], "shared_experts_intermediate_size": 16,
                                  "per_layer_config": {}, "head_dim": 16},
-    "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"],
-                     "vocab_size_per_layer_input": 112, "hidden_size_per_layer_input": 8,
-                     "activation_sparsity_pattern": [0.0, 0.0]},
-    "gemma4_text": {"vocab_size_per_layer_input": 112, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0},
+    "gemma3n_text": SHARING | {"activation_sparsity_pattern": [0.0] * 4}, "gemma4_text": SHARING,
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "falcon": {"head_dim": None}, "falcon_h1": {"mamba_d_ssm": 64},
     "gpt_neo": {"num_hidden_layers": None, "num_layers": 2, "attention_types": [[["global", "local"], 1]]},

@@ -15,7 +15,7 @@ def bench(monkeypatch):
 
     monkeypatch.setitem(engine.CASES, "tiny", ("tiny shape", 3, 2, 5))
     monkeypatch.setattr(engine, "NEW_TOKENS", 8)
-    monkeypatch.setattr("icdpo_nb.engine.engine.pack_linears", lambda model: None)  # put back at the end: a side may replace it
+    monkeypatch.setattr("icdpo_nb.engine.engine.pack_linears", lambda model: [])  # put back at the end: a side may replace it
     return engine
 
 

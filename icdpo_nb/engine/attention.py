@@ -5,6 +5,8 @@ for the j-th response, -1 for padding) and a position, and attends to the contex
 therefore computed once for any n, and every token attends to exactly what it would attend to in a separate sequence.
 """
 
+from collections.abc import Iterator
+
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, DynamicLayer
@@ -167,6 +169,8 @@ class SlotCache(Cache):
     def put(self, first: int, rows: PassCache) -> None:
         """Write the rows of a pass into consecutive slots, starting at `first`."""
         for layer, new in zip(self.layers, rows.layers, strict=True):
+            if not new.is_initialized:  # a layer that attends to the keys and values of another one
+                continue
             n, heads, length, _ = new.keys.shape
             if not layer.is_initialized:
                 shape = (self.slots, heads, self.width)
@@ -182,10 +186,13 @@ class SlotCache(Cache):
 
     def move(self, source: int, target: int) -> None:
         """Copy the contents of one slot to another."""
-        for layer in self.layers:
+        for layer in self._filled():
             layer.keys[target], layer.values[target] = layer.keys[source], layer.values[source]
 
     @property
     def nbytes(self) -> int:
         """The number of bytes of all slots."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._filled())
+
+    def _filled(self) -> Iterator[_SlotLayer]:
+        return (layer for layer in self.layers if layer.is_initialized)

@@ -17,7 +17,11 @@ class PackedLinear(torch.nn.Module):
         super().__init__()
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), LAYOUT_ROWS)
         self.bias = linear.bias
-        self.weight = linear.weight.detach().to("meta")  # models may ask for its dtype
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """A copy of the weights in the usual layout, for models that look at them."""
+        return self.packed.to_dense()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x W' + b."""

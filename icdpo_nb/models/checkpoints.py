@@ -161,7 +161,8 @@ def _check_causal(name: str, config) -> None:
     """Check by its configuration that a model is a decoder."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
 
-    if config.is_encoder_decoder or config.model_type in ENCODERS and not getattr(config, "is_decoder", False):
+    decodes = getattr(config, "is_decoder", False) or getattr(config, "causal", False)  # XLM's name for it
+    if config.is_encoder_decoder or config.model_type in ENCODERS and not decodes:
         raise InputError(f"model {name!r} ({config.model_type}) has an encoder; use a causal language model")
 
 

@@ -29,6 +29,9 @@ def load_lm(name: str, *, dtype: str = "auto", device: str = "auto", revision: s
     `dtype` is float32, bfloat16, float16, or "auto" (float32 on a CPU, bfloat16 on a GPU). `device` is "auto", "cpu",
     "cuda", and so on. Only safetensors weights are loaded, and no remote code runs. Raises `InputError` if the model is
     missing, unreachable or incomplete.
+
+    Any causal architecture of transformers runs. `path` of the result says in one line whether it shares contexts, and if it
+    does not, why; before the first pass such a model warns in the same words.
     """
     return CausalLM(*load_adapted(name, dtype, device, revision))
 
@@ -59,9 +62,9 @@ class CausalLM(Tokens):
 
     @cached_property
     def path(self) -> str:
-        """Which engine runs the model, in one line with the reason. Models that cannot share contexts issue a warning.
+        """How the model runs, in one line: with shared contexts, or why without them, which also issues a warning.
 
-        Raises `InputError` if none does.
+        Checks the model when it is first needed. Raises `InputError` if it is not causal.
         """
         kind = self.engine.model.config.model_type
         try:
