@@ -44,6 +44,9 @@ bench: $(INSTALLED) ## time the published procedure against the engine (an hour;
 coverage: $(INSTALLED) ## measure how often the intervals hold the truth, into docs/coverage.md (a quarter of an hour; TIMES=500 for less)
 	$(BIN)/python tests/bench/coverage.py $(TIMES)
 
+models: $(INSTALLED) ## hold every architecture of transformers against its own forward pass, into docs/models.md (a minute)
+	$(BIN)/python tests/architectures.py
+
 docs: $(INSTALLED) ## build the API reference, build/api/index.html
 	$(BIN)/python docs/api.py
 
@@ -64,4 +67,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 .DEFAULT_GOAL := help
-.PHONY: help install report report-all gallery test test-slow lint lab bench coverage docs check-docs clean
+.PHONY: help install report report-all gallery test test-slow lint lab bench coverage models docs check-docs clean

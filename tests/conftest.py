@@ -82,7 +82,7 @@ def tiny_config(kind: str, vocab: int):
                 "long_factor": [2.0, 3.0, 4.0, 5.0],
             },
         ),
-        # what the engine does not serve, and must refuse
+        # attention sinks, values narrower than keys, scaled logits
         "gpt_oss": lambda: t.GptOssConfig(**llama, head_dim=8, sliding_window=16, num_local_experts=4, num_experts_per_tok=2),
         "deepseek_v2": lambda: t.DeepseekV2Config(
             **llama | {"num_key_value_heads": 4},
@@ -99,6 +99,15 @@ def tiny_config(kind: str, vocab: int):
             topk_method="greedy",
         ),
         "granite": lambda: t.GraniteConfig(**llama, logits_scaling=3.0),
+        "cohere": lambda: t.CohereConfig(**llama),
+        # what the engine does not serve: biases by position, attention of its own, chunks, a head of two layers, no attention
+        "bloom": lambda: t.BloomConfig(**common, hidden_size=32, n_layer=2, n_head=4),
+        "gptj": lambda: t.GPTJConfig(**common, n_embd=32, n_layer=2, n_head=4, rotary_dim=4),
+        "llama4": lambda: t.Llama4TextConfig(
+            **llama, head_dim=8, intermediate_size_mlp=48, num_local_experts=2, attention_chunk_size=16
+        ),
+        "roberta": lambda: t.RobertaConfig(**llama | {"num_key_value_heads": 4}, is_decoder=True),
+        "mamba": lambda: t.MambaConfig(**common, hidden_size=32, num_hidden_layers=2, state_size=8),
     }[kind]()
 
 

@@ -171,7 +171,7 @@ def of_kind(kind: str, **sizes: int):
 
         made = getattr(transformers, f"{kind}Config")(vocab_size=112, **sizes)
         model = next(
-            getattr(transformers, kind + end) for end in ("ForMaskedLM", "ForCausalLM") if hasattr(transformers, kind + end)
+            getattr(transformers, kind + end) for end in ("ForMaskedLM", "LMHeadModel") if hasattr(transformers, kind + end)
         )
         model(made).save_pretrained(folder)
 

@@ -5,6 +5,8 @@ for the j-th response, -1 for padding) and a position, and attends to the contex
 therefore computed once for any n, and every token attends to exactly what it would attend to in a separate sequence.
 """
 
+from collections.abc import Iterator
+
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, DynamicLayer
@@ -36,16 +38,27 @@ def attention_mask(
 
 
 def grouped_attention(
-    module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, softcap=None, **kwargs
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling=None,
+    dropout=0.0,
+    sliding_window=None,
+    softcap=None,
+    s_aux=None,
+    **kwargs,
 ):
     """Scaled dot-product attention that skips masked blocks of keys and does not copy grouped keys and values.
 
     query has shape (batch, heads, q, dim); key and value have shape (batch, kv_heads, k, dim), with the queries' own keys
     last. `attention_mask`, shape (batch, 1, r, k), applies to the last r queries, which belong to responses. The queries
     before them belong to contexts, which start at the first key of every row, so plain causal attention applies to them.
+    `s_aux`, shape (heads,), are the attention sinks of gpt-oss: the logit of a key without a value that every query sees.
     Returns the output, shape (batch, q, heads, dim), and None.
     """
-    if attention_mask is None and softcap:
+    if attention_mask is None and (softcap or s_aux is not None):
         attention_mask = query.new_zeros(len(query), 1, 0, key.shape[2])
     if attention_mask is None:  # a call of the model from outside the engine
         return sdpa_attention_forward(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)
@@ -55,10 +68,11 @@ def grouped_attention(
         end = min(start + QUERIES_AT_A_TIME, n_context)
         stop, first = offset + end, max(0, offset + start - sliding_window + 1) if sliding_window else 0
         mask = _causal_mask(offset + start, stop, first, sliding_window, query)
-        parts.append(_attend(query[:, :, start:end], key[:, :, first:stop], value[:, :, first:stop], mask, scaling, softcap))
+        keys, values = key[:, :, first:stop], value[:, :, first:stop]
+        parts.append(_attend(query[:, :, start:end], keys, values, mask, scaling, softcap, s_aux))
     if n_context < query.shape[2]:
-        parts.append(_attend(query[:, :, n_context:], key, value, attention_mask, scaling, softcap))
-    return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)), None
+        parts.append(_attend(query[:, :, n_context:], key, value, attention_mask, scaling, softcap, s_aux))
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).contiguous(), None
 
 
 def _causal_mask(start: int, stop: int, first: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
@@ -71,7 +85,7 @@ def _causal_mask(start: int, stop: int, first: int, window: int | None, like: to
     return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))[None, None]
 
 
-def _attend(query, key, value, mask, scaling, softcap) -> torch.Tensor:
+def _attend(query, key, value, mask, scaling, softcap, sinks) -> torch.Tensor:
     """Attention output, shape (batch, q, heads, dim). Grouped heads become further queries of their shared key head.
 
     `softcap` bounds the attention logits, as in Gemma 2 (arXiv:2408.00118).
@@ -81,6 +95,10 @@ def _attend(query, key, value, mask, scaling, softcap) -> torch.Tensor:
     groups = heads // kv_heads
     if groups > 1:
         mask = mask.repeat(1, 1, groups, 1)
+    if sinks is not None:  # a further key of zeros, whose logits the mask holds and whose value is zero
+        column = sinks.to(mask.dtype).repeat_interleave(q).view(1, kv_heads, -1, 1).expand(len(mask), -1, -1, -1)
+        mask = torch.cat([mask.expand(-1, kv_heads, -1, -1), column], -1)
+        key, value = (torch.nn.functional.pad(x, (0, 0, 0, 1)) for x in (key, value))
     query = query.reshape(batch, kv_heads, groups * q, dim)
     if softcap:
         logits = softcap * torch.tanh(query @ key.transpose(2, 3) * (scaling or dim**-0.5) / softcap)
@@ -151,10 +169,12 @@ class SlotCache(Cache):
     def put(self, first: int, rows: PassCache) -> None:
         """Write the rows of a pass into consecutive slots, starting at `first`."""
         for layer, new in zip(self.layers, rows.layers, strict=True):
-            n, heads, length, dim = new.keys.shape
+            if not new.is_initialized:  # a layer that attends to the keys and values of another one
+                continue
+            n, heads, length, _ = new.keys.shape
             if not layer.is_initialized:
-                shape = (self.slots, heads, self.width, dim)
-                layer.keys, layer.values = new.keys.new_zeros(shape), new.values.new_zeros(shape)
+                shape = (self.slots, heads, self.width)
+                layer.keys, layer.values = (x.new_zeros(*shape, x.shape[-1]) for x in (new.keys, new.values))
                 layer.is_initialized = True
             layer.keys[first : first + n, :, :length] = new.keys
             layer.values[first : first + n, :, :length] = new.values
@@ -166,10 +186,13 @@ class SlotCache(Cache):
 
     def move(self, source: int, target: int) -> None:
         """Copy the contents of one slot to another."""
-        for layer in self.layers:
+        for layer in self._filled():
             layer.keys[target], layer.values[target] = layer.keys[source], layer.values[source]
 
     @property
     def nbytes(self) -> int:
         """The number of bytes of all slots."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._filled())
+
+    def _filled(self) -> Iterator[_SlotLayer]:
+        return (layer for layer in self.layers if layer.is_initialized)

@@ -5,6 +5,7 @@ See `attention.py` for owners and positions.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -51,6 +52,13 @@ class Sampled:
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     finish: str = "length"
+
+    def grows(self, token: int, logp: float, ended: Callable[[list[int]], str | None], steps: int) -> bool:
+        """Append a token. Returns whether another one follows, up to `steps`; `ended(ids)` tells how a sequence has ended."""
+        self.ids.append(token)
+        self.logps.append(logp)
+        self.finish = ended(self.ids) or "length"
+        return self.finish == "length" and len(self.ids) < steps
 
 
 @dataclass
@@ -159,15 +167,7 @@ class Pool:
         """Append a token to every unfinished response, and update which responses are unfinished."""
         drawn = iter(zip(tokens, logps, strict=True))
         for row in self.rows:
-            unfinished = []
-            for j in row.live:
-                sampled, (token, logp) = row.sampled[j], next(drawn)
-                sampled.ids.append(token)
-                sampled.logps.append(logp)
-                sampled.finish = ended(row.index, j, sampled.ids) or "length"
-                if sampled.finish == "length" and len(sampled.ids) < self.steps:
-                    unfinished.append(j)
-            row.live = unfinished
+            row.live = [j for j in row.live if row.sampled[j].grows(*next(drawn), partial(ended, row.index, j), self.steps)]
 
     def _free(self, slot: int) -> None:
         """Remove a row and move the last row into its slot."""

@@ -6,49 +6,46 @@ contexts together. The engine handles token ids only; `lm.py` handles text.
 """
 
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from ..common.errors import InputError
 from .attention import PADDING, attention_mask
+from .base import PROBE_TOKENS, BaseEngine
 from .decoding import Pool, Sampled, nucleus_sample
-from .linear import choose_products
-from .memory import budget_bytes, peak_bytes, peak_so_far, watch_memory
+from .linear import choose_products, count_products
+from .memory import budget_bytes, peak_bytes, watch_memory
 from .packing import Packed, pack, right_pad, split, token_batches
 from .prefix import Prefix, prefix_groups
-from .proof import Proof
+from .proof import Proof, UnservedError, evident
 
-PROBE_TOKENS = 256  # length of the pass that measures memory
 LOGITS_AT_A_TIME = 256  # block size of response tokens, which limits the memory for logits over the vocabulary
 
 
-class Engine:
+class Engine(BaseEngine):
     """Samples and scores packed batches of token ids with a transformers causal language model, which it modifies in place.
 
-    `batch_tokens` is the maximum number of tokens in a pass, including padding, and in the cache of a pool. With None, it is
-    derived from the available memory. It affects speed and memory, but not results.
+    A model of an architecture that it does not serve raises `UnservedError` before the first pass, and stays as it is.
     """
 
     def __init__(self, model, batch_tokens: int | None = None):
-        self.device, self.dtype = model.device, model.dtype
+        super().__init__(model, batch_tokens)
         config = model.config.get_text_config()
-        self.n_parameters = model.num_parameters()
-        self.n_layers, self.max_length = config.num_hidden_layers, longest(config)
+        self.n_layers = getattr(config, "num_hidden_layers", 0)
         self.softcap = getattr(config, "final_logit_softcapping", None)
+        # Cohere multiplies its logits, Granite divides them.
+        self.logit_scale = getattr(model, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1)
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
         self.windows = {kind: window if kind == "sliding_attention" else None for kind in kinds}
-        self.work: Counter = Counter()  # computed tokens without padding: prefill, decode, scored
-        self.seconds: Counter = Counter()  # wall-clock time: sampling, scoring
-        self.peak: Counter = Counter()  # peak memory in bytes: sampling, scoring
-        self.batch_tokens = self.cache_tokens = batch_tokens
-        self.model = model.eval()
         self.body = self.head = None
-        self.products: Counter = Counter()  # linear layers by the product that was chosen for them
+
+    @property
+    def products(self) -> Counter:
+        """The number of linear layers with each product; of none before the first pass."""
+        return Counter() if self.body is None else count_products(self.model)
 
     # ------------------------------------------------------------ sampling and scoring
 
@@ -159,74 +156,55 @@ class Engine:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 logits, shape (..., vocab), of hidden states, shape (..., hidden)."""
-        logits = self.head(hidden).float()
+        logits = self.head(hidden).float() if self.logit_scale == 1 else self.logit_scale * self.head(hidden).float()
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    # ------------------------------------------------------------ memory
-
-    def _record(self, stage: str, start: float) -> None:
-        self.seconds[stage] += time.perf_counter() - start
-        self.peak[stage] = peak_so_far(self.device)
-
-    def _shrink(self, rows: int, tokens: int) -> None:
-        """Halve the budgets after memory ran out for `rows` rows of `tokens` tokens, and warn."""
-        if rows <= 1:
-            raise InputError(
-                f"memory ran out on {self.device} with a single context of {tokens} tokens, its responses included; lower "
-                "n_demos or max_new_tokens, close other programs, or use a smaller model or dtype bfloat16"
-            )
-        self.batch_tokens = max(1, min(self.batch_tokens, tokens // 2))
-        self.cache_tokens = max(1, min(self.cache_tokens, tokens // 2))
-        warnings.warn(f"memory ran out: continuing with batches of {tokens // 2} tokens", stacklevel=3)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+    # ------------------------------------------------------------ setup
 
     @torch.inference_mode()
     def token_bytes(self) -> tuple[float, float]:
         """Bytes per token in the cache, and in addition during a pass, measured on a pass of `PROBE_TOKENS` tokens."""
-        n = min(PROBE_TOKENS, self.max_length or PROBE_TOKENS)
+        n = self.probe_tokens
         pool = Pool(self, Prefix(self, []), [[0] * n], [0], 1, 1)
         peak = peak_bytes(pool.fill)
         return pool.cache.nbytes / pool.owner.numel(), max(peak - pool.cache.nbytes, 1) / n
 
-    # ------------------------------------------------------------ setup
-
     def begin(self) -> None:
         """Set up the model and measure the budgets before the first pass, once. Fully cached runs need neither."""
-        work, self.work = self.work, Counter()  # the tokens of the setup are not counted
-        if self.body is None:
-            self._take()
+        self.take()
         if self.batch_tokens is None:
             self.batch_tokens = self.cache_tokens = 1
-            bytes_in_cache, bytes_in_pass = self.token_bytes()
+            with self.uncounted():
+                bytes_in_cache, bytes_in_pass = self.token_bytes()
             budget = budget_bytes(self.device)
             self.batch_tokens = max(1, int(budget / 4 / bytes_in_pass))
             self.cache_tokens = max(1, int(budget * 3 / 4 / bytes_in_cache))
-        self.work = work
 
     @torch.inference_mode()
-    def _take(self) -> None:
-        """Split the model into body and head, pack its linear layers, and check that the engine reproduces the model."""
-        proof, budgets = Proof(self), (self.batch_tokens, self.cache_tokens)
-        self.products = choose_products(self.model)
+    def take(self) -> None:
+        """Split the model into body and head, choose its products, and check that the engine reproduces it, once.
+
+        Raises `UnservedError` if it does not, with the model as it was.
+        """
+        if self.body is not None:
+            return
+        if why := evident(self.model):
+            raise UnservedError(self.model, why)
+        proof, budgets, own = Proof(self), (self.batch_tokens, self.cache_tokens), self.model.config._attn_implementation
+        with proof.small():
+            replaced = choose_products(self.model)  # the others only if the check succeeds
         self.body, self.head = self.model.base_model, self.model.get_output_embeddings()
         self.batch_tokens = self.cache_tokens = PROBE_TOKENS
         try:
-            proof.check()
+            self.model.set_attn_implementation("icdpo_grouped")
+            with self.uncounted():
+                proof.check()
         except BaseException:
             self.body = None
+            self.model.set_attn_implementation(own)
+            for parent, name, layer in replaced:
+                setattr(parent, name, layer)
             raise
         finally:
             self.batch_tokens, self.cache_tokens = budgets
-
-
-def longest(config) -> int | None:
-    """The maximum sequence length of a model, or None if there is no limit.
-
-    The rotary frequencies of some models (longrope, dynamic) change when any sequence of a batch exceeds the model's
-    original training length, which would also change the shorter sequences. Such models are limited to that length.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    ropes = [part for part in (rope, *rope.values()) if isinstance(part, dict)]  # one for all layers, or one per layer type
-    limits = [r.get("original_max_position_embeddings") for r in ropes if r.get("rope_type") in ("longrope", "dynamic")]
-    return min(filter(None, [getattr(config, "max_position_embeddings", None), *limits]), default=None)
+        choose_products(self.model)

@@ -30,30 +30,45 @@ class PackedLinear(torch.nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), LAYOUT_ROWS)
         self.bias = linear.bias
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """A copy of the weights in the usual layout, for models that look at them."""
+        return self.packed.to_dense()
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x W' + b."""
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
 
-def choose_products(model: torch.nn.Module) -> Counter:
+def choose_products(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
     """Give the linear layers of a float32 model on a CPU the faster product, in place, if PyTorch was built with oneDNN.
 
     The model can no longer be trained or saved. Its other weights are copied, so that the memory-mapped checkpoint can be
-    closed. Returns the number of layers with each product; of none if there is no choice.
+    closed. Returns the replaced layers with their parents and names.
     """
-    chosen: Counter = Counter()
+    replaced = []
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return chosen
+        return replaced
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear and child.weight.device.type == "cpu" and child.weight.dtype == torch.float32:
-                product = faster_product(child)
-                chosen[product] += 1
-                if product == ONEDNN:
-                    setattr(parent, name, PackedLinear(child))
+            if _has_choice(child) and faster_product(child) == ONEDNN:
+                setattr(parent, name, PackedLinear(child))
+                replaced.append((parent, name, child))
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
-    return chosen
+    return replaced
+
+
+def count_products(model: torch.nn.Module) -> Counter:
+    """The number of linear layers with each product, where there is a choice."""
+    kinds = (ONEDNN if isinstance(m, PackedLinear) else TORCH if _has_choice(m) else "" for m in model.modules())
+    return Counter(kind for kind in kinds if kind)
+
+
+def _has_choice(layer: torch.nn.Module) -> bool:
+    if type(layer) is not torch.nn.Linear:
+        return False
+    return layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32
 
 
 def faster_product(layer: torch.nn.Linear) -> str:

@@ -1,7 +1,7 @@
 """A check before the first pass that the engine reproduces the model's own, unmodified attention.
 
-Architectures differ in ways that the configuration does not reveal: attention sinks, values that are wider than keys,
-logits that are scaled after the output layer. The check therefore compares the log-probabilities of a few tokens. The
+Architectures differ in ways that the configuration does not reveal: biases by position, extra tensors in attention, logits
+that change after the output layer. The check therefore compares the log-probabilities of a few tokens. The
 reference is the model as transformers runs it, one sequence at a time. The engine uses every kind of pass: a shared
 prefix, contexts of different lengths, a decoding step, and packed responses. The check uses only the first layers that
 include every kind of layer; more would take time and add rounding errors. Sliding windows are narrowed during the check,
@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 
 from ..common.errors import InputError
 from .attention import grouped_attention
+from .base import vocabulary
 from .decoding import Pool
 from .memory import is_out_of_memory
 from .packing import pack, right_pad, split
@@ -30,12 +31,33 @@ PREFIX, CONTEXTS, RESPONSES = 6, (8, 12), (3, 2)  # numbers of tokens; every con
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.08}
 
 
+class UnservedError(InputError):
+    """The engine would not reproduce a model's own results; `why` is the reason in a few words."""
+
+    def __init__(self, model, why: str):
+        super().__init__(f"models of the class {type(model).__name__} cannot share contexts: {why}")
+        self.why = why
+
+
+def evident(model) -> str | None:
+    """Why a model is not served, as far as its class and configuration tell, or None.
+
+    The check below is shorter than a chunk of attention, or than the number of tokens that indexed attention selects.
+    """
+    config = model.config.get_text_config()
+    if getattr(config, "alibi", False) or any("alibi" in name for part in model.modules() for name in dir(type(part))):
+        return "ALiBi positions"
+    if kinds := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
+        return f"{' and '.join(sorted(kinds))} layers"
+    return None if model._supports_attention_backend else "attention that cannot be replaced"
+
+
 class Proof:
     """Test sequences with their reference log-probabilities. Create it before the engine modifies the model."""
 
     def __init__(self, engine):
         self.engine, self.model = engine, engine.model
-        vocab, rng = self.model.get_input_embeddings().num_embeddings, np.random.default_rng(0)
+        vocab, rng = vocabulary(self.model), np.random.default_rng(0)
 
         def draw(n: int) -> list[int]:  # from the middle of the vocabulary, without special tokens
             return rng.integers(vocab // 4, vocab // 2, n).tolist()
@@ -43,16 +65,16 @@ class Proof:
         self.prefix = draw(PREFIX)
         self.contexts = [[*self.prefix, *draw(n - PREFIX)] for n in CONTEXTS]
         self.responses = [draw(n) for n in RESPONSES]
+        self.stack, self.n_kept = self._layers()
         self.rows = [(c, y) for c in self.contexts for y in self.responses]
         self.ids = right_pad([[*c, *y] for c, y in self.rows], 0, engine.device)  # causal: right padding has no effect
-        with self._as_input_error("their own attention fails"), self._own_attention():
+        with self._as_unserved("eager attention that fails"), self._own_attention():
             self.reference = self._values(self.model(input_ids=self.ids, use_cache=False).logits)
 
     def check(self) -> None:
-        """Compare the engine, which has modified the model by now, with the reference. Raises `InputError` if they differ."""
-        with self._as_input_error("they fail with responses side by side"), self._small():
+        """Compare the engine, which has modified the model by now, with the reference. Raises `UnservedError` if not equal."""
+        with self._as_unserved("code that fails with responses side by side"), self.small():
             prefix = Prefix(self.engine, self.prefix)
-            self._check_widths(prefix.cache.layers)
             computed = {"after a context": self._decoded(prefix), "of responses side by side": self._scored(prefix)}
         for where, values in computed.items():
             reference = np.concatenate([v[: len(x)] for v, x in zip(self.reference, values, strict=True)])
@@ -61,9 +83,9 @@ class Proof:
                 continue
             gap = np.sqrt(np.mean((np.concatenate(values) - reference)[finite] ** 2))
             if not gap <= TOLERANCE[self.engine.dtype] * reference[finite].std():
-                with self._as_input_error("their attention is of another kind"):
+                with self._as_unserved("attention of another kind"):
                     cause = self._cause()
-                raise self._unsupported(f"{cause}, and log-probabilities {where} are off by {gap:.2g} nats")
+                raise UnservedError(self.model, f"{cause}, so that log-probabilities {where} would be wrong")
 
     # ------------------------------------------------------------ results of the engine
 
@@ -97,71 +119,64 @@ class Proof:
         self.model.set_attn_implementation(name)
         try:
             if self.model.config._attn_implementation != name:
-                raise self._unsupported("their attention cannot be replaced")
-            with self._small():
+                raise UnservedError(self.model, "attention that cannot be replaced")
+            with self.small():
                 yield
         finally:
             self.model.set_attn_implementation(before)
 
     @contextmanager
-    def _small(self) -> Iterator[None]:
+    def small(self) -> Iterator[None]:
         """Reduce the model to its first layers that include every kind, and narrow the sliding windows."""
-        n_layers = n_kept = self.engine.n_layers
-        children = ((m, name, c) for m in self.model.modules() for name, c in m.named_children())
-        stacks = (child for child in children if isinstance(child[2], torch.nn.ModuleList) and len(child[2]) == n_layers)
-        stack = next(stacks, None)
-        if stack:
-            parent, name, layers = stack
-            types = getattr(self.model.config.get_text_config(), "layer_types", None) or [None] * n_layers
-            kinds = [(types[i], layer_kind(layer)) for i, layer in enumerate(layers)]
-            n_kept = 1 + max(kinds.index(kind) for kind in kinds)
-            setattr(parent, name, layers[:n_kept])
-        self.engine.n_layers = n_kept
+        parent, name, layers = self.stack
+        n_layers = self.engine.n_layers
+        if layers:
+            setattr(parent, name, layers[: self.n_kept])
+        self.engine.n_layers = self.n_kept
         try:
             with self._narrow_windows():
                 yield
         finally:
             self.engine.n_layers = n_layers
-            if stack:
+            if layers:
                 setattr(parent, name, layers)
+
+    def _layers(self) -> tuple:
+        """The decoder's list of layers, as (parent, name, layers), and how many of the first include every kind."""
+        decoder, n = self.model.get_decoder(), self.engine.n_layers
+        lists = {name: part for name, part in decoder.named_modules() if isinstance(part, torch.nn.ModuleList)}
+        outer = (name for name, part in lists.items() if len(part) == n and not any(x.isdigit() for x in name.split(".")))
+        path = next(outer, None)
+        if path is None:
+            return (None, "", ()), n
+        parent, _, name = path.rpartition(".")
+        types = getattr(self.model.config.get_text_config(), "layer_types", None) or [None] * n
+        kinds = [(types[i], layer_kind(layer)) for i, layer in enumerate(lists[path])]
+        return (decoder.get_submodule(parent), name, lists[path]), 1 + max(kinds.index(kind) for kind in kinds)
 
     @contextmanager
     def _narrow_windows(self) -> Iterator[None]:
-        """Limit sliding windows to `WINDOW` tokens, in the model's configuration and layers and in the engine's masks."""
-        parts = {id(p): p for m in self.model.modules() for p in (m, getattr(m, "config", None))}.values()
-        windowed = [(p, p.sliding_window) for p in parts if isinstance(getattr(p, "sliding_window", None), int)]
-        engine_windows = self.engine.windows
+        """Limit sliding windows to `WINDOW` tokens, in the model and in the engine's masks."""
+        windows = self.engine.windows
+        self.engine.windows = {kind: window and min(window, WINDOW) for kind, window in windows.items()}
         try:
-            for part, window in windowed:
-                part.sliding_window = min(window, WINDOW)
-            self.engine.windows = {kind: window and min(window, WINDOW) for kind, window in engine_windows.items()}
-            yield
+            with narrow_windows(self.model):
+                yield
         finally:
-            self.engine.windows = engine_windows
-            for part, window in windowed:
-                part.sliding_window = window
+            self.engine.windows = windows
 
     # ------------------------------------------------------------ diagnosis
 
-    def _unsupported(self, why: str) -> InputError:
-        return InputError(f"models of the class {type(self.model).__name__} are not supported: {why}; use a Llama-like model")
-
     @contextmanager
-    def _as_input_error(self, what: str) -> Iterator[None]:
-        """Turn exceptions in the block into an `InputError`, because an unknown architecture may fail in any way."""
+    def _as_unserved(self, what: str) -> Iterator[None]:
+        """Turn exceptions in the block into `UnservedError`, because an unknown architecture may fail in any way."""
         try:
             yield
         except Exception as error:
             if isinstance(error, InputError) or is_out_of_memory(error):
                 raise
             why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-            raise self._unsupported(f"{what} ({why})") from None
-
-    def _check_widths(self, layers) -> None:
-        for layer in layers:
-            keys, values = layer.keys.shape[-1], layer.values.shape[-1]
-            if keys != values:
-                raise self._unsupported(f"their values have another width than their keys ({values} and {keys})")
+            raise UnservedError(self.model, f"{what} ({why})") from None
 
     def _cause(self) -> str:
         """The likely reason why a model differs: its output head, or extra tensors that its attention receives."""
@@ -170,7 +185,7 @@ class Proof:
             values = np.concatenate(self._values(self.engine.logits(hidden)))
         tolerance = TOLERANCE[self.engine.dtype]
         if not np.allclose(values, np.concatenate(self.reference), rtol=tolerance, atol=tolerance, equal_nan=True):
-            return "they change their logits after the output layer"
+            return "logits that are not those of the output layer"
         extra: set[str] = set()
 
         def recorded(module, query, key, value, attention_mask, **arguments):
@@ -180,7 +195,22 @@ class Proof:
         AttentionInterface.register("icdpo_recorded", recorded)
         with self._own_attention("icdpo_recorded"):
             self.model(input_ids=self.ids, use_cache=False)
-        return "their attention is of another kind" + (f" (it takes {', '.join(sorted(extra))} as well)" if extra else "")
+        return "attention of another kind" + (f" (it takes {', '.join(sorted(extra))} as well)" if extra else "")
+
+
+@contextmanager
+def narrow_windows(model) -> Iterator[None]:
+    """Limit sliding windows and chunks of attention to `WINDOW` tokens, in the configuration and layers of a model."""
+    parts = {id(p): p for m in model.modules() for p in (m, getattr(m, "config", None))}.values()
+    found = [(p, name, getattr(p, name, None)) for p in parts for name in ("sliding_window", "attention_chunk_size")]
+    windowed = [(p, name, window) for p, name, window in found if isinstance(window, int)]
+    try:
+        for part, name, window in windowed:
+            setattr(part, name, min(window, WINDOW))
+        yield
+    finally:
+        for part, name, window in windowed:
+            setattr(part, name, window)
 
 
 def layer_kind(layer: torch.nn.Module) -> tuple:

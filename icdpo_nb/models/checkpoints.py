@@ -26,7 +26,6 @@ def load_checkpoint(
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
-    from ..engine import attention  # noqa: F401  (registers icdpo_grouped)
     from . import oasst  # noqa: F401  (registers a reward model class)
 
     logging.disable_progress_bar()
@@ -47,7 +46,7 @@ def load_checkpoint(
                 config=config,
                 dtype=getattr(torch, dtype_name),
                 use_safetensors=True,
-                attn_implementation="icdpo_grouped" if task == "CausalLM" else "sdpa",
+                attn_implementation=None if task == "CausalLM" else "sdpa",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported by `_check_complete`
                 **options,
@@ -58,8 +57,6 @@ def load_checkpoint(
     except Exception as error:  # transformers and its dependencies raise many exception types
         raise _unloadable(name, folder, error) from None
     _check_complete(name, model, tokenizer, info)
-    if task == "CausalLM" and not model._supports_attention_backend:
-        raise InputError(f"model {name!r}: the attention of {type(model).__name__} is not supported; use a Llama-like model")
     return model.to(device), tokenizer, name, version or getattr(config, "_commit_hash", None) or revision or "local"
 
 
@@ -161,15 +158,11 @@ def _unloadable(name: str, folder: str | None, error: Exception) -> InputError:
 
 
 def _check_causal(name: str, config) -> None:
-    """Check by its configuration that a model is a decoder with full or sliding attention only."""
+    """Check by its configuration that a model is a decoder."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
 
-    unsupported = set(getattr(config.get_text_config(), "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if unsupported:
-        raise InputError(
-            f"model {name!r} has {', '.join(sorted(unsupported))} layers; only full and sliding attention are supported"
-        )
-    if config.is_encoder_decoder or config.model_type in ENCODERS and not getattr(config, "is_decoder", False):
+    decodes = getattr(config, "is_decoder", False) or getattr(config, "causal", False)  # XLM's name for it
+    if config.is_encoder_decoder or config.model_type in ENCODERS and not decodes:
         raise InputError(f"model {name!r} ({config.model_type}) has an encoder; use a causal language model")
 
 

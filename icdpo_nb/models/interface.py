@@ -1,6 +1,6 @@
 """The interface of a language model.
 
-`lm.CausalLM` runs a model on this machine with the packed engine. `store.stored.StoredLM` wraps another language model
+`lm.CausalLM` runs a model on this machine. `store.stored.StoredLM` wraps another language model
 and caches its results. A model behind a server or several replicas of a model would be further implementations.
 """
 

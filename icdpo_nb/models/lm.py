@@ -3,6 +3,7 @@
 Log-probabilities are those of the unmodified policy, in nats, float32. A model's generation_config is ignored.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from uuid import uuid4
@@ -12,6 +13,8 @@ import numpy as np
 from ..common.errors import InputError, TooLongError
 from ..common.files import checksum
 from ..engine.engine import Engine
+from ..engine.plain import PlainEngine
+from ..engine.proof import UnservedError
 from ..protocol import RECOMMENDED, Protocol, seed_of
 from .checkpoints import fingerprint, load_adapted
 from .interface import NO_BAR, SECONDS, TOKENS, machine, unless_sampled
@@ -26,12 +29,18 @@ def load_lm(name: str, *, dtype: str = "auto", device: str = "auto", revision: s
     `dtype` is float32, bfloat16, float16, or "auto" (float32 on a CPU, bfloat16 on a GPU). `device` is "auto", "cpu",
     "cuda", and so on. Only safetensors weights are loaded, and no remote code runs. Raises `InputError` if the model is
     missing, unreachable or incomplete.
+
+    Any causal architecture of transformers runs. `path` of the result says in one line whether it shares contexts, and if it
+    does not, why; before the first pass such a model warns in the same words.
     """
     return CausalLM(*load_adapted(name, dtype, device, revision))
 
 
 class CausalLM(Tokens):
-    """A `LanguageModel` that runs a transformers model with the packed engine. Created by `load_lm`."""
+    """A `LanguageModel` that runs a transformers model. Created by `load_lm`.
+
+    `engine` is the packed engine until the first pass, and then the one that serves the model; see `path`.
+    """
 
     def __init__(self, model, tokenizer, name: str, revision: str = "local", adapters: Sequence[str] = ()):
         super().__init__(tokenizer, eos_ids(model, tokenizer))
@@ -56,6 +65,24 @@ class CausalLM(Tokens):
         """The number of linear layers with each product; see `engine.linear`."""
         return self.engine.products
 
+    @cached_property
+    def path(self) -> str:
+        """How the model runs, in one line: with shared contexts, or why without them, which also issues a warning.
+
+        Checks the model when it is first needed. Raises `InputError` if it is not causal.
+        """
+        kind = self.engine.model.config.model_type
+        try:
+            self.engine.take()
+        except UnservedError as reason:
+            plain = PlainEngine(self.engine.model, self.engine.batch_tokens)
+            plain.take()
+            self.engine = plain
+            line = f"{kind} runs without shared contexts: {reason.why}"
+            warnings.warn(line, stacklevel=3)
+            return line
+        return f"{kind} runs with shared contexts"
+
     # ------------------------------------------------------------ sampling and scoring
 
     def sample(
@@ -74,6 +101,7 @@ class CausalLM(Tokens):
         for context, ids in zip(contexts, encoded, strict=True):
             self._check_fits(context, len(ids), steps, "new tokens")
         uniform = _draws(seed, contexts, n, steps, begun)
+        self.prepare()
 
         def ended(i: int, j: int, new: list[int]) -> str | None:
             ids = [*begun[i].token_ids, *new]
@@ -116,6 +144,7 @@ class CausalLM(Tokens):
             for context, ids, ys in zip(contexts, encoded, responses, strict=True):
                 self._check_fits(context, len(ids), max((len(y.token_ids) for y in ys), default=0), "response tokens")
                 self.published += _published_scoring(len(ids), ys)
+            self.prepare()
             scored = self.engine.logprobs(encoded, [[y.token_ids for y in ys] for ys in responses], progress)
             for context, row in zip(contexts, scored, strict=True):
                 self._check_finite(context, row)
@@ -141,7 +170,8 @@ class CausalLM(Tokens):
     # ------------------------------------------------------------ cost
 
     def prepare(self) -> None:
-        """Set up the engine and measure the available memory, once."""
+        """Choose and set up the engine and measure the available memory, once."""
+        _ = self.path  # chooses the engine
         self.engine.begin()
 
     def work(self) -> dict[str, float]:

@@ -147,5 +147,5 @@ class Tokens:
 
 def eos_ids(model, tokenizer) -> list[int]:
     """The tokenizer's EOS, then any others of the model (chat models end turns with a token of their own)."""
-    named = [tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None), model.config.eos_token_id]
+    named = [tokenizer.eos_token_id, *(getattr(c, "eos_token_id", None) for c in (model.generation_config, model.config))]
     return list(dict.fromkeys(i for x in named if x is not None for i in (x if isinstance(x, list) else [x])))

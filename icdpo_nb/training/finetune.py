@@ -215,7 +215,6 @@ def _train(job: _Job, quiet: bool) -> None:
     model, tokenizer, *_ = load_adapted(*job.model)
     partial = folder.with_name(f"{folder.name}.partial")
     transformers.set_seed(recipe.seed)
-    model.set_attn_implementation("sdpa")  # the engine's own attention is for sampling and scoring only
     total = model.num_parameters()
     trainer = make_trainer(model, tokenizer, job.rows, recipe, partial, quiet)
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)

@@ -162,7 +162,7 @@ def run_side(side: str, case: str) -> None:
     import icdpo_nb.engine.engine
 
     if side == "published":
-        icdpo_nb.engine.engine.choose_products = lambda model: {}  # the model as transformers loads it
+        icdpo_nb.engine.engine.choose_products = lambda model: []  # the model as transformers loads it
     name, n, n_prompts, n_demos = CASES[case]
     lm, contexts = load(name), texts("pocket" if name == "smollm2" else "sandbox", n_prompts, n_demos)
     lm.logprobs(["Human: Hi"], [[lm.encode_response("Hello.")]])  # what is loaded on first use

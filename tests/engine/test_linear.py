@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from icdpo_nb.engine import linear
-from icdpo_nb.engine.linear import ONEDNN, TORCH, PackedLinear, choose_products, faster_product
+from icdpo_nb.engine.linear import ONEDNN, TORCH, PackedLinear, choose_products, count_products, faster_product
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
@@ -41,6 +41,7 @@ def test_packed_equals_plain(bias):
     for shape in [(1, 96), (3, 96), (2, 5, 96), (700, 96), (2, 0, 96)]:
         x = torch.randn(shape)
         torch.testing.assert_close(packed(x), plain(x), rtol=1e-5, atol=1e-5)
+    assert torch.equal(packed.weight, plain.weight)
     x = torch.randn(96, 7).T  # not contiguous
     torch.testing.assert_close(packed(x), plain(x), rtol=1e-5, atol=1e-5)
 
@@ -87,7 +88,9 @@ def test_only_float32_linears_have_a_choice(clock):
         "a": torch.nn.Linear(4, 4), "bf16": torch.nn.Linear(4, 4, dtype=torch.bfloat16), "e": torch.nn.Embedding(4, 4),
         "inner": torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU()),
     })  # fmt: skip
-    assert choose_products(model) == {ONEDNN: 2}
+    before = model["a"], model["inner"][0]
+    assert choose_products(model) == [(model, "a", before[0]), (model["inner"], "0", before[1])]
+    assert count_products(model) == {ONEDNN: 2}
     assert [type(m) for m in (model["a"], model["inner"][0])] == [PackedLinear] * 2
     assert [type(m) for m in (model["bf16"], model["e"])] == [torch.nn.Linear, torch.nn.Embedding]
 
@@ -95,5 +98,6 @@ def test_only_float32_linears_have_a_choice(clock):
 def test_a_model_whose_own_products_are_faster_keeps_them(clock):
     clock(0.5)
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
-    assert choose_products(model) == {TORCH: 2}
+    assert choose_products(model) == []
+    assert count_products(model) == {TORCH: 2}
     assert {type(layer) for layer in model} == {torch.nn.Linear}
