@@ -83,5 +83,5 @@ def longest(model) -> int | None:
 
 def vocabulary(model) -> int:
     """The number of tokens that a model both reads and predicts."""
-    sizes = (model.config.get_text_config().vocab_size, model.get_input_embeddings().num_embeddings)
+    sizes = (getattr(model.config.get_text_config(), "vocab_size", None), model.get_input_embeddings().num_embeddings)
     return min(size for size in sizes if size)

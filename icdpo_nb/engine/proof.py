@@ -45,7 +45,7 @@ def evident(model) -> str | None:
     The check below is shorter than a chunk of attention, or than the number of tokens that indexed attention selects.
     """
     config = model.config.get_text_config()
-    if getattr(config, "alibi", False) or any("alibi" in name for part in model.modules() for name in dir(type(part))):
+    if getattr(config, "alibi", False) or any("alibi" in name for kind in {*map(type, model.modules())} for name in dir(kind)):
         return "ALiBi positions"
     if kinds := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
         return f"{' and '.join(sorted(kinds))} layers"

@@ -121,7 +121,7 @@ def test_what_fails_is_one_sentence(models, monkeypatch):
     lm, _ = models
     lm.prepare()
     monkeypatch.setattr(type(lm.engine.model), "forward", lambda *a, **k: {}["tokens\nand more"])
-    with pytest.raises(InputError, match=r"^models of the class \w+ fail on \d+ tokens \(.*\)$") as failed:
+    with pytest.raises(InputError, match=r"^models of the class \w+ fail on \d+ tokens \(.*\); try dtype float32$") as failed:
         lm.sample(CONTEXTS, 2, PROTOCOL)
     assert "\n" not in str(failed.value)
 
