@@ -81,6 +81,15 @@ def longest(model) -> int | None:
     return min((limit for limit in limits if limit and limit > 0), default=None)
 
 
+def varies(config, name: str) -> bool:
+    """Whether a setting differs between layers. Transformers then refuses to read it from the whole configuration."""
+    try:
+        getattr(config, name, None)
+    except Exception:  # not an AttributeError
+        return True
+    return False
+
+
 def vocabulary(model) -> int:
     """The number of tokens that a model both reads and predicts."""
     sizes = (getattr(model.config.get_text_config(), "vocab_size", None), model.get_input_embeddings().num_embeddings)
