@@ -86,7 +86,16 @@ def longest(model) -> int | None:
     return min((limit for limit in limits if limit and limit > 0), default=None)
 
 
+def varies(config, name: str) -> bool:
+    """Whether a setting differs between layers. Transformers then refuses to read it from the whole configuration."""
+    try:
+        getattr(config, name, None)
+    except Exception:  # not an AttributeError
+        return True
+    return False
+
+
 def vocabulary(model) -> int:
     """The number of tokens that a model both reads and predicts."""
-    sizes = (model.config.get_text_config().vocab_size, model.get_input_embeddings().num_embeddings)
+    sizes = (getattr(model.config.get_text_config(), "vocab_size", None), model.get_input_embeddings().num_embeddings)
     return min(size for size in sizes if size)

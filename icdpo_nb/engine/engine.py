@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .attention import PADDING, attention_mask
-from .base import PROBE_TOKENS, BaseEngine
+from .base import PROBE_TOKENS, BaseEngine, varies
 from .decoding import Pool, Sampled, nucleus_sample
 from .linear import choose_products, count_products
 from .memory import budget_bytes, peak_bytes, watch_memory
@@ -37,7 +37,8 @@ class Engine(BaseEngine):
         self.softcap = getattr(config, "final_logit_softcapping", None)
         # Cohere multiplies its logits, Granite divides them.
         self.logit_scale = getattr(model, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1)
-        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        windowed = getattr(config, "use_sliding_window", True) and not varies(config, "sliding_window")
+        window = getattr(config, "sliding_window", None) if windowed else None
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
         self.windows = {kind: window if kind == "sliding_attention" else None for kind in kinds}
         self.body = self.head = None

@@ -187,7 +187,7 @@ class PlainEngine(BaseEngine):
                 raise
             why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             model, longest = type(self.model).__name__, max(map(len, rows))
-            raise InputError(f"models of the class {model} fail on {longest} tokens ({why})") from None
+            raise InputError(f"models of the class {model} fail on {longest} tokens ({why}); try dtype float32") from None
         return out.logits[:, -columns:], getattr(out, self.cache_name, None) if arguments.get("use_cache") else None
 
     # ------------------------------------------------------------ setup

@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 
 from ..common.errors import InputError
 from .attention import grouped_attention
-from .base import vocabulary
+from .base import varies, vocabulary
 from .decoding import Pool
 from .memory import is_out_of_memory
 from .packing import pack, right_pad, split
@@ -45,10 +45,12 @@ def evident(model) -> str | None:
     The check below is shorter than a chunk of attention, or than the number of tokens that indexed attention selects.
     """
     config = model.config.get_text_config()
-    if getattr(config, "alibi", False) or any("alibi" in name for part in model.modules() for name in dir(type(part))):
+    if getattr(config, "alibi", False) or any("alibi" in name for kind in {*map(type, model.modules())} for name in dir(kind)):
         return "ALiBi positions"
     if kinds := set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}:
         return f"{' and '.join(sorted(kinds))} layers"
+    if varies(config, "sliding_window"):
+        return "windows that differ between layers"
     return None if model._supports_attention_backend else "attention that cannot be replaced"
 
 
@@ -202,8 +204,8 @@ class Proof:
 def narrow_windows(model) -> Iterator[None]:
     """Limit sliding windows and chunks of attention to `WINDOW` tokens, in the configuration and layers of a model."""
     parts = {id(p): p for m in model.modules() for p in (m, getattr(m, "config", None))}.values()
-    found = [(p, name, getattr(p, name, None)) for p in parts for name in ("sliding_window", "attention_chunk_size")]
-    windowed = [(p, name, window) for p, name, window in found if isinstance(window, int)]
+    places = [(p, name) for p in parts for name in ("sliding_window", "attention_chunk_size") if not varies(p, name)]
+    windowed = [(p, name, getattr(p, name)) for p, name in places if isinstance(getattr(p, name, None), int)]
     try:
         for part, name, window in windowed:
             setattr(part, name, min(window, WINDOW))

@@ -5,8 +5,8 @@ from architectures import NAMES, PAGE, documented, found, page
 
 # one of each kind: what the packed engine serves beside Llama, what the general path does, and what neither does
 KINDS = [
-    "llama", "gemma3", "gpt_oss", "deepseek_v3", "cohere", "granite", "bloom", "llama4_text", "mamba", "qwen3_next",
-    "deepseek_v32", "roberta", "moshi", "openai-gpt", "xlnet", "musicgen",
+    "llama", "gemma3", "gemma3n_text", "gpt_oss", "deepseek_v3", "cohere", "granite", "bloom", "llama4_text", "mamba",
+    "qwen3_next", "deepseek_v32", "roberta", "moshi", "openai-gpt", "xlnet", "musicgen",
 ]  # fmt: skip
 
 

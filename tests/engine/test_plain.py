@@ -6,7 +6,7 @@ import torch
 from conftest import save_tiny_lm
 from transformers import AutoModelForCausalLM
 
-from icdpo_nb.common.errors import InputError
+from icdpo_nb.common.errors import InputError, TooLongError
 from icdpo_nb.engine.plain import PlainEngine
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
@@ -117,11 +117,24 @@ def test_what_predicts_from_later_tokens_is_refused(tmp_path):
             lm.sample(CONTEXTS, 2, PROTOCOL)
 
 
+def test_learned_positions_end_with_their_table(tmp_path):
+    """RoBERTa's first position is that of padding: of 64 there are 63 left, all of which can be used."""
+    lm = plainly(save_tiny_lm(tmp_path, "roberta", positions=64))
+    assert lm.max_length == 63
+    context = "Human: " + "so " * 10 + "Assistant:"
+    n = 63 - len(lm.encode_context(context))
+    assert lm.sample([context], 1, RECOMMENDED.but(max_new_tokens=n))[0][0].token_ids
+    y = lm.encode_response("x" * (n - 1))  # and a space
+    assert len(lm.logprobs([context], [[y]])[0][0]) == n
+    with pytest.raises(TooLongError, match="exceeds the 63 tokens"):
+        lm.sample([context], 1, RECOMMENDED.but(max_new_tokens=n + 1))
+
+
 def test_what_fails_is_one_sentence(models, monkeypatch):
     lm, _ = models
     lm.prepare()
     monkeypatch.setattr(type(lm.engine.model), "forward", lambda *a, **k: {}["tokens\nand more"])
-    with pytest.raises(InputError, match=r"^models of the class \w+ fail on \d+ tokens \(.*\)$") as failed:
+    with pytest.raises(InputError, match=r"^models of the class \w+ fail on \d+ tokens \(.*\); try dtype float32$") as failed:
         lm.sample(CONTEXTS, 2, PROTOCOL)
     assert "\n" not in str(failed.value)
 
