@@ -228,7 +228,7 @@ TABLE = [
     (language_model, {"name": "./no/such/folder"}, "no such folder"),
     (language_model, {"name": ""}, "model '': no such folder"),
     (language_model, {"name": "owner/unknown-model"}, "cannot be loaded from the hub .* or use 'smollm2', which needs none"),
-    (language_model, {"dtype": "int8"}, "dtype is 'int8', but must be auto, float32"),
+    (language_model, {"dtype": "int4"}, "dtype is 'int4', but must be auto, float32"),
     (language_model, {"device": "gpu"}, "device is 'gpu', but torch has no such device here .*; use cpu or auto"),
     (broken_model, without("config.json"), "no config.json there, so it is not a model folder; give the folder"),
     (broken_model, holding("config.json", "{"), "not a valid JSON file.*it must hold config.json, model.safetensors and a tok"),

@@ -23,7 +23,7 @@ class BaseEngine:
 
     def __init__(self, model, batch_tokens: int | None = None):
         self.model = model.eval()
-        self.device, self.dtype = model.device, model.dtype
+        self.device, self.dtype = device_of(model), model.dtype
         self.n_parameters, self.max_length = model.num_parameters(), longest(model)
         self.work: Counter = Counter()  # computed tokens without padding: prefill, decode, scored
         self.seconds: Counter = Counter()  # wall-clock time: sampling, scoring
@@ -65,6 +65,19 @@ class BaseEngine:
         warnings.warn(f"memory ran out: continuing with batches of {tokens // 2} tokens", stacklevel=3)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def device_of(model) -> torch.device:
+    """The device of a model's input and output: its own, or where accelerate has spread the layers, that of the first GPU."""
+    places = set(getattr(model, "hf_device_map", {}).values()) - {"cpu", "disk", "meta"}
+    if is_spread(model):
+        return torch.device(min(places, key=str) if places else "cpu")
+    return model.device
+
+
+def is_spread(model) -> bool:
+    """Whether the layers of a model lie in several places."""
+    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
 
 def longest(model) -> int | None:

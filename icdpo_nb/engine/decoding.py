@@ -16,7 +16,7 @@ from .prefix import Prefix
 
 
 def nucleus_sample(
-    logits: torch.Tensor, uniform: torch.Tensor, top_p: float, top_k: int, temperature: float
+    logits: torch.Tensor, uniform: np.ndarray, top_p: float, top_k: int, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sample one token per row by nucleus (top-p) sampling, using the given uniform random numbers.
 
@@ -25,6 +25,9 @@ def nucleus_sample(
     first, then top-k, then top-p. Only the part of the vocabulary that the nucleus needs is sorted. Returns token ids and
     their log-probabilities under the unmodified policy (temperature 1, whole vocabulary) in nats, both of shape (rows,).
     """
+    if logits.device.type == "mps":  # has no float64
+        logits = logits.cpu()
+    uniform = torch.as_tensor(uniform, device=logits.device)
     logp = torch.log_softmax(logits, -1)
     tempered = logp if temperature == 1 else torch.log_softmax(logits / temperature, -1)
     vocab = logits.shape[-1]

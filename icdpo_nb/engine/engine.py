@@ -73,7 +73,7 @@ class Engine(BaseEngine):
         start = time.perf_counter()
 
         def draw(logits: torch.Tensor, places: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-            return nucleus_sample(logits, torch.tensor(uniform[places], device=self.device), top_p, top_k, temperature)
+            return nucleus_sample(logits, uniform[places], top_p, top_k, temperature)
 
         with progress(total=len(contexts)) as bar:
             for shared, waiting in prefix_groups(contexts, range(len(contexts)), steps):

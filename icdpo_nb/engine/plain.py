@@ -60,7 +60,7 @@ class PlainEngine(BaseEngine):
         start = time.perf_counter()
 
         def draw(logits: torch.Tensor, places: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-            return nucleus_sample(logits, torch.tensor(uniform[places], device=self.device), top_p, top_k, temperature)
+            return nucleus_sample(logits, uniform[places], top_p, top_k, temperature)
 
         lengths = [n * (len(c) + steps) for c in contexts]
         waiting = [*range(len(contexts))]

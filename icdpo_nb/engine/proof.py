@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 
 from ..common.errors import InputError
 from .attention import grouped_attention
-from .base import varies, vocabulary
+from .base import is_spread, varies, vocabulary
 from .decoding import Pool
 from .memory import is_out_of_memory
 from .packing import pack, right_pad, split
@@ -51,6 +51,8 @@ def evident(model) -> str | None:
         return f"{' and '.join(sorted(kinds))} layers"
     if varies(config, "sliding_window"):
         return "windows that differ between layers"
+    if is_spread(model):
+        return "layers in several places"
     return None if model._supports_attention_backend else "attention that cannot be replaced"
 
 

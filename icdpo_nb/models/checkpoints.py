@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 from ..common.downloads import announced, model_files
 from ..common.errors import InputError
 from .packaged import PACKAGED, SMOLLM2_SHA256, check_packaged, smollm2_folder
+from .placement import weight_options
 
 
 def load_checkpoint(
-    name: str, dtype: str = "auto", device: str = "auto", revision: str | None = None, task: str = "CausalLM"
+    name: str, dtype: str = "auto", device: str | Mapping = "auto", revision: str | None = None, task: str = "CausalLM"
 ) -> tuple:
     """Load a packaged model, a local folder or a hub id. Returns the model, tokenizer, display name and revision.
 
@@ -21,7 +23,6 @@ def load_checkpoint(
 
     Raises `InputError` if the model is missing, unreachable or incomplete.
     """
-    import torch
     import transformers
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
@@ -30,10 +31,7 @@ def load_checkpoint(
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # `_check_complete` reports loading problems instead
-    device = _device(device, torch)
-    dtype_name = {"auto": "float32" if device == "cpu" else "bfloat16"}.get(dtype, dtype)
-    if dtype_name not in ("float32", "bfloat16", "float16"):
-        raise InputError(f"dtype is {dtype!r}, but must be auto, float32, bfloat16 or float16")
+    weights = weight_options(dtype, device)
     folder, version = _locate(name)
     options = {"revision": revision, "local_files_only": folder is not None, "trust_remote_code": False}
     try:
@@ -44,11 +42,11 @@ def load_checkpoint(
             model, info = getattr(transformers, f"AutoModelFor{task}").from_pretrained(
                 folder or name,
                 config=config,
-                dtype=getattr(torch, dtype_name),
                 use_safetensors=True,
                 attn_implementation=None if task == "CausalLM" else "sdpa",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported by `_check_complete`
+                **weights,
                 **options,
             )
             tokenizer = AutoTokenizer.from_pretrained(folder or name, **options)
@@ -57,10 +55,10 @@ def load_checkpoint(
     except Exception as error:  # transformers and its dependencies raise many exception types
         raise _unloadable(name, folder, error) from None
     _check_complete(name, model, tokenizer, info)
-    return model.to(device), tokenizer, name, version or getattr(config, "_commit_hash", None) or revision or "local"
+    return model, tokenizer, name, version or getattr(config, "_commit_hash", None) or revision or "local"
 
 
-def load_adapted(name: str, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> tuple:
+def load_adapted(name: str, dtype: str = "auto", device: str | Mapping = "auto", revision: str | None = None) -> tuple:
     """`load_checkpoint` for causal language models, extended to "base+folder" and "base+folder+folder".
 
     Returns the adapter folders after the values of `load_checkpoint`.
@@ -164,17 +162,6 @@ def _check_causal(name: str, config) -> None:
     decodes = getattr(config, "is_decoder", False) or getattr(config, "causal", False)  # XLM's name for it
     if config.is_encoder_decoder or config.model_type in ENCODERS and not decodes:
         raise InputError(f"model {name!r} ({config.model_type}) has an encoder; use a causal language model")
-
-
-def _device(device: str, torch) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).strip().splitlines()[0][:80]
-        raise InputError(f"device is {device!r}, but torch has no such device here ({why}); use cpu or auto") from None
-    return device
 
 
 def fingerprint(path: str, revision: str) -> str:

@@ -18,16 +18,19 @@ from ..engine.proof import UnservedError
 from ..protocol import RECOMMENDED, Protocol, seed_of
 from .checkpoints import fingerprint, load_adapted
 from .interface import NO_BAR, SECONDS, TOKENS, machine, unless_sampled
+from .placement import precision
 from .tokens import EMPTY, Response, Tokens, eos_ids
 
 
-def load_lm(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> "CausalLM":
+def load_lm(name: str, *, dtype: str = "auto", device: str | Mapping = "auto", revision: str | None = None) -> "CausalLM":
     """Load a language model: `smollm2` (packaged, no network), a local folder, a hub id, or "base+folder".
 
     In "base+folder", the folder holds a LoRA adapter written by `finetune.fine_tune`, which is merged into the weights of
     the base model. In "base+folder+folder", the second adapter was trained on top of the first.
-    `dtype` is float32, bfloat16, float16, or "auto" (float32 on a CPU, bfloat16 on a GPU). `device` is "auto", "cpu",
-    "cuda", and so on. Only safetensors weights are loaded, and no remote code runs. Raises `InputError` if the model is
+    `dtype` is float32, bfloat16, float16, or "auto" (float32 on a CPU, bfloat16 on a GPU); nf4 and int8 quantise the weights
+    with bitsandbytes. `device` is "auto", "cpu", "cuda", "mps", and so on; "balanced", "sequential" or a device map spread the
+    layers over several GPUs, main memory and disk, as accelerate does. Where they are "auto", the environment's ICDPO_DTYPE
+    and ICDPO_DEVICE count. Only safetensors weights are loaded, and no remote code runs. Raises `InputError` if the model is
     missing, unreachable or incomplete.
 
     Any causal architecture of transformers runs. `path` of the result says in one line whether it shares contexts, and if it
@@ -47,7 +50,7 @@ class CausalLM(Tokens):
         self.engine = Engine(model)
         self.name, self.revision = name, revision
         self.adapters = adapters
-        self.dtype, self.device = str(model.dtype).removeprefix("torch."), str(model.device)
+        self.dtype, self.device = precision(model), str(self.engine.device)
         self.n_parameters, self.max_length = self.engine.n_parameters, self.engine.max_length
         self.identity = uuid4().hex
         self.published = 0  # tokens that the published procedure would have computed for the same results
