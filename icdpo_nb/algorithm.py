@@ -25,7 +25,7 @@ CONTEXTS = ("base", "icl", "icl_rejected")
 ORIGIN = ["lm", "source", "retriever", "policy"]  # columns that identify the source table once several are concatenated
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Selection:
     """The result of `icdpo()` for one prompt. A notebook shows it as the score microscope (`reports.microscope`)."""
 
@@ -43,6 +43,10 @@ class Selection:
     def best(self) -> Response:
         """The response with the highest score. Ties, including all-empty candidates, go to the first, as in Algorithm 1."""
         return self.responses[int(np.argmax(self.scores))]
+
+    def __repr__(self) -> str:
+        best, score = self.best, f"{self.name or 'score'} {max(self.scores):+.2f}"
+        return f"Selection({best.text[:80]!r}, {score}, best of {len(self.responses)}, {len(self.demos)} demonstrations)"
 
     def _repr_html_(self) -> str | None:
         if not self.token_logp:

@@ -50,6 +50,12 @@ def test_worked_example(pairs):
     assert {name: c.best.text for name, c in chosen.items()} == {"S": "b", "S_hat": "a", "ICL": "a"}
 
 
+def test_a_result_in_a_line(pairs):
+    x = pairs[4].prompt
+    chosen = icdpo(x, Fixed(pairs), WorkedExample(x, pairs[:2]), "S")
+    assert repr(chosen) == "Selection('b', S +4.00, best of 3, 2 demonstrations)"
+
+
 def test_worked_example_as_a_table(pairs):
     table = candidates_table(pairs[4:5], {"harmless": Fixed(pairs)}, WorkedExample(pairs[4].prompt, pairs[:2]))
     assert table["S"].tolist() == [-1, 4, 1]
