@@ -23,6 +23,7 @@ from nbclient import NotebookClient
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.common.escaping import visible
 from icdpo_nb.engine.engine import Engine
+from icdpo_nb.models.lm import CausalLM
 from icdpo_nb.reports.cli import main
 from icdpo_nb.reports.job import NOTEBOOKS, notebook_names, open_notebook, read_job
 from icdpo_nb.reports.parameters import COMMON, check_parameters
@@ -499,6 +500,32 @@ def test_in_jupyterlab_03_finds_the_run_beside_it(smoke, given, tmp_path, monkey
 @pytest.mark.slow
 def test_00_runs_in_jupyterlab(given, tmp_path, monkeypatch):
     assert "headline numbers (JSON)" in outputs_in_lab("00_start_here", given["00_start_here"], tmp_path, monkeypatch)
+
+
+CHATTING = [name for name in notebook_names() if "template" in open_notebook(name)[1]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHATTING)
+def test_in_a_chat_template(name, given, tmp_path, monkeypatch):
+    """Contexts through the model's chat template, of hostile dialogues, with every analysis of the notebook."""
+    plain = Path(given["03_demo_source_nll"]["lms"][0])
+    folder = shutil.copytree(plain, tmp_path / "chat")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}({{ m.role }}) {{ m.content }}</s>\n{% endfor %}"
+        "{% if add_generation_prompt %}(assistant) {% endif %}"
+    )
+    own = {k: [str(folder)] if v == [str(plain)] else str(folder) if v == str(plain) else v for k, v in given[name].items()}
+    assert str(folder) in str(own)
+    contexts = []
+    monkeypatch.setattr(CausalLM, "encode_context", lambda lm, text, real=CausalLM.encode_context: (
+        contexts.append(text), real(lm, text))[1])  # fmt: skip
+    monkeypatch.setenv(RUN_DIR, str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    run_cells(name, {**own, "template": "chat", "store": False})
+    assert json.loads((tmp_path / "run" / "headline.json").read_text())["answer"]
+    assert contexts
+    assert all(text.endswith("(assistant) ") for text in contexts)
 
 
 @pytest.mark.slow
