@@ -85,3 +85,11 @@ def test_a_run_may_have_no_reward(tmp_path, shown):
     made.show()
     assert json.loads((tmp_path / "uses.json").read_text())["others"] == {}
     assert made.facts["reward"] == "none"
+
+
+def test_the_report_says_which_template_the_contexts_have(tmp_path, shown):
+    for template, says in (("figure", False), ("chat", True)):
+        made = setup(Run({**GIVEN, "template": template}, tmp_path))
+        made.show()
+        assert ("contexts in the model's chat template" in made.facts["settings"]) is says
+        assert ("Protocol: PAPER*, contexts in the model's chat template." in shown[-1]) is says
