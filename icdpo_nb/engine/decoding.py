@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .attention import PADDING, SlotCache
-from .packing import right_pad
+from .packing import on_device, right_pad
 from .prefix import Prefix
 
 
@@ -23,11 +23,12 @@ def nucleus_sample(
     `logits` are float32, shape (rows, vocab); `uniform` are float64 in [0, 1), shape (rows,). The nucleus is the smallest
     set of most probable tokens whose mass reaches `top_p`, as in transformers' TopPLogitsWarper. Temperature is applied
     first, then top-k, then top-p. Only the part of the vocabulary that the nucleus needs is sorted. Returns token ids and
-    their log-probabilities under the unmodified policy (temperature 1, whole vocabulary) in nats, both of shape (rows,).
+    their log-probabilities under the unmodified policy (temperature 1, whole vocabulary) in nats, both of shape (rows,), on
+    the CPU: the one wait for a GPU in a decoding step.
     """
     if logits.device.type == "mps":  # has no float64
         logits = logits.cpu()
-    uniform = torch.as_tensor(uniform, device=logits.device)
+    uniform = on_device(torch.as_tensor(uniform), logits.device)
     logp = torch.log_softmax(logits, -1)
     tempered = logp if temperature == 1 else torch.log_softmax(logits / temperature, -1)
     vocab = logits.shape[-1]
@@ -37,15 +38,19 @@ def nucleus_sample(
         probs = best.double().exp()
         if top_k:
             probs = probs / probs.sum(-1, keepdim=True)
-        if top_k or n_sorted >= vocab or bool((probs.sum(-1) >= top_p).all()):
-            break
+        enough = probs.sum(-1) >= top_p
+        token = ids.gather(-1, _pick(probs, uniform, top_p))
+        drawn = torch.stack([token[:, 0].double(), logp.gather(-1, token)[:, 0].double(), enough.double()]).cpu()
+        if top_k or n_sorted >= vocab or bool(drawn[2].all()):
+            return drawn[0].long(), drawn[1].float()
         n_sorted *= 8
+
+
+def _pick(probs: torch.Tensor, uniform: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The place, shape (rows, 1), that a uniform number picks in the nucleus of descending probabilities."""
     mass_before = probs.cumsum(-1) - probs
-    probs = probs.masked_fill(mass_before >= top_p, 0.0)
-    cumulative = probs.cumsum(-1)
-    pick = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(-1, keepdim=True).clamp_(max=probs.shape[-1] - 1)
-    token = ids.gather(-1, pick)
-    return token[:, 0], logp.gather(-1, token)[:, 0]
+    cumulative = probs.masked_fill(mass_before >= top_p, 0.0).cumsum(-1)
+    return (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(-1, keepdim=True).clamp_(max=probs.shape[-1] - 1)
 
 
 @dataclass
@@ -198,4 +203,6 @@ class Pool:
         self.cache.aim(columns, used)
         keys = self.owner[: len(rows), :used], self.pos[: len(rows), :used]
         hidden = self.engine.forward(ids, pos, (owner, pos), keys, self.cache)
-        return self.engine.logits(hidden[owner != PADDING])
+        width = owner.shape[1]
+        live = torch.tensor([k * width + t for k, row in enumerate(rows) for t in range(len(row.live))])
+        return self.engine.logits(hidden.flatten(0, 1)[on_device(live, device)])

@@ -47,7 +47,14 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 def right_pad(rows: Sequence[Sequence[int]], fill: int, device) -> torch.Tensor:
     """Pad the rows on the right with `fill`: int64, shape (rows, longest row)."""
     width = max(map(len, rows))
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.int64, device=device)
+    return on_device(torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.int64), device)
+
+
+def on_device(values: torch.Tensor, device) -> torch.Tensor:
+    """Values on a device. Nothing waits for what a GPU still computes: the copy to it stands in line behind that."""
+    if torch.device(device).type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def split(values: np.ndarray, like: Sequence[Sequence]) -> list[np.ndarray]:
