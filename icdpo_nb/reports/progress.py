@@ -12,9 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 
 from ..common.escaping import label
 from ..common.files import write_whole
@@ -76,6 +77,29 @@ class Progress:
             "this": None if past is None else past[at] if 0 <= at < len(past) else 0.0,
             "rest": None if past is None else sum(past[at + 1 :]), "note": self.note,
         })  # fmt: skip
+
+
+@contextmanager
+def said_once(note: Path) -> Iterator[None]:
+    """Write to stderr what a notebook says that it waits for, once each, where nobody listens for its progress."""
+    ended = Event()
+
+    def look() -> None:
+        last = ""
+        while not ended.wait(1 / REFRESHES_PER_SECOND):
+            with suppress(OSError):
+                said = note.read_text(encoding="utf-8")
+                if said not in ("", last):
+                    print(label(said, 200), file=sys.stderr, flush=True)
+                    last = said
+
+    looking = Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        looking.join()
 
 
 def doing(state: Mapping) -> str:

@@ -22,7 +22,7 @@ from ..store.claims import alive, owner
 from .front import write_front_page
 from .html import is_done, read_record, to_html
 from .job import Job, read_job
-from .progress import Listener, Progress
+from .progress import Listener, Progress, said_once
 from .run import RUN_DIR, git_revision, provenance, versions, writing
 from .runner import RunError, execute, unfinished
 
@@ -91,7 +91,8 @@ def _run(job: Job, record: dict, folder: Path, listener: Listener | None) -> Non
     progress = Progress(job.run_id, job.node.cells, read_record(done / "run.json"), listener, note)
     environment = {RUN_DIR: str(folder.resolve()), NOTE: str(note)}
     try:
-        execute(job.node, folder / "notebook.ipynb", job.given, environment, job.timeout, progress.enter)
+        with nullcontext() if listener else said_once(note):
+            execute(job.node, folder / "notebook.ipynb", job.given, environment, job.timeout, progress.enter)
         progress.enter(len(job.node.cells))
         record["cells"] = progress.seconds
         _complete(record, folder, began, "done")

@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from icdpo_nb.reports import job
 from icdpo_nb.reports.cli import main
-from icdpo_nb.reports.progress import Progress, doing, in_line, remaining, spoken, steps, to_file
+from icdpo_nb.reports.progress import Progress, doing, in_line, remaining, said_once, spoken, steps, to_file
 
 PARAMETERS = 'go: str = ""  # the work goes on when this file is there'
 WORK = """# papermill_description=long-work
@@ -100,6 +100,22 @@ def test_a_state_that_cannot_be_kept_stops_nothing(tmp_path):
     to_file(tmp_path / "state")({"run": "r"})
     assert json.loads((tmp_path / "state").read_text()) == {"run": "r"}
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
+def test_without_a_terminal_a_download_is_one_line(tmp_path, capfd):
+    """It is written once, however long it takes, and in one line."""
+    note, seen = tmp_path / "note", []
+    with said_once(note):
+        for text in ("downloading a/b: 14.5 GB into hub", "downloading c/d: 2 MB\ninto hub"):
+            note.write_text(text)
+            deadline = time.time() + 30
+            while len(seen) < 1 + text.startswith("downloading c") and time.time() < deadline:
+                seen += capfd.readouterr().err.splitlines()
+                time.sleep(0.05)
+            time.sleep(0.6)
+        note.unlink()
+    seen += capfd.readouterr().err.splitlines()
+    assert seen == ["downloading a/b: 14.5 GB into hub", "downloading c/d: 2 MB into hub"]
 
 
 def test_without_a_terminal_a_finished_notebook_is_one_line(waiting, capfd):
