@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.errors import InputError
+from ..common.escaping import signs
 from ..scoring import is_empty
 from ..statistics.estimates import GROUPS, TOTAL, method_means
 from ..statistics.intervals import Estimate
@@ -190,7 +191,7 @@ def headroom_sentence(shares: pd.DataFrame, rules: Sequence[str] = ("S", "Ŝ")) 
     for rule in rules:
         part = known[known["method"] == rule]
         if len(part):
-            low, high = (f"{100 * v:.0f} %" for v in (part["mean"].min(), part["mean"].max()))
+            low, high = map(_percent, (part["mean"].min(), part["mean"].max()))
             reliable = int((part["low"] > 0).sum())
             of = f" ({reliable} of {len(part)} intervals above 0)" if len(part) > 1 else f" ({_interval(part.iloc[0])})"
             said.append(f"{rule} captures {low if low == high else f'{low} to {high}'}{of}")
@@ -202,4 +203,9 @@ def headroom_sentence(shares: pd.DataFrame, rules: Sequence[str] = ("S", "Ŝ")) 
 def _interval(row: Mapping) -> str:
     if math.isnan(row["low"]):
         return "no interval"
-    return f"95 % interval {100 * row['low']:.0f} % to {100 * row['high']:.0f} %"
+    return f"95 % interval {_percent(row['low'])} to {_percent(row['high'])}"
+
+
+def _percent(share: float) -> str:
+    """A share as a whole per cent; never -0."""
+    return signs(f"{round(100 * share)} %")

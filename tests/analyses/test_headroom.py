@@ -100,6 +100,8 @@ def test_the_tables_and_the_sentence():
     )
     both = pd.concat([shares, shares.assign(lm="other", mean=0.25, low=-0.1)])
     assert f"S captures 25 % to {mean} (1 of 2 intervals above 0)" in headroom_sentence(both)
+    below = shares[shares["method"] == "S"].assign(mean=-0.001, low=-0.204, high=0.3)
+    assert "S captures 0 % (95 % interval −20 % to" in headroom_sentence(below)
 
 
 def test_without_headroom_there_is_no_share():
