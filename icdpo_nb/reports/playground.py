@@ -35,7 +35,7 @@ SUITS = {  # a sandbox model knows the sandbox's texts alone; why SmolLM2 has th
     "sandbox-small": Suit("sandbox", 1.0, "figure"),
     "sandbox-medium": Suit("sandbox", 1.0, "figure"),
     "sandbox-large": Suit("sandbox", 1.0, "figure"),
-    "smollm2": Suit("pocket", 0.7, "figure"),
+    "smollm2": Suit("pocket", 0.5, "figure"),
 }
 TEMPLATES = [("the paper's figure", "figure"), ("the model's chat template", "chat")]
 RETRIEVERS = ("R", "BM25", "random")  # SBERT alone embeds every demonstration first: a minute on the sandbox
