@@ -34,15 +34,15 @@ def broken_links(folder: Path) -> list[str]:
     for page in folder.rglob("*.html"):
         soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
         for link in (a["href"] for a in soup.find_all("a", href=True)):
-            path, _, anchor = unquote(link).partition("#")
-            there = (page.parent / path).resolve() if path else page
+            path, _, anchor = link.partition("#")
+            there = (page.parent / unquote(path)).resolve() if path else page
             if link.startswith("https://"):
                 continue
             if not there.is_file() or not there.is_relative_to(folder.resolve()):
                 broken.append(f"{page.relative_to(folder)}: {link}")
             elif anchor and there.suffix == ".html":
                 target = soup if there == page else BeautifulSoup(there.read_text(encoding="utf-8"), "html.parser")
-                if not target.find(id=anchor):
+                if not target.find(id=[anchor, unquote(anchor)]):  # browsers look for the name as it stands, then decoded
                     broken.append(f"{page.relative_to(folder)}: {link}")
     return broken
 
