@@ -9,10 +9,11 @@ rounding.
 import time
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 
-from ..common.files import cache_folder, digest, write_whole
+from ..common.files import cache_folder, digest
 from ..common.machine import processor
 
 TORCH, ONEDNN = "torch", "oneDNN"
@@ -78,15 +79,23 @@ def faster_product(layer: torch.nn.Linear) -> str:
     """
     capability = torch.backends.cpu.get_cpu_capability()
     key = [processor(), capability, torch.__version__, torch.get_num_threads(), *layer.weight.shape]
-    kept = cache_folder() / "products" / digest(key)[:24]
-    with suppress(OSError):
-        if (product := kept.read_text()) in (TORCH, ONEDNN):
-            return product
+    path = cache_folder() / "products" / digest(key)[:24]
+    if product := _kept(path):
+        return product
     product = measured_product(layer)
     with suppress(OSError):  # a cache that cannot be written
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, product)
-    return product
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), open(path, "x") as file:  # not if another process was first
+            file.write(product)
+    return _kept(path) or product
+
+
+def _kept(path: Path) -> str | None:
+    """The choice in a file, or None if there is none."""
+    with suppress(OSError):
+        product = path.read_text()
+        return product if product in (TORCH, ONEDNN) else None
+    return None
 
 
 @torch.inference_mode()

@@ -58,6 +58,23 @@ def test_the_faster_product_is_taken_and_kept(clock, cache, speed, product):
     assert len([*cache.iterdir()]) == 2
 
 
+def test_the_first_of_two_processes_chooses_for_both(clock, cache, monkeypatch):
+    """One that has measured something else meanwhile takes what is there."""
+    clock(2.0)
+    layer = torch.nn.Linear(6, 4)
+    assert faster_product(layer) == ONEDNN
+    (path,) = cache.iterdir()
+    path.unlink()
+
+    def slower(layer):
+        path.write_text(ONEDNN)  # the other process is done first
+        return TORCH
+
+    monkeypatch.setattr(linear, "measured_product", slower)
+    assert faster_product(layer) == ONEDNN
+    assert path.read_text() == ONEDNN
+
+
 def test_a_large_layer_is_measured_on_fewer_rows(clock, monkeypatch):
     monkeypatch.setattr(linear, "LARGEST", 2400)
     measured = clock(2.0)
