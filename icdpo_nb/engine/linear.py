@@ -8,7 +8,9 @@ rounding.
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -18,9 +20,12 @@ from ..common.machine import processor
 
 TORCH, ONEDNN = "torch", "oneDNN"
 LAYOUT_ROWS = 512  # the batch size for which oneDNN chooses the layout; other sizes work, too
-PASSES = {512: 1, 16: 8}  # rows -> passes that are measured: a pass of prefill, and decoding steps with a fourth of its tokens
+PREFILL, STEP = 512, 8  # rows of the passes that are measured
+STEPS = 16  # decoding steps for each pass of prefill: a fourth of its tokens
+CACHE = 2**25  # bytes of weights that a step goes through, as in a model: they come from memory, not from the cache
 LARGEST = 10**9  # multiplications of a measured pass: fewer rows for the output layer, whose time they tell as well
-REPEATS = 5  # of which the fastest counts, since other processes can only slow it down
+COPIES = 24  # at most: smaller layers stay in the cache in a model, too
+REPEATS = 4  # of which the fastest counts, since other processes can only slow it down
 
 
 class PackedLinear(torch.nn.Module):
@@ -100,18 +105,20 @@ def _kept(path: Path) -> str | None:
 
 @torch.inference_mode()
 def measured_product(layer: torch.nn.Linear) -> str:
-    """The product that takes less time for `PASSES`."""
-    products = {TORCH: layer, ONEDNN: PackedLinear(layer)}
+    """The product that takes less time for a pass of prefill and `STEPS` decoding steps."""
+    layers = [layer, *(deepcopy(layer) for _ in range(min(COPIES, CACHE // layer.weight.nbytes)))]
+    products = {TORCH: layers, ONEDNN: [PackedLinear(each) for each in layers]}
     took = dict.fromkeys(products, 0.0)
-    for rows, passes in PASSES.items():
+    for rows, passes, n in ((PREFILL, 1, 1), (STEP, STEPS, len(layers))):
         x = torch.zeros(max(1, min(rows, LARGEST // layer.weight.numel())), layer.in_features)
-        times = [{name: _seconds(product, x) for name, product in products.items()} for _ in range(REPEATS)]
+        times = [{name: _seconds(each[:n], x) / n for name, each in products.items()} for _ in range(REPEATS)]
         for name in products:
             took[name] += passes * min(t[name] for t in times)
     return min(took, key=took.get)
 
 
-def _seconds(layer: torch.nn.Module, x: torch.Tensor) -> float:
+def _seconds(layers: Sequence[torch.nn.Module], x: torch.Tensor) -> float:
     start = time.perf_counter()
-    layer(x)
+    for layer in layers:
+        layer(x)
     return time.perf_counter() - start

@@ -23,9 +23,9 @@ def clock(monkeypatch):
     def set_to(speed: float) -> list:
         measured = []
 
-        def seconds(layer, x):
-            measured.append((type(layer).__name__, x.shape[0]))
-            return len(x) / (speed if isinstance(layer, PackedLinear) else 1.0)
+        def seconds(layers, x):
+            measured.append((type(layers[0]).__name__, x.shape[0], len(layers)))
+            return len(x) * len(layers) / (speed if isinstance(layers[0], PackedLinear) else 1.0)
 
         monkeypatch.setattr(linear, "_seconds", seconds)
         return measured
@@ -50,8 +50,8 @@ def test_packed_equals_plain(bias):
 def test_the_faster_product_is_taken_and_kept(clock, cache, speed, product):
     measured, layer = clock(speed), torch.nn.Linear(6, 4)
     assert faster_product(layer) == product
-    assert {rows for _, rows in measured} == {512, 16}
-    assert {name for name, _ in measured} == {"Linear", "PackedLinear"}
+    assert {(rows, n) for _, rows, n in measured} == {(512, 1), (8, 1 + linear.COPIES)}, "steps read many weights"
+    assert {name for name, *_ in measured} == {"Linear", "PackedLinear"}
     clock(1 / speed)
     assert faster_product(layer) == faster_product(torch.nn.Linear(6, 4)) == product, "measured once for a shape"
     assert faster_product(torch.nn.Linear(4, 6)) != product
@@ -79,7 +79,7 @@ def test_a_large_layer_is_measured_on_fewer_rows(clock, monkeypatch):
     monkeypatch.setattr(linear, "LARGEST", 2400)
     measured = clock(2.0)
     faster_product(torch.nn.Linear(6, 4))
-    assert {rows for _, rows in measured} == {100, 16}
+    assert {rows for _, rows, _ in measured} == {100, 8}
 
 
 def test_a_damaged_or_closed_cache_costs_a_measurement(clock, cache, monkeypatch):
@@ -93,9 +93,9 @@ def test_a_damaged_or_closed_cache_costs_a_measurement(clock, cache, monkeypatch
 
 
 def test_the_shortest_times_count(monkeypatch):
-    """Another process slows down what happens to run; four of five slow passes change nothing."""
-    times = iter([9, 1, 9, 9, 9, 3, 9, 3, 9, 3] * 2)  # PyTorch's and oneDNN's in turn: at best 9 and 1
-    monkeypatch.setattr(linear, "_seconds", lambda layer, x: next(times))
+    """Another process slows down what happens to run; three of four slow passes change nothing."""
+    times = iter([9, 1, 9, 9, 9, 9, 9, 9] * 2)  # PyTorch's and oneDNN's in turn: at best 9 and 1
+    monkeypatch.setattr(linear, "_seconds", lambda layers, x: next(times))
     assert linear.measured_product(torch.nn.Linear(6, 4)) == ONEDNN
 
 
