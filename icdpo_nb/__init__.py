@@ -9,7 +9,7 @@ import os
 from importlib import import_module
 
 # libgomp reads it when torch is loaded: idle threads sleep soon. Spinning as long as they do by default, they take the cores
-# from each other where two processes compute; alone, the time stays within a few per cent.
+# from each other where two processes compute; alone, this costs up to 15 % of the time.
 os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 ROOMS = (

@@ -11,6 +11,7 @@ from typing import Literal, get_args, get_origin
 
 from .common.errors import InputError
 
+LATER = {"template": "figure"}  # settings that stored results are older than, and the value that these have
 MAX_COUNT = 100_000  # limit on candidates, tokens and demonstrations: larger values are probably typos
 
 
@@ -77,6 +78,13 @@ class Protocol:
             raise InputError(f"protocol: there is no setting {unknown[0]!r}; did you mean {' or '.join(similar)}?")
         changed = {k: v for k, v in changes.items() if getattr(self, k) != v}
         return replace(self, name=self.name.rstrip("*") + "*", **changed) if changed else self
+
+    def key(self, *names: str) -> dict:
+        """The settings of these names, or all, for the key of a stored result.
+
+        One of `LATER` is left out at its first value, so that what was stored before it was a setting is found.
+        """
+        return {k: v for k, v in asdict(self).items() if (not names or k in names) and LATER.get(k) != v}
 
     def settings(self) -> dict:
         """All settings as a dict, for the record of a run."""

@@ -63,11 +63,9 @@ def mixed_context(
     """
     if protocol.template == "chat":
         raise InputError("the parts of the figures' template cannot be told apart in a chat template; use template figure")
-    if unknown := {side for side in (instruction, cue, responses) if side is not None and side not in SIDES}:
-        raise InputError(f"templates: side is {unknown.pop()!r}, but must be chosen or rejected")
+    _check_sides(instruction, cue, responses)
     gap, ending = _gap(protocol), CUE.format(**SIDES[cue])
-    ordered = reversed(demos) if protocol.most_similar_last else demos
-    blocks = [f"##\n\n{d.prompt}{gap}{ending} {getattr(d, responses)}" for d in ordered]
+    blocks = [f"##\n\n{d.prompt}{gap}{ending} {getattr(d, responses)}" for d in _in_order(demos, protocol)]
     heading = [INSTRUCTION.format(**SIDES[instruction])] if instruction else []
     return "\n\n".join([*heading, *blocks, f"##\n\n{prompt}{gap}{ending}"])
 
@@ -75,6 +73,16 @@ def mixed_context(
 def cue_context(prompt: str, protocol: Protocol = RECOMMENDED) -> str:
     """x and the cue of Figure 6, which stands in the place of `Assistant:`; no instruction and no demonstrations."""
     return f"{_start(protocol)}{prompt}{_gap(protocol)}{CUE.format(**SIDES['chosen'])}"
+
+
+def _check_sides(*sides: str | None) -> None:
+    if unknown := {side for side in sides if side is not None and side not in SIDES}:
+        raise InputError(f"templates: side is {unknown.pop()!r}, but must be chosen or rejected")
+
+
+def _in_order(demos: Sequence[Preference], protocol: Protocol) -> Sequence[Preference]:
+    """The demonstrations, most similar first, as they stand in the context."""
+    return demos[::-1] if protocol.most_similar_last else demos
 
 
 def _gap(protocol: Protocol) -> str:
@@ -93,10 +101,9 @@ def _rendered(demos: Sequence[Preference], prompt: str, side: str | None, protoc
         raise InputError("template is chat, which this analysis does not serve; use template figure")
     turns = []
     if side:
-        if side not in SIDES:
-            raise InputError(f"templates: side is {side!r}, but must be chosen or rejected")
+        _check_sides(side)
         turns.append({"role": "system", "content": INSTRUCTION.format(**SIDES[side]).strip("#:") + "."})
-    for d in reversed(demos) if protocol.most_similar_last else demos:
+    for d in _in_order(demos, protocol):
         turns += [*messages(d.prompt), {"role": "assistant", "content": getattr(d, side)}]
     return render([*turns, *messages(prompt)])
 

@@ -1,5 +1,6 @@
 """The cost of sampling and scoring in tokens, seconds and memory, compared with the published procedure."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 
@@ -63,9 +64,9 @@ def work_sentence(work: pd.DataFrame) -> str:
         sentences.append(f"This run processed {added:,} of them ({seconds:,.0f} s); the other results were in the store.")
     elif tokens or unknown:
         sentences.append("This run computed nothing; all results were in the store.")
-    products = Counter()
-    for text in filter(None, work["products"]):
-        products.update({name: int(n) for name, _, n in (part.partition(" ") for part in text.split(", "))})
+    products: Counter = Counter()
+    for name, n in re.findall(r"(\w+) (\d+)", ", ".join(work["products"])):
+        products[name] += int(n)
     if products:
         layers = ", ".join(f"{name} in {n:,} layers" for name, n in sorted(products.items()))
         sentences.append(f"Matrix products, the faster for each shape: {layers}.")

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from ..common.downloads import announced, data_files
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 
 HERE = Path(__file__).parent
 PACKAGED = {"pocket": HERE / "pocket.jsonl", "sandbox": HERE.parent / "sandbox" / "data"}  # name -> file or folder
@@ -187,7 +187,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
 
 def _line(error: Exception) -> str:
     """The first line of an exception's message, shortened."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+    return first_line(error, 120)
 
 
 def _read_hub(hub_id: str, data_dir: str | None, revision: str | None) -> Rows:

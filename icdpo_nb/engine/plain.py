@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 from .base import BaseEngine, vocabulary
 from .decoding import Sampled, nucleus_sample
 from .memory import budget_bytes, is_out_of_memory, peak_bytes, watch_memory
@@ -185,7 +185,7 @@ class PlainEngine(BaseEngine):
         except Exception as error:  # an unknown architecture may fail in any way
             if is_out_of_memory(error):
                 raise
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            why = first_line(error)
             model, longest = type(self.model).__name__, max(map(len, rows))
             raise InputError(f"models of the class {model} fail on {longest} tokens ({why}); try dtype float32") from None
         return out.logits[:, -columns:], getattr(out, self.cache_name, None) if arguments.get("use_cache") else None

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import AttentionInterface
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 from .attention import grouped_attention
 from .base import is_spread, varies, vocabulary
 from .decoding import Pool
@@ -179,7 +179,7 @@ class Proof:
         except Exception as error:
             if isinstance(error, InputError) or is_out_of_memory(error):
                 raise
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            why = first_line(error)
             raise UnservedError(self.model, f"{what} ({why})") from None
 
     def _cause(self) -> str:

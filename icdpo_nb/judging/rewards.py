@@ -157,10 +157,7 @@ class TeacherReward:
         self.protocol = protocol
         self.name = teacher.name
         self._lock = Lock()
-        settings = protocol.settings()
-        if protocol.template == "figure":  # as before it was a setting, so that stored rewards are found
-            del settings["template"]
-        self.fingerprint = f"{teacher.fingerprint} {digest(settings)}"
+        self.fingerprint = f"{teacher.fingerprint} {digest(protocol.key())}"
         self.note = f"The reward is the mean log-probability under the teacher LM {teacher.name}."
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:

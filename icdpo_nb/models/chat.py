@@ -32,7 +32,8 @@ class ChatTemplate:
         if not getattr(self.tokenizer, "chat_template", None):
             raise InputError("the model's tokenizer has no chat template; use template figure, or a chat model")
         options = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
-        for form in (_joined(messages), _without_system(_joined(messages))):
+        joined = _joined(messages)
+        for form in (joined, _without_system(joined)):
             try:
                 return self.tokenizer.apply_chat_template(form, **options)
             except jinja2.TemplateError as error:

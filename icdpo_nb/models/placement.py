@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 from ..common.files import cache_folder
 
 FLOATS = ("float32", "bfloat16", "float16")
@@ -67,7 +67,7 @@ def checked_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).strip().splitlines()[0][:80]
+        why = first_line(error, 80)
         raise InputError(f"device is {device!r}, but torch has no such device here ({why}); use cpu or auto") from None
     return device
 

@@ -87,11 +87,10 @@ def said_once(note: Path) -> Iterator[None]:
     def look() -> None:
         last = ""
         while not ended.wait(1 / REFRESHES_PER_SECOND):
-            with suppress(OSError):
-                said = note.read_text(encoding="utf-8")
-                if said not in ("", last):
-                    print(label(said, 200), file=sys.stderr, flush=True)
-                    last = said
+            said = _note(note)
+            if said not in ("", last):
+                print(label(said, 200), file=sys.stderr, flush=True)
+                last = said
 
     looking = Thread(target=look, daemon=True)
     looking.start()
@@ -104,10 +103,14 @@ def said_once(note: Path) -> Iterator[None]:
 
 def doing(state: Mapping) -> str:
     """What a run does now: what its notebook says that it waits for, a download say, else its step."""
-    said = ""
+    return _note(state["note"]) or state["step"]
+
+
+def _note(path: Path | str) -> str:
+    """What stands in a note; "" if there is none."""
     with suppress(OSError):
-        said = Path(state["note"]).read_text(encoding="utf-8")
-    return said or state["step"]
+        return Path(path).read_text(encoding="utf-8")
+    return ""
 
 
 def remaining(state: Mapping, now: float) -> float | None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 
 import ipywidgets
 import numpy as np
@@ -97,10 +98,8 @@ class Controls:
 
     def choice(self) -> Choice:
         """What the widgets say."""
-        names = ("lm", "preferences", "demonstrations", "n_demos", "n_candidates", "temperature")
-        names += ("template", "retriever", "score")
-        picked = {name: getattr(self, name).value for name in names}
-        return Choice(self.prompt.value, **picked, seed=self.play.start.seed + self.drawn)
+        picked = {f.name: getattr(self, f.name).value for f in fields(Choice) if f.name != "seed"}
+        return Choice(**picked, seed=self.play.start.seed + self.drawn)
 
     def _listen(self) -> None:
         self.pick.observe(lambda change: setattr(self.prompt, "value", change["new"] or self.prompt.value), "value")

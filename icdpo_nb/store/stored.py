@@ -88,10 +88,8 @@ class StoredLM:
         watch: Callable[[int, int, Sequence[int]], None] | None = None,
     ) -> list[list[Response]]:
         """The model's `sample`, with results read from the store where possible."""
-        relevant = ("top_p", "top_k", "temperature", "max_new_tokens", "stop", "scored_tokens", "eos_scored")
-        inputs = {**self._weights, "n": n, "seed": seed, **{name: getattr(protocol, name) for name in relevant}}
-        if protocol.template != "figure":  # named only then, so that what was stored before it was a setting is found
-            inputs["template"] = protocol.template
+        relevant = ("top_p", "top_k", "temperature", "max_new_tokens", "stop", "scored_tokens", "eos_scored", "template")
+        inputs = {**self._weights, "n": n, "seed": seed, **protocol.key(*relevant)}
         begun = begun or [EMPTY] * len(contexts)
 
         def run(indices: list[int]) -> list:

@@ -1,23 +1,19 @@
 """Where benchmarks leave their numbers: reports/bench/NAME.json, with the machine that they were measured on."""
 
 import json
-import platform
 from pathlib import Path
 
 import torch
+
+from icdpo_nb.common.machine import processor
 
 OUT = Path(__file__).parents[2] / "reports" / "bench"
 
 
 def machine() -> dict[str, object]:
     """Processor, threads, accelerator and versions."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"processor": name, "capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(),
+    return {"processor": processor(), "capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(),
             "accelerator": gpu, "torch": torch.__version__}  # fmt: skip
 
 
