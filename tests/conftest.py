@@ -166,6 +166,17 @@ def tiny_lm(tmp_path_factory):
     return load_lm(str(save_tiny_lm(tmp_path_factory.mktemp("tiny-llama"))))
 
 
+def one_by_one(plain, context: list[int], response: tuple[int, ...]) -> np.ndarray:
+    """log π(y_t | context, y_<t) by a single unpadded forward pass with full logits."""
+    import torch
+
+    ids = torch.tensor([[*context, *response]])
+    with torch.no_grad():
+        logp = torch.log_softmax(plain(input_ids=ids).logits[0].double(), -1)
+    n = len(response)
+    return logp[-n - 1 : -1].gather(-1, ids[0, -n:, None])[:, 0].numpy() if n else np.zeros(0)
+
+
 @pytest.fixture(scope="session")
 def smollm2():
     """SmolLM2-135M, where its package is installed."""

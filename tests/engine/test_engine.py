@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import save_tiny_lm
+from conftest import one_by_one, save_tiny_lm
 from transformers import AutoModelForCausalLM, TopPLogitsWarper
 
 from icdpo_nb.common.errors import InputError
@@ -28,15 +28,6 @@ def models(request, tmp_path_factory):
     folder = save_tiny_lm(tmp_path_factory.mktemp(request.param), request.param)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     return load_lm(str(folder)), plain
-
-
-def one_by_one(plain, context: list[int], response: tuple[int, ...]) -> np.ndarray:
-    """log π(y_t | context, y_<t) by a single unpadded forward pass with full logits."""
-    ids = torch.tensor([[*context, *response]])
-    with torch.no_grad():
-        logp = torch.log_softmax(plain(input_ids=ids).logits[0].double(), -1)
-    n = len(response)
-    return logp[-n - 1 : -1].gather(-1, ids[0, -n:, None])[:, 0].numpy() if n else np.zeros(0)
 
 
 def test_scoring_equals_one_by_one(models):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import save_tiny_lm
+from conftest import one_by_one, save_tiny_lm
 from transformers import AutoModelForCausalLM
 
 from icdpo_nb.common.errors import InputError, TooLongError
@@ -37,11 +37,8 @@ def held(lm, model, contexts, responses, values) -> None:
     """Every value is that of a single row without padding."""
     for context, ys, row in zip(contexts, responses, values, strict=True):
         for y, logps in zip(ys, row, strict=True):
-            ids, n = torch.tensor([[*lm.encode_context(context), *y.token_ids]]), len(y.token_ids)
-            with torch.no_grad():
-                logp = torch.log_softmax(model(input_ids=ids).logits[0].double(), -1)
             assert logps.dtype == np.float32
-            np.testing.assert_allclose(logps, logp[-n - 1 : -1].gather(-1, ids[0, -n:, None])[:, 0] if n else [], atol=1e-4)
+            np.testing.assert_allclose(logps, one_by_one(model, lm.encode_context(context), y.token_ids), atol=1e-4)
 
 
 @pytest.mark.parametrize("pads", [True, False])

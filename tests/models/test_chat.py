@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+from conftest import one_by_one
 from test_lm import scripted
 
 from icdpo_nb.algorithm import candidates_table, icdpo
@@ -143,17 +144,12 @@ def test_the_token_that_ends_a_turn_is_the_template_s(tiny_lm):
 
 
 def test_scores_are_differences_of_the_model_s_own_log_probabilities(lm):
-    import torch
-
     made = icdpo(X, RandomRetriever([DEMO], 0), lm, "S_hat", CHAT.but(n_demos=1))
     text = contexts([DEMO], X, CHAT, lm.render)
     for y, score in zip(made.responses, made.scores, strict=True):
         logp = {}
         for name in ("icl", "icl_rejected"):
-            ids = lm.encode_context(text[name])
-            with torch.no_grad():
-                logits = lm.engine.model(torch.tensor([[*ids, *y.token_ids]])).logits[0].float().log_softmax(-1)
-            logp[name] = sum(float(logits[len(ids) - 1 + t, token]) for t, token in enumerate(y.token_ids))
+            logp[name] = one_by_one(lm.engine.model, lm.encode_context(text[name]), y.token_ids).sum()
         expected = logp["icl"] - logp["icl_rejected"] if y.text else -np.inf
         assert score == pytest.approx(expected, abs=1e-3)
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import save_tiny_lm
+from conftest import one_by_one, save_tiny_lm
 
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.models import placement
@@ -64,10 +64,7 @@ def own_scores(lm) -> list[np.ndarray]:
     found = []
     for context in CONTEXTS:
         for text in ("Gladly: with water.", "No!"):
-            ids, y = lm.encode_context(context), lm.encode_response(text).token_ids
-            with torch.no_grad():
-                logp = lm.engine.model(torch.tensor([[*ids, *y]])).logits[0].float().log_softmax(-1)
-            found.append(np.array([float(logp[len(ids) - 1 + t, token]) for t, token in enumerate(y)]))
+            found.append(one_by_one(lm.engine.model, lm.encode_context(context), lm.encode_response(text).token_ids))
     return found
 
 
