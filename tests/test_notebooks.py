@@ -321,7 +321,7 @@ def test_run_again_it_finds_all_it_sampled_and_scored(smoke, given, name, tmp_pa
         monkeypatch.setattr(Engine, method, noted)
     monkeypatch.setenv(RUN_DIR, str(tmp_path))
     run_cells(name, given[name])
-    assert not asked, "load models as nb.stored(nb.load_lm(…), store)"
+    assert not asked, "load models by setup.lm(…)"
     first, again = lines(smoke[name]), lines(tmp_path)
     assert first.keys() == again.keys()
     assert [n for n in first if first[n] != again[n]] in ([], ["work.jsonl"])

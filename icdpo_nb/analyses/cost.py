@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ..models.interface import SECONDS, TOKENS, LanguageModel
+from ..models.workers import account_text
 
 
 def work_done(models: Mapping[str, LanguageModel]) -> pd.DataFrame:
@@ -84,4 +85,6 @@ def cost_facts(work: pd.DataFrame) -> dict[str, str]:
     if tokens:
         facts["published procedure"] = f"{total['published'] / tokens:.1f} times as many tokens"
     facts["added by this run"] = f"{added:,} tokens" if added else "nothing: all results were in the store"
+    if used := account_text():
+        facts["workers"] = used
     return facts

@@ -13,7 +13,7 @@ from ..data.preferences import Preference
 from ..models.checkpoints import split_adapters
 from ..models.encoder import Embedder
 from ..models.interface import LanguageModel
-from ..models.lm import load_lm
+from ..models.replicas import load_model
 from ..protocol import RECOMMENDED, Protocol
 from ..statistics.estimates import method_means, totals_of
 from ..store.stored import stored
@@ -83,7 +83,7 @@ def train_policies(
     sft_plans = plans(["SFT"], references) if "SFT" in recipes else {}
     trained = {key: Trained(lm, folder) for key, folder in fine_tune_all(sft_plans, protocol).items()}
     if begin == "sft":
-        references = {(source, s): stored(load_lm(policy.model), store) for (source, _, s), policy in trained.items()}
+        references = {(source, s): stored(load_model(policy.model), store) for (source, _, s), policy in trained.items()}
     preference_plans = plans([method for method in recipes if method != "SFT"], references)
     folders = fine_tune_all(preference_plans, protocol)
     return trained | {key: Trained(preference_plans[key].lm, folder) for key, folder in folders.items()}
@@ -124,7 +124,7 @@ def sample_policies(
     """
     parts, work = [], []
     for (source, method, seed), trained in policies.items():
-        policy = stored(load_lm(trained.model), store)
+        policy = stored(load_model(trained.model), store)
         table = policy_table(prompts, policy, trained.reference, protocol, seed)
         named = with_origin(table, lm.name, source, policy=method)
         parts.append(named.assign(seed=seed, adapter=adapter_name(trained.model)))

@@ -18,7 +18,8 @@ from ..data.preferences import Preference
 from ..judging.judges import RewardJudge, judge_pairs
 from ..judging.rewards import Reward
 from ..models.encoder import MINILM, Embedder
-from ..models.lm import CausalLM, load_lm
+from ..models.lm import CausalLM
+from ..models.replicas import load_model
 from ..protocol import RECOMMENDED, Protocol
 from ..statistics.answers import agreement_with_paper, answer_sentences
 from ..statistics.estimates import as_text
@@ -167,7 +168,7 @@ def case_answers(
     contexts = [base_context(p.prompt, protocol) for p in prompts]
     rows, work = [], []
     for model in dict.fromkeys(policies.values()):
-        lm, keys = stored(load_lm(model), store), [key for key in policies if policies[key] == model]
+        lm, keys = stored(load_model(model), store), [key for key in policies if policies[key] == model]
         for name, seed in keys:
             temperature = cases[name].temperature
             settings = protocol.but(temperature=temperature) if temperature else protocol.but(n_candidates=1, top_k=1)

@@ -9,7 +9,7 @@ from ..algorithm import select
 from ..baselines import expected_random_choice
 from ..data.preferences import Preference
 from ..judging.rewards import Reward, with_rewards
-from ..models.lm import load_lm
+from ..models.replicas import load_model
 from ..protocol import RECOMMENDED, Protocol
 from ..statistics.estimates import method_gains, method_means, per_prompt, totals_of
 from ..statistics.intervals import Estimate
@@ -41,7 +41,7 @@ def along_training(
     parts = []
     for name, plan in plans.items():
         for step in steps[name]:
-            policy = stored(load_lm(f"{plan.lm.name}+{adapter_at(folders[name], step)}"), store)
+            policy = stored(load_model(f"{plan.lm.name}+{adapter_at(folders[name], step)}"), store)
             table = policy_table(prompts, policy, plan.lm, protocol, plan.recipe.seed)
             scored = with_rewards(table, reward=reward)
             chosen = {"policy": expected_random_choice(scored), "policy + S": select(scored, "S")}

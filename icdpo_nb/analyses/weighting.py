@@ -13,7 +13,7 @@ import pandas as pd
 from ..data.preferences import Preference
 from ..models.encoder import Embedder
 from ..models.interface import LanguageModel
-from ..models.lm import load_lm
+from ..models.replicas import load_model
 from ..protocol import RECOMMENDED, Protocol
 from ..statistics.verdicts import INERT
 from ..store.stored import stored
@@ -122,7 +122,7 @@ def weight_effects(
             continue
         seen.add(model)
         last = drawn(pairs, Recipe(recipe.method, n_pairs=recipe.n_pairs, seed=seed))[-n:]
-        policy = stored(load_lm(model), store)
+        policy = stored(load_model(model), store)
         effect = weight_effect(last, policy, references[seed], embed, recipe, protocol)
         rows.append({"method": name, "seed": seed, "adapter": adapter_name(model), **effect})
     return pd.DataFrame(rows)
@@ -192,6 +192,6 @@ def score_sizes(
     folders = fine_tune_all({name: Plan(reference, pairs, recipe, embed) for name, recipe in recipes.items()}, protocol)
     rows = []
     for name, folder in folders.items():
-        policy = load_lm(Trained(reference, folder).model)
+        policy = load_model(Trained(reference, folder).model)
         rows.append({"recipe": name, **weight_effect(dev, policy, reference, embed, recipes[name], protocol)})
     return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ rounding.
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
@@ -88,11 +88,28 @@ def faster_product(layer: torch.nn.Linear) -> str:
     if product := _kept(path):
         return product
     product = measured_product(layer)
+    _keep(path, product)
+    return _kept(path) or product
+
+
+def kept_choices() -> dict[str, str]:
+    """The choices in the cache folder by the names of their files, for another machine to `keep_choices`."""
+    choices = {path.name: _kept(path) for path in sorted((cache_folder() / "products").glob("*"))}
+    return {name: product for name, product in choices.items() if product}
+
+
+def keep_choices(choices: Mapping[str, str]) -> None:
+    """Keep the choices of another machine where this one has made none. They count on a processor of the same kind only."""
+    for name, product in choices.items():
+        _keep(cache_folder() / "products" / name, product)
+
+
+def _keep(path: Path, product: str) -> None:
+    """Write a choice, unless another process was first."""
     with suppress(OSError):  # a cache that cannot be written
         path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError), open(path, "x") as file:  # not if another process was first
+        with suppress(FileExistsError), open(path, "x") as file:
             file.write(product)
-    return _kept(path) or product
 
 
 def _kept(path: Path) -> str | None:

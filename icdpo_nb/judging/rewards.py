@@ -7,6 +7,7 @@ annotated responses can also serve as rewards. Each reward has a `note` on its r
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from threading import Lock
@@ -23,6 +24,8 @@ from ..engine.packing import right_pad, token_batches
 from ..models.checkpoints import fingerprint, load_checkpoint
 from ..models.encoder import Embedder
 from ..models.interface import LanguageModel
+from ..models.replicas import ReplicatedReward, load_encoder
+from ..models.workers import workers
 from ..protocol import RECOMMENDED, Protocol
 from ..retrieval.retrievers import SBERTRetriever
 from ..scoring import is_empty
@@ -45,8 +48,9 @@ def load_reward(name: str, embed: Embedder | None = None) -> Reward:
     if name == "sandbox":
         return SandboxReward()
     if name == "pocket":
-        return EmbeddingReward(load_preferences("pocket").support, embed or Embedder())
-    return RewardModel(name)
+        return EmbeddingReward(load_preferences("pocket").support, embed or load_encoder())
+    crew = workers()
+    return ReplicatedReward(partial(RewardModel, name), name, crew) if crew else RewardModel(name)
 
 
 class SandboxReward:

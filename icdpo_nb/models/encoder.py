@@ -119,6 +119,10 @@ class Embedder:
         choose_products(self.model)
         return self.model.encode
 
+    def prepare(self) -> None:
+        """Load the model and choose its products, once."""
+        _ = self._encode
+
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32, shape (n_texts, dim)."""
         return self._cache(texts)

@@ -1,7 +1,7 @@
 """The interface of a language model.
 
-`lm.CausalLM` runs a model on this machine. `store.stored.StoredLM` wraps another language model
-and caches its results. A model behind a server or several replicas of a model would be further implementations.
+`lm.CausalLM` runs a model in this process, and `replicas.ReplicatedLM` in several others. `store.stored.StoredLM` wraps
+another language model and caches its results. A model behind a server would be a further implementation.
 """
 
 import os
@@ -86,7 +86,7 @@ class LanguageModel(Interface):
         continuing the beginning of response j yields the response that one call would have sampled.
 
         `watch(i, j, ids)` is called with the tokens so far of response j to context i, after each of them, where the model
-        samples here and now: not for results that are stored already.
+        samples here and now: not for results that are stored already. Replicas call it once for each finished response.
         """
 
     def logprobs(

@@ -10,7 +10,7 @@ from ..common.files import cache_folder
 from .job import NOTEBOOKS, notebook_names
 from .run import git_revision
 
-PACKAGES = ("torch", "transformers", "sentence-transformers", "datasets", "papermill", "pandas", "trl", "peft", "openai")
+PACKAGES = ("torch", "transformers", "sentence-transformers", "datasets", "papermill", "pandas", "trl", "peft", "openai", "ray")
 GIGABYTE = 1e9
 
 

@@ -41,6 +41,7 @@ COMMON = {  # what a parameter means in every notebook that has it; `setup.Setup
         "contexts in the template of the paper's Figures 6 and 7 (figure), or in the model's own chat template (chat)",
     ),
     "protocol": (str, "PAPER, REFERENCE or RECOMMENDED; see icdpo_nb/protocol.py"),
+    "workers": (int, "copies of every model that compute side by side, over Ray; see docs/cluster.md"),
     "store": (bool, "reuse what earlier runs computed; see icdpo-nb store"),
 }
 SETTINGS = {f.name for f in fields(Protocol)} - {"name"}
@@ -111,8 +112,8 @@ def check_parameters(given: Mapping[str, object], declared: Mapping[str, Paramet
 def check_value(name: str, value: object, kind: type | str) -> object:
     """`value` if it is of `kind` (an int passes for a float) and within the range of its kind. Raises `InputError`.
 
-    Numbers are finite, whole numbers not negative, and a count n_… of anything but demonstrations is at least 1. A list holds
-    different texts.
+    Numbers are finite, whole numbers not negative, and a count n_… of anything but demonstrations, or of workers, is at least
+    1. A list holds different texts.
     """
     kind = KINDS.get(kind, kind) if isinstance(kind, str) else kind
     if kind is float and type(value) is int and abs(value) < 2**53:
@@ -122,7 +123,7 @@ def check_value(name: str, value: object, kind: type | str) -> object:
         raise InputError(f"parameter {name} must be {kind.__name__}, but {reprlib.repr(value)} is {type(value).__name__}{hint}")
     if kind is float and not math.isfinite(value):
         raise InputError(f"parameter {name} is {value}, but must be a finite number")
-    low = 1 if name.startswith("n_") and name != "n_demos" else 0
+    low = 1 if name.startswith("n_") and name != "n_demos" or name == "workers" else 0
     if kind is int and value < low:
         raise InputError(f"parameter {name} is {value}, but must be at least {low}")
     for text in [value] if kind is str else value if kind is list else []:

@@ -118,7 +118,7 @@ def _complete(record: dict, folder: Path, began: float, status: str) -> None:
     record |= {"status": status, "exception": record.get("exception")}
     record |= {"git": git_revision(), "versions": versions(), "provenance": provenance()}
     record |= {"began": _clock(began), "finished": _clock(time.time()), "seconds": round(time.time() - began, 1)}
-    record |= {name: read_record(folder / f"{name}.json") for name in ("headline", "uses")}
+    record |= {name: read_record(folder / f"{name}.json") for name in ("headline", "uses", "workers")}
     work = folder / "work.jsonl"
     record["work"] = (
         [json.loads(line) for line in work.read_text(encoding="utf-8").strip().split("\n")] if work.exists() else []

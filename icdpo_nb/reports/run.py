@@ -20,6 +20,7 @@ from IPython.display import HTML, display
 from ..common.errors import InputError
 from ..common.escaping import TEXT_CHARACTERS, escaped
 from ..common.files import checksum
+from ..models.workers import account, choose_workers, close_workers
 from .parameters import check_value
 
 RUN_DIR = "ICDPO_RUN_DIR"  # set by the runner: where a batch run leaves its results
@@ -70,11 +71,14 @@ class Run:
         return folder if (folder / "run.json").exists() else None
 
     def finish(self, **headline: object) -> None:
-        """The notebook's headline numbers, shown and kept beside the report as headline.json."""
+        """The notebook's headline numbers, shown and kept beside the report as headline.json. Workers end here."""
         text = json.dumps(_plain(headline), indent=1, ensure_ascii=False, allow_nan=False)
         if self.folder:
             with writing(self.folder):
                 (self.folder / "headline.json").write_text(text + "\n", encoding="utf-8")
+                if used := account():
+                    (self.folder / "workers.json").write_text(json.dumps(used, indent=1) + "\n", encoding="utf-8")
+        close_workers()
         shown = escaped(text, TEXT_CHARACTERS)
         display(HTML(f'<details class="code"><summary>headline numbers (JSON)</summary><pre>{shown}</pre></details>'))
 
@@ -126,6 +130,7 @@ def start(namespace: dict, seed: int | None = None) -> Run:
     declared = namespace.get("__annotations__", {})
     parameters = {name: check_value(name, namespace[name], kind) for name, kind in declared.items() if name in namespace}
     namespace.update(parameters)
+    choose_workers(parameters.get("workers", 1))
     seed = parameters.get("seed", 0) if seed is None else seed
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -12,7 +12,7 @@ from ..data.preferences import Preference, PreferenceSet, first, in_domains, loa
 from ..judging.rewards import Reward, load_reward
 from ..models.encoder import Embedder
 from ..models.interface import LanguageModel
-from ..models.lm import load_lm
+from ..models.replicas import load_encoder, load_model
 from ..protocol import Protocol, named_protocol
 from ..retrieval.retrievers import encoder_sentence, settle_leaks
 from ..store.stored import stored
@@ -46,7 +46,7 @@ class Setup:
 
     def lm(self, name: str) -> LanguageModel | None:
         """Another language model, a teacher say; None for "" and "none"."""
-        return stored(load_lm(name), self.store) if name not in NOTHING else None
+        return stored(load_model(name), self.store) if name not in NOTHING else None
 
     @cached_property
     def embed(self) -> Embedder:
@@ -55,7 +55,11 @@ class Setup:
 
     @cached_property
     def _encoder(self) -> Embedder:
-        return stored(Embedder(), self.store)
+        return self.encoder("auto")
+
+    def encoder(self, name: str) -> Embedder:
+        """Another sentence encoder."""
+        return stored(load_encoder(name), self.store)
 
     @cached_property
     def reward(self) -> Reward | None:

@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import RLock
 from typing import Protocol as Interface
@@ -72,19 +72,24 @@ class Store:
     ) -> list[object]:
         """The value of every item, read from the store or computed by `run(indices)`, which returns one JSON value per index.
 
-        None values are returned but not stored. `chunk` is the number of items to compute and store at a time (0: 256).
-        Items that another process is computing are awaited, not recomputed. With a meter, each result is stored with its
-        cost: the chunk's cost is divided in proportion to the text lengths of the items.
+        `run` may also return an iterator of (places in `indices`, values), which are stored as they come. None values are
+        returned but not stored. `chunk` is the number of items to compute at a time (0: 256). Items that another process
+        is computing are awaited, not recomputed. With a meter, each result is stored with its cost: the cost of results
+        that come together is divided in proportion to the text lengths of the items.
         """
         space, keys = digest([SCHEMA, stage, inputs]), [digest(item) for item in items]
         first = _first(keys)
 
-        def work(indices: list[int]) -> tuple[list, list[dict | None]]:
-            if meter is None:
-                return run(indices), [None] * len(indices)
-            meter.start()
-            values = run(indices)
-            return values, _shares(meter.spent(), [len(_text(items[i])) for i in indices])
+        def work(indices: list[int]) -> Iterator[tuple[Sequence[int], list, list[dict | None]]]:
+            """Yield places in `indices`, their values and their costs."""
+            if meter is not None:
+                meter.start()
+            done = run(indices)
+            for places, values in [(range(len(indices)), done)] if isinstance(done, list) else done:
+                sizes = [len(_text(items[indices[p]])) for p in places]
+                yield places, values, [None] * len(values) if meter is None else _shares(meter.spent(), sizes)
+                if meter is not None:
+                    meter.start()
 
         with self.turn:
             values = self.file.use(lambda: self._values(space, stage, inputs, first, work, bar, chunk or ITEMS_AT_A_TIME))
@@ -110,36 +115,45 @@ class Store:
             new = self._read(space, missing)
             values |= new
             if bar:
-                bar.update(len(new))
+                bar.update(len(new.keys() - written))
             wanted = [key for key in missing if key not in new][:chunk]
             claimed = claims.claim(self.file.db, space, wanted, lambda keys: self._read(space, keys))
             if written & set(claimed):
                 raise damaged("a written result cannot be read back")
             written |= set(claimed)
             if claimed:
-                values |= dict.fromkeys(self._run(space, claimed, [first[key] for key in claimed], work))
+                values |= dict.fromkeys(self._run(space, claimed, [first[key] for key in claimed], work, bar))
             elif not new:
                 time.sleep(WAIT_SECONDS)
         return values
 
-    def _run(self, space: str, keys: list[str], indices: list[int], work: Callable) -> list[str]:
-        """Compute claimed items, store them in one transaction, and release the claims. Returns the keys without a value."""
+    def _run(self, space: str, keys: list[str], indices: list[int], work: Callable, bar) -> list[str]:
+        """Compute claimed items, store those that come together, and release the claims. Returns the keys without a value."""
+        kept: set[str] = set()
         try:
-            values, costs = work(indices)
-            texts = {k: _text(value) for k, value in zip(keys, values, strict=True) if value is not None}
-            cost_texts = {k: _text(cost) for k, cost in zip(keys, costs, strict=True) if k in texts and cost is not None}
+            for places, values, costs in work(indices):
+                kept |= self._keep(space, [keys[p] for p in places], values, costs)
+                if bar:
+                    bar.update(len(places))
+            return [k for k in keys if k not in kept]
+        finally:
+            claims.release(self.file.db, space, keys)
+
+    def _keep(self, space: str, keys: list[str], values: Sequence, costs: Sequence[dict | None]) -> set[str]:
+        """Store results and their costs in one transaction. Returns the keys that have a value."""
+        texts = {k: _text(value) for k, value in zip(keys, values, strict=True) if value is not None}
+        cost_texts = {k: _text(cost) for k, cost in zip(keys, costs, strict=True) if k in texts and cost is not None}
+        try:
             self.file.db.execute("BEGIN IMMEDIATE")
             for table, entries in (("results", texts), ("costs", cost_texts)):
                 rows = [(space, key, text, checksum(text)) for key, text in entries.items()]
                 self.file.db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", rows)
             self.file.db.execute("COMMIT")
-            return [k for k in keys if k not in texts]
         except sqlite3.Error:
             if self.file.db.in_transaction:
                 self.file.db.execute("ROLLBACK")
             raise
-        finally:
-            claims.release(self.file.db, space, keys)
+        return texts.keys()
 
     def _read(self, space: str, keys: Sequence[str], table: str = "results", column: str = "value") -> dict[str, object]:
         """The stored and undamaged values (or costs) of the keys."""

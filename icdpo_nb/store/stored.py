@@ -6,18 +6,19 @@ language model wrapper also reports the cost of all results that it returned.
 
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 
 from ..models.encoder import Embedder, Remembered
-from ..models.interface import NO_BAR, SECONDS, TOKENS, LanguageModel, machine, unless_sampled
+from ..models.interface import NO_BAR, SECONDS, TOKENS, LanguageModel, unless_sampled
 from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol
 from .store import Store
 
 T = TypeVar("T")
+SPREAD_ITEMS = 1024  # items that replicas compute at a time; each chunk of them is stored as it is done
 
 
 def stored(part: T, wanted: bool = True, store: Store | None = None) -> T:
@@ -27,6 +28,22 @@ def stored(part: T, wanted: bool = True, store: Store | None = None) -> T:
     if wrapper is None:
         raise TypeError(f"a {type(part).__name__} has no results that a store can cache")
     return wrapper(part, store or Store()) if wanted else part
+
+
+def in_parts(part, method: str, items: Mapping[str, Sequence], **same: object) -> Iterator[tuple[Sequence[int], Sequence]]:
+    """(indices, results) of `method(**items, **same)`: chunk by chunk from replicas, all at once from anything else.
+
+    `items`: the arguments that hold a value for each item.
+    """
+    if hasattr(part, "in_chunks"):
+        yield from part.in_chunks(method, items, **same)
+    else:
+        yield range(len(next(iter(items.values())))), getattr(part, method)(**items, **same)
+
+
+def _at_a_time(part) -> int:
+    """How many items of a part the store has computed at a time; 0 for its default."""
+    return SPREAD_ITEMS if hasattr(part, "in_chunks") else 0
 
 
 class Meter:
@@ -46,7 +63,8 @@ class Meter:
 
     def spent(self) -> dict:
         """The model's work since `start`, with the machine and the peak memory."""
-        now, where = self.lm.work(), {"machine": machine(self.lm.device), "peak": self.lm.cost()["peak"]}
+        now, cost = self.lm.work(), self.lm.cost()
+        where = {"machine": "; ".join(cost["machines"]), "peak": cost["peak"]}
         return {kind: now[kind] - self.before[kind] for kind in now} | {"where": where}
 
     def total(self) -> dict:
@@ -92,15 +110,15 @@ class StoredLM:
         inputs = {**self._weights, "n": n, "seed": seed, **protocol.key(*relevant)}
         begun = begun or [EMPTY] * len(contexts)
 
-        def run(indices: list[int]) -> list:
+        def run(indices: list[int]) -> Iterator[tuple[Sequence[int], list]]:
             seen = watch and (lambda k, j, ids: watch(indices[k], j, ids))
-            starts = [begun[i] for i in indices]
-            sampled = self.lm.sample([contexts[i] for i in indices], n, protocol, seed, begun=starts, watch=seen)
-            return [[_to_json(y) for y in ys] for ys in sampled]
+            each = {"contexts": [contexts[i] for i in indices], "begun": [begun[i] for i in indices]}
+            for places, sampled in in_parts(self.lm, "sample", each, n=n, protocol=protocol, seed=seed, watch=seen):
+                yield places, [[_to_json(y) for y in ys] for ys in sampled]
 
         items = [[c, list(b.token_ids)] if b.token_ids else c for c, b in zip(contexts, begun, strict=True)]
         with progress(total=len(contexts)) as bar:
-            values = self.store.compute("sample", inputs, items, run, bar, meter=self.meter)
+            values = self.store.compute("sample", inputs, items, run, bar, _at_a_time(self.lm), self.meter)
         return [[_from_json(y, c, self.identity) for y in ys] for c, ys in zip(contexts, values, strict=True)]
 
     def logprobs(
@@ -113,13 +131,14 @@ class StoredLM:
         """The model's `logprobs`, with results read from the store where possible."""
 
         def compute(contexts: list[str], responses: list[Sequence[Response]]) -> list[list[np.ndarray]]:
-            def run(indices: list[int]) -> list:
-                logps = self.lm.logprobs([contexts[i] for i in indices], [responses[i] for i in indices], rescore=True)
-                return [[_floats(values) for values in ys] for ys in logps]
+            def run(indices: list[int]) -> Iterator[tuple[Sequence[int], list]]:
+                each = {"contexts": [contexts[i] for i in indices], "responses": [responses[i] for i in indices]}
+                for places, logps in in_parts(self.lm, "logprobs", each, rescore=True):
+                    yield places, [[_floats(values) for values in ys] for ys in logps]
 
             items = [[c, [list(y.token_ids) for y in ys]] for c, ys in zip(contexts, responses, strict=True)]
             with progress(total=len(items)) as bar:
-                scored = self.store.compute("score", self._weights, items, run, bar, meter=self.meter)
+                scored = self.store.compute("score", self._weights, items, run, bar, _at_a_time(self.lm), self.meter)
             return [[_array(values) for values in ys] for ys in scored]
 
         return unless_sampled(self, contexts, responses, rescore, compute)
@@ -164,10 +183,11 @@ class StoredEmbedder:
         return self._cache(texts)
 
     def _new(self, texts: Sequence[str]) -> np.ndarray:
-        def run(indices: list[int]) -> list:
-            return [_floats(v) for v in self.embed.vectors([texts[i] for i in indices])]
+        def run(indices: list[int]) -> Iterator[tuple[Sequence[int], list]]:
+            for places, vectors in in_parts(self.embed, "vectors", {"texts": [texts[i] for i in indices]}):
+                yield places, [_floats(v) for v in vectors]
 
-        vectors = self.store.compute("embed", {"encoder": self.fingerprint}, texts, run)
+        vectors = self.store.compute("embed", {"encoder": self.fingerprint}, texts, run, chunk=_at_a_time(self.embed))
         self.embed.warn_of_cut(texts)
         return np.stack([_array(v) for v in vectors])
 
@@ -183,7 +203,10 @@ class StoredReward:
         """The reward's `score`, with results read from the store where possible."""
         items = [[x, y] for x, y in zip(prompts, responses, strict=True)]
 
-        def run(indices: list[int]) -> list:
-            return self.reward.score([prompts[i] for i in indices], [responses[i] for i in indices]).tolist()
+        def run(indices: list[int]) -> Iterator[tuple[Sequence[int], list]]:
+            each = {"prompts": [prompts[i] for i in indices], "responses": [responses[i] for i in indices]}
+            for places, scores in in_parts(self.reward, "score", each):
+                yield places, scores.tolist()
 
-        return np.array(self.store.compute("reward", {"reward": self.fingerprint}, items, run), float)
+        chunk = _at_a_time(self.reward)
+        return np.array(self.store.compute("reward", {"reward": self.fingerprint}, items, run, chunk=chunk), float)
