@@ -34,7 +34,7 @@ class Copies:
     def __init__(self, make: Callable[[], object], name: str, crew: Workers):
         self.part, self.workers = Part(uuid4().hex, name, make), crew
         self.settings: dict | None = None  # what all copies have in common
-        weakref.finalize(self, crew.forget, self.part.key)
+        weakref.finalize(self, crew.forget, self.part.key).atexit = False  # Ray may have ended by then
 
     def ask(self, what: Callable[[object], object]) -> object:
         """`what(copy)`, a function of a module, in one worker."""
