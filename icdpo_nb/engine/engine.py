@@ -139,6 +139,21 @@ class Engine(BaseEngine):
         ]
         return torch.cat(values).cpu().numpy()
 
+    # ------------------------------------------------------------ what it will compute
+
+    def planned_sampling(self, contexts: Sequence[Sequence[int]], steps: int) -> Counter:
+        """The tokens that `sample` computes before it decodes, by kind."""
+        groups = prefix_groups(contexts, range(len(contexts)), steps)
+        rest = (len(contexts[i]) - len(shared) for shared, members in groups for i in members)
+        return Counter(prefill=sum(len(shared) for shared, _ in groups) + sum(rest))
+
+    def planned_scoring(self, contexts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> Counter:
+        """The tokens that `logprobs` computes, by kind."""
+        groups = prefix_groups(contexts, [i for i, ys in enumerate(responses) if any(map(len, ys))])
+        rest = (len(contexts[i]) - 1 - len(shared) for shared, members in groups for i in members)
+        of_responses = sum(len(y) for ys in responses for y in ys)
+        return Counter(prefill=sum(len(shared) for shared, _ in groups), scored=sum(rest) + of_responses)
+
     # ------------------------------------------------------------ one pass
 
     def forward(self, ids, pos, queries, keys, cache) -> torch.Tensor:

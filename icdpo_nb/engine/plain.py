@@ -7,6 +7,7 @@ for the samples that follow it, where the model's own cache allows it. Conventio
 
 import inspect
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -124,6 +125,15 @@ class PlainEngine(BaseEngine):
             logp = torch.log_softmax(part[column : column + len(y)].float(), -1)
             values.append(logp.gather(-1, target)[:, 0].cpu().numpy())
         return values
+
+    def planned_sampling(self, contexts: Sequence[Sequence[int]], steps: int) -> Counter:
+        """The tokens that `sample` computes before it decodes; see `Engine.planned_sampling`."""
+        return Counter(prefill=sum(map(len, contexts)))
+
+    def planned_scoring(self, contexts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> Counter:
+        """The tokens that `logprobs` computes; see `Engine.planned_scoring`."""
+        rows = (len(c) + len(y) - 1 for c, ys in zip(contexts, responses, strict=True) for y in ys if len(y))
+        return Counter(scored=sum(rows))
 
     # ------------------------------------------------------------ decoding
 
