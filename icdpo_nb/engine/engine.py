@@ -20,6 +20,7 @@ from .memory import budget_bytes, peak_bytes, watch_memory
 from .packing import Packed, pack, right_pad, split, token_batches
 from .prefix import Prefix, prefix_groups
 from .proof import Proof, UnservedError, evident
+from .turns import enter
 
 LOGITS_AT_A_TIME = 256  # block size of response tokens, which limits the memory for logits over the vocabulary
 
@@ -198,10 +199,11 @@ class Engine(BaseEngine):
 
     @torch.inference_mode()
     def take(self) -> None:
-        """Split the model into body and head, choose its products, and check that the engine reproduces it, once.
+        """Have the model on its device; once, split it into body and head, choose its products, and check them all.
 
         Raises `UnservedError` if it does not, with the model as it was.
         """
+        enter(self.model, self.device)
         if self.body is not None:
             return
         if why := evident(self.model):

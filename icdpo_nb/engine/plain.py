@@ -20,6 +20,7 @@ from .decoding import Sampled, nucleus_sample
 from .memory import budget_bytes, is_out_of_memory, peak_bytes, watch_memory
 from .packing import right_pad, token_batches
 from .proof import TOLERANCE, narrow_windows
+from .turns import enter
 
 CHECKED = (40, 25)  # lengths of the two rows of the check, in tokens
 DECODED = 4  # tokens of the check that are decoded with the cache
@@ -213,7 +214,11 @@ class PlainEngine(BaseEngine):
 
     @torch.inference_mode()
     def take(self) -> None:
-        """Find out which rows may be computed together, once. Raises `InputError` if the model is not causal."""
+        """Have the model on its device, and find out which rows may be computed together, once.
+
+        Raises `InputError` if the model is not causal.
+        """
+        enter(self.model, self.device)
         if self.pads is None:
             with narrow_windows(self.model), self.uncounted():
                 self._check()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ..common.downloads import announced, model_files
 from ..common.errors import InputError, first_line
+from ..engine.turns import make_room
 from .packaged import PACKAGED, SMOLLM2_SHA256, check_packaged, smollm2_folder
-from .placement import weight_options
+from .placement import weight_options, weight_precision
 from .sizes import size_of
 
 DESCRIBED = "ICDPO_WITHOUT_WEIGHTS"  # set where a run is only forecast
@@ -44,6 +45,8 @@ def load_checkpoint(
             _check_causal(name, config)
         if os.environ.get(DESCRIBED) and not _has_weights(folder or name):
             return _described(config, dtype, task), AutoTokenizer.from_pretrained(folder or name, **options), name, "described"
+        if "" in weights.get("device_map", ()):  # the whole model goes onto one GPU
+            make_room(weights["device_map"][""], size_of(config, weight_precision(weights), task).weights)
         with nullcontext() if folder else announced(name, model_files, revision):
             model, info = getattr(transformers, f"AutoModelFor{task}").from_pretrained(
                 folder or name,

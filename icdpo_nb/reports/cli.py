@@ -20,9 +20,10 @@ from .compare import read_run, report_differences
 from .completion import SHELLS, script
 from .front import write_front_page
 from .gallery import publish
+from .html import read_record
 from .job import Job, load_job, notebook_names, open_notebook, read_job
 from .processes import side_by_side
-from .progress import STATE_FILE, Display, Listener, Watcher, in_line, to_file
+from .progress import STATE_FILE, Display, Listener, Watcher, expectation, in_line, to_file
 from .report import is_current, run_job
 from .run import provenance, reports_folder, writing
 from .runner import RunError
@@ -191,6 +192,8 @@ def _one(job: Job, listener: Listener | None = None, display: Display | None = N
     """Make a report, or leave it as it is; the line that says so."""
     if job.resume and is_current(job):
         return in_line(job.folder, read_run(job.folder), "as it was")
+    if said := expectation(job.run_id, read_record(job.folder / "run.json")):
+        print(said, file=sys.stderr, flush=True)
     try:
         folder = run_job(job, listener)
     finally:
