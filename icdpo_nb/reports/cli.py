@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("-j", "--jobs", type=_count, default=1, help="notebooks at a time (default: 1)")
     report.set_defaults(command=_report)
     estimate = commands.add_parser("estimate", help="what a run will cost, before it runs")
-    estimate.add_argument("notebook", help="for example 01_method")
+    estimate.add_argument("notebook", nargs=1, help="for example 01_method")
     _add_parameters(estimate)
     estimate.add_argument("--hours", type=_seconds, default=0.0, help="how long it may take; says what would make it fit")
     estimate.add_argument("--price", type=_seconds, default=0.0, help="of an hour of the machine")
@@ -151,7 +151,7 @@ def _estimate(args: argparse.Namespace) -> int:
     from .estimate import estimate
     from .forecast import forecast_text
 
-    job = _job(args.notebook, args)
+    job = _job(args.notebook[0], args)
     with Display() if sys.stderr.isatty() else nullcontext() as display:
         found = estimate(job, args.gpu, display.show if display else None)
     print(forecast_text(found, args.hours, args.price))

@@ -145,7 +145,7 @@ def expectation(run: str, last: Mapping) -> str:
         return ""
     of_models = [f"{last['added tokens']:,} tokens"] if last.get("added tokens") else []
     return (
-        f"{run}: {', '.join([spoken(seconds), *of_models])} the last time; icdpo-nb estimate {run.partition('-')[0]} says more"
+        f"{run}: {', '.join([spoken(seconds), *of_models])} the last time; icdpo-nb estimate says more"
     )
 
 

@@ -97,7 +97,7 @@ def test_times_and_lines_are_short(tmp_path):
 
 def test_a_long_run_says_what_it_took_the_last_time():
     last = {"status": "done", "seconds": 233.0, "added tokens": 1_234_567}
-    said = "01_method-3f2a9c: 3 min 53 s, 1,234,567 tokens the last time; icdpo-nb estimate 01_method says more"
+    said = "01_method-3f2a9c: 3 min 53 s, 1,234,567 tokens the last time; icdpo-nb estimate says more"
     assert expectation("01_method-3f2a9c", last) == said
     assert "tokens" not in expectation("01_method", last | {"added tokens": 0})
     assert [expectation("01_method", other) for other in ({}, last | {"seconds": 59.0}, last | {"status": "failed"})] == [
