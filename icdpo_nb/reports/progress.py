@@ -144,9 +144,7 @@ def expectation(run: str, last: Mapping) -> str:
     if last.get("status") != "done" or seconds < LONG:
         return ""
     of_models = [f"{last['added tokens']:,} tokens"] if last.get("added tokens") else []
-    return (
-        f"{run}: {', '.join([spoken(seconds), *of_models])} the last time; icdpo-nb estimate says more"
-    )
+    return f"{run}: {', '.join([spoken(seconds), *of_models])} the last time; icdpo-nb estimate says more"
 
 
 def to_file(path: Path | str) -> Listener:
