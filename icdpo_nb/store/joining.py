@@ -62,7 +62,7 @@ def snapshot(store: Store, target: Path) -> None:
 
     It is made on a disk of this machine, and holds no claims: the processes that made them are not its reader's.
     """
-    with tempfile.TemporaryDirectory(prefix="icdpo-store-") as folder:
+    with tempfile.TemporaryDirectory(prefix="icdpo-snapshot-") as folder:
         copy = Path(folder) / "store.sqlite"
         with store.turn:
             store.file.use(lambda: store.file.db.execute("VACUUM INTO ?", (str(copy),)))

@@ -78,7 +78,7 @@ def work_apart(folder: Path, unless_given: Mapping[str, str] | None = None) -> i
     The store lies in the machine's temporary folder ($TMPDIR). It begins with what the driver's store held and with the
     journals of all attempts so far, also of one that was killed. What it computes goes to the attempt's journal, too.
     """
-    with tempfile.TemporaryDirectory(prefix="icdpo-store-") as own:
+    with tempfile.TemporaryDirectory(prefix="icdpo-node-") as own:
         fill(Path(own), folder.parent)
         process = start(folder, {"ICDPO_STORE": own, JOURNAL: str(folder / JOURNAL_FOLDER)}, unless_given)
         try:

@@ -74,6 +74,8 @@ def write_combined_report(sweep: Sweep, outcomes: Sequence[Outcome]) -> Path:
 def _cells(sweep, outcomes, answer, over, claims) -> Iterator:
     """The cells of the page, in the order of a reader's questions."""
     yield _prose(f"# {sweep.title}")
+    said = ", ".join(f"{name} = {value!r}" for name, value in _parameters(sweep).items())
+    yield _shown(f'<p class="provenance">{escaped(provenance())}<br>parameters: {escaped(said)}</p>')
     yield _prose("## Answer", "answer")
     yield _shown(summary_html(answer, facts_of(sweep, outcomes)))
     if len(over["mean"]):
@@ -84,7 +86,8 @@ def _cells(sweep, outcomes, answer, over, claims) -> Iterator:
         yield _prose("## Comparisons and verdicts", "evidence")
         for name, part in over["claim"].groupby("notebook", sort=False):
             yield _shown(table_html(wide_claims(part, sweep), f"{name}: {claims_caption(part)}"))
-        yield _shown(table_html(verdict_counts(claims), "Verdicts of the single runs, compared with the papers' results."))
+        caption = "How often each claim has each verdict beside the papers' results, counted over models, sources and runs."
+        yield _shown(table_html(verdict_counts(claims), caption))
     yield _prose(f"## Runs\n\n{_run_lines(sweep, outcomes)}", "data")
     if failed := [o for o in outcomes if o.code]:
         yield _prose("## Failed runs", "data")

@@ -13,8 +13,8 @@ from .findings import as_text
 from .plan import Outcome, Sweep
 
 NO_BEST = (
-    "No row of this table is an estimate of the best setting: the best row was found on the prompts that it is measured on, "
-    "and looks better than it is. To choose a setting, choose it here and measure it on other prompts."
+    "Whichever row is the best here was found on the prompts that it is measured on, and looks better than it is: to choose a "
+    "setting, choose it here and measure it on other prompts."
 )
 
 

@@ -105,5 +105,4 @@ def verdict_counts(claims: pd.DataFrame) -> pd.DataFrame:
     """How often each claim has each verdict, over models, sources, settings and seeds."""
     by = [c for c in ("notebook", "part") if claims[c].nunique() > 1]
     counts = claims.groupby([*by, "claim"], sort=False)["verdict"].value_counts().unstack(fill_value=0)
-    wide = counts[[v for v in VERDICTS if v in counts]].reset_index()
-    return wide.rename(columns={"claim": "claim, counted over models, sources, settings and seeds"})
+    return counts[[v for v in VERDICTS if v in counts]].reset_index()

@@ -40,7 +40,9 @@ class Sweep:
         of = listed(self.notebooks)
         if varied := [column for column in self.varied if column != "notebook"]:
             return f"How do the answers of {of} depend on {listed(varied)}?"
-        return f"How do the answers of {of} vary between {len(self.seeds)} seeds?" if self.seeds else f"What do {of} find?"
+        if self.seeds:
+            return f"How much do the answers of {of} vary between {len(self.seeds)} seeds?"
+        return f"What {'does' if len(self.notebooks) == 1 else 'do'} {of} find?"
 
     def after(self) -> list[set[int]]:
         """For each job the numbers of those whose reports it reads."""

@@ -56,7 +56,7 @@ class Slurm:
             made = submitit.AutoExecutor(folder, cluster=self.cluster)
         except RuntimeError as error:
             raise InputError(f"no SLURM here ({first_line(error)}); run it on a login node, or with --on local") from None
-        wanted = {NAMES[name]: value for name, value in self.given.items() if name in NAMES}
+        wanted = {NAMES[name]: value for name, value in self.given.items() if name in NAMES and value}
         parallel = {"slurm_array_parallelism": self.jobs} if self.jobs else {}
         made.update_parameters(name="icdpo-nb", **{"timeout_min": MINUTES, **wanted, **parallel})
         return made
