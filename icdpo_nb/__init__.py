@@ -30,6 +30,9 @@ ROOMS = (
     "training",
     "analyses",
     "reports",
+    "sweeps",
+    "cli",
+    "__main__",
 )
 PUBLIC = {  # public name -> module; import everything else from its room
     "InputError": "common.errors",

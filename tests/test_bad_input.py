@@ -48,11 +48,11 @@ from doors import (
 )
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from icdpo_nb.cli import main
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.data import sources
 from icdpo_nb.data.preferences import load_preferences
 from icdpo_nb.reports import job
-from icdpo_nb.reports.cli import main
 
 
 def parquet(frame: pd.DataFrame) -> bytes:
@@ -185,11 +185,11 @@ TABLE = [
     (preset, "seed: 1\nreward: no\n", "p.yaml, line 2: .*False is bool; YAML reads no, off, yes and on so, put it in quotes"),
     (preset, "\n\ntemperature: off\n", "p.yaml, line 3: parameter temperature must be float, but False is bool"),
     (preset, "domains: [no]\n", "p.yaml, line 1: parameter domains holds False, but must hold text"),
-    (preset, "seed: 1\nseed: 2\n", "p.yaml, line 2: parameter seed stands twice; keep one"),
+    (preset, "seed: 1\nseed: 2\n", "p.yaml, line 2: seed stands twice; keep one"),
     (preset, "lm: smollm2\n", "p.yaml, line 1: 01_method has no parameter 'lm'; did you mean 'lms'?"),
     (preset, "? [a, b]\n: 1\n", "p.yaml, line 1: 01_method has no parameter"),
     (preset, "n_prompts:\n", "p.yaml, line 1: .*None is NoneType"),
-    (preset, "- a\n- b\n", "p.yaml: not a preset; write one parameter a line"),
+    (preset, "- a\n- b\n", "p.yaml: not a mapping of names to values; write one parameter a line"),
     (preset, "seed: [1\n", "p.yaml, line 2: not valid YAML .expected ',' or ']'"),
     (preset, "reward: 2024-13-45\n", "p.yaml: not valid YAML .*month"),
     (preset, "seed: !!python/object:os.system 1\n", "p.yaml, line 1: not valid YAML .could not determine a constructor"),

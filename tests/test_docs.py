@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from commands import ELSEWHERE, FEWER, ROOT, blocks, documents, quick, script
 
+from icdpo_nb.cli import _parser
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.protocol import PAPER, RECOMMENDED, REFERENCE, Protocol
-from icdpo_nb.reports.cli import _parser
 from icdpo_nb.reports.job import notebook_names, read_job
 from icdpo_nb.sandbox.reward import RULES
 

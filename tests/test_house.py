@@ -116,7 +116,7 @@ def test_every_data_file_is_packaged():
     ("module", "heavy"),
     [
         ("icdpo_nb", ("torch", "transformers", "pandas", "matplotlib")),
-        ("icdpo_nb.reports.cli", ("torch", "transformers", "scipy")),
+        ("icdpo_nb.cli", ("torch", "transformers", "scipy")),
     ],
 )
 def test_import_is_light(module, heavy):

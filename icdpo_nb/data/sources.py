@@ -46,9 +46,8 @@ def read_source(source: str, data_dir: str | None, revision: str | None) -> tupl
             raise InputError(f"{path}: there is no sub-folder {data_dir!r}; it has {present}")
         return _read_path(folder), f"{path.name}/{data_dir}" if data_dir else path.name, "local"
     if source in HUB or re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not source.endswith(SUFFIXES):
-        hub_id, default_revision, default_dir = HUB.get(source, (source, None, None))
-        version = revision or default_revision
-        return _read_hub(hub_id, data_dir or default_dir, version), hub_id, version or "main"
+        hub_id, folder, version = _on_hub(source, data_dir, revision)
+        return _read_hub(hub_id, folder, version), hub_id, version or "main"
     names = ", ".join([*PACKAGED, *HUB])
     raise InputError(
         f"preferences {source[:200]!r}: no such file or folder, and not one of {names} or a hub id like owner/name"
@@ -190,8 +189,30 @@ def _line(error: Exception) -> str:
     return first_line(error, 120)
 
 
+def fetch(source: str, data_dir: str | None = None, revision: str | None = None) -> None:
+    """Download a set from the hub without reading it; nothing for one that is here. Raises `InputError` as reading does."""
+    _, _, version = read_source(source, data_dir, revision)  # its rows are read when they are asked for
+    if version not in ("packaged", "local"):
+        for _ in _hub_tables(*_on_hub(source, data_dir, revision)):
+            pass
+
+
+def _on_hub(source: str, data_dir: str | None, revision: str | None) -> tuple[str, str | None, str | None]:
+    """The hub id, folder and revision of a short name or a hub id."""
+    hub_id, default_revision, default_dir = HUB.get(source, (source, None, None))
+    return hub_id, data_dir or default_dir, revision or default_revision
+
+
 def _read_hub(hub_id: str, data_dir: str | None, revision: str | None) -> Rows:
-    """The rows of a hub data set. For HH-RLHF, `data_dir` defaults to the paper's domains, harmless-base and helpful-base."""
+    """The rows of a hub data set."""
+    for folder, loaded in _hub_tables(hub_id, data_dir, revision):
+        for split, table in loaded.items():
+            defaults = {"split": split, **({"domain": d} if (d := _domain(folder or "")) else {})}
+            yield from ((f"{hub_id} {split}, row {i}", {**defaults, **row}) for i, row in enumerate(table, 1))
+
+
+def _hub_tables(hub_id: str, data_dir: str | None, revision: str | None) -> Iterator[tuple[str | None, dict]]:
+    """The folders of a hub data set, each with its splits. For HH-RLHF these are by default the paper's two domains."""
     import datasets
 
     folders = [data_dir] if data_dir else ["harmless-base", "helpful-base"] if hub_id == "Anthropic/hh-rlhf" else [None]
@@ -206,6 +227,4 @@ def _read_hub(hub_id: str, data_dir: str | None, revision: str | None) -> Rows:
                 f"data set {hub_id!r} cannot be loaded from the hub ({_line(error)}); without a network pass a local folder or "
                 "file, or use preferences='pocket', which needs none"
             ) from None
-        for split, table in loaded.items():
-            defaults = {"split": split, **({"domain": d} if (d := _domain(folder or "")) else {})}
-            yield from ((f"{hub_id} {split}, row {i}", {**defaults, **row}) for i, row in enumerate(table, 1))
+        yield folder, loaded

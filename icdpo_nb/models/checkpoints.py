@@ -128,6 +128,27 @@ def _with_adapter(model, folder: str):
         raise InputError(f"adapter {folder} does not fit its model ({why}); give the model that it was trained on") from None
 
 
+def fetch(name: str, revision: str | None = None) -> None:
+    """Bring a model's files to this machine without loading them: download them, or dequantise SmolLM2.
+
+    Raises `InputError` if there is no such model, or if it can neither be reached nor is cached.
+    """
+    base, _ = split_adapters(name)
+    if _locate(base)[0] is not None:
+        return
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+
+    try:
+        wanted = model_files(HfApi().list_repo_files(base, revision=revision))
+        with announced(base, model_files, revision):
+            snapshot_download(base, revision=revision, allow_patterns=wanted)
+    except InputError:
+        raise
+    except Exception as error:  # the hub's client raises many exception types
+        if not isinstance(try_to_load_from_cache(base, "config.json", revision=revision), str):
+            raise _unloadable(name, None, error) from None
+
+
 def _check_complete(name: str, model, tokenizer, info: dict) -> None:
     """Check that the files hold all weights of the model and that its embedding covers the tokenizer's ids."""
     missing = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]

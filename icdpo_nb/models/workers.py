@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from threading import Lock
 
 from ..common.errors import InputError
+from .checkpoints import DESCRIBED
 from .crew import Crew, Part, Task, own_errors
 
 VARIABLE = "ICDPO_WORKERS"
@@ -127,8 +128,10 @@ def choose_workers(n: int) -> None:
 
 
 def workers() -> Workers | None:
-    """The workers of this process, or None if models run in it."""
+    """The workers of this process, or None if models run in it, or are only described."""
     global _workers
+    if os.environ.get(DESCRIBED):
+        return None
     said = os.environ.get(VARIABLE, "")
     if said and not (said.isdigit() and int(said)):
         raise InputError(f"{VARIABLE} is {said!r}, but must be a whole number of at least 1")

@@ -136,29 +136,60 @@ def check_value(name: str, value: object, kind: type | str) -> object:
 
 def read_preset(path: Path, declared: Mapping[str, Parameter], where: str) -> dict[str, object]:
     """The parameters in a YAML file, checked as `check_parameters` does. Raises `InputError` with file and line."""
+    found: dict[str, object] = {}
+    for entry in read_yaml(path, "one parameter a line, `name: value`"):
+        try:
+            found |= check_parameters({entry.name: entry.value}, declared, where)
+        except InputError as error:
+            raise InputError(f"{path}, line {entry.line}: {error}") from None
+    return found
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of a mapping in a YAML file. `inner`: those of its value, if that is a mapping, too."""
+
+    name: str
+    value: object
+    line: int
+    inner: tuple["Entry", ...] = ()
+
+
+def read_yaml(path: Path, form: str) -> tuple[Entry, ...]:
+    """The entries of a YAML file that holds a mapping. Raises `InputError` with file and line.
+
+    `form`: what should be written there, for the message.
+    """
     import yaml
 
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8-sig"))
         root = loader.get_single_node() or yaml.MappingNode("tag:yaml.org,2002:map", [])
-        pairs = [(k, loader.construct_document(v)) for k, v in root.value] if isinstance(root, yaml.MappingNode) else None
+        entries = _entries(loader, root, path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    except InputError:
+        raise
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line, why = f", line {mark.line + 1}" if mark else "", getattr(error, "problem", None) or " ".join(str(error).split())
-        raise InputError(f"{path}{line}: not valid YAML ({why[:80]}); write one parameter a line, `name: value`") from None
-    if pairs is None:
-        raise InputError(f"{path}: not a preset; write one parameter a line, `name: value`")
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        try:
-            if key.value in list(found):
-                raise InputError(f"parameter {key.value} stands twice; keep one of them")
-            found |= check_parameters({str(key.value): value}, declared, where)
-        except InputError as error:
-            raise InputError(f"{path}, line {key.start_mark.line + 1}: {error}") from None
-    return found
+        raise InputError(f"{path}{line}: not valid YAML ({why[:80]}); write {form}") from None
+    if not isinstance(root, yaml.MappingNode):
+        raise InputError(f"{path}: not a mapping of names to values; write {form}")
+    return entries
+
+
+def _entries(loader, node, path: Path) -> tuple[Entry, ...]:
+    """The entries of a node of YAML, none if it is no mapping. Raises `InputError` for a name that stands twice."""
+    import yaml
+
+    found: dict[str, Entry] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name, line = str(key.value), key.start_mark.line + 1
+        if name in found:
+            raise InputError(f"{path}, line {line}: {name} stands twice; keep one of them")
+        found[name] = Entry(name, loader.construct_document(value), line, _entries(loader, value, path))
+    return tuple(found.values())
 
 
 def _read(name: str, text: str, kind: type) -> object:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .progress import Watcher
 
@@ -17,7 +17,7 @@ def side_by_side(
     ends them all as it was ended. A watcher starts them and shows how far they are.
     """
     begin = watcher.start if watcher else _start
-    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), "TQDM_DISABLE": "1"}
+    share = share_of(jobs)
     waiting, running, codes = list(range(len(commands))), {}, {}
     try:
         while waiting or running:
@@ -32,11 +32,22 @@ def side_by_side(
                 watcher.look(running, ended)
             time.sleep(0.05)
     finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+        end(running.values())
     return max(code if code >= 0 else 1 for code in codes.values())
+
+
+def share_of(jobs: int) -> dict[str, str]:
+    """What the environment says to each of `jobs` processes that compute side by side: its share of the processor's threads."""
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), "TQDM_DISABLE": "1"}
+
+
+def end(processes: Iterable[subprocess.Popen]) -> None:
+    """End processes as this one was ended, and wait until they have unwound."""
+    processes = list(processes)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
 
 
 def _start(i: int, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen:

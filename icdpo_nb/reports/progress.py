@@ -165,6 +165,7 @@ class Display:
         from rich.live import Live
 
         self.states: dict[str, dict] = {}
+        self.head = ""  # a line above those of the runs
         self.live = Live(
             get_renderable=self._lines,
             console=Console(file=sys.stderr),
@@ -196,6 +197,7 @@ class Display:
         self.live.refresh()
 
     def _lines(self):
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
@@ -212,7 +214,7 @@ class Display:
                 "time left unknown" if left is None else f"about {spoken(left)} left",
             ]
             table.add_row(*(Text(cell) for cell in cells))  # as text: a heading may hold brackets
-        return table
+        return Group(Text(self.head), table) if self.head else table
 
 
 class Watcher:

@@ -51,7 +51,7 @@ def run_job(job: Job, listener: Listener | None = None) -> Path:
     with writing(job.out):
         job.out.mkdir(parents=True, exist_ok=True)
         try:
-            with _hidden(job.out, job.run_id) as hidden:
+            with hidden_folder(job.out, job.run_id) as hidden:
                 folder = hidden / job.run_id
                 folder.mkdir()
                 _run(job, record, folder, listener)
@@ -73,7 +73,7 @@ def is_current(job: Job) -> bool:
 
 
 @contextmanager
-def _hidden(out: Path, run_id: str) -> Iterator[Path]:
+def hidden_folder(out: Path, run_id: str) -> Iterator[Path]:
     """A hidden folder for a run, which names its process; those whose process was killed are cleared first."""
     for mark in out.glob(f".*/{OWNER}"):
         with suppress(OSError):  # another run clears it, too
@@ -100,13 +100,13 @@ def _run(job: Job, record: dict, folder: Path, listener: Listener | None) -> Non
         files = sorted(p.name for p in folder.iterdir() if p.suffix in (".ipynb", ".jsonl", ".csv", ".json"))
         about = {"command": job.command, "files": files}
         write_whole(folder / "report.html", to_html(folder / "notebook.ipynb", record["title"], footer, about))
-        _place(folder, done)
+        place(folder, done)
         shutil.rmtree(failed, ignore_errors=True)  # of an earlier attempt
     except (Exception, KeyboardInterrupt) as error:
         reason = _reason(error, folder)
         with suppress(OSError) if isinstance(error, InputError) else nullcontext():  # it may say just that the disk is full
             _complete(record | {"exception": reason}, folder, began, "failed")
-            _place(folder, failed)
+            place(folder, failed)
         if isinstance(error, InputError | RunError | KeyboardInterrupt):
             raise
         raise RunError(reason) from error
@@ -117,7 +117,7 @@ def _complete(record: dict, folder: Path, began: float, status: str) -> None:
     _scrub(folder)
     record |= {"status": status, "exception": record.get("exception")}
     record |= {"git": git_revision(), "versions": versions(), "provenance": provenance()}
-    record |= {"began": _clock(began), "finished": _clock(time.time()), "seconds": round(time.time() - began, 1)}
+    record |= {"began": clock(began), "finished": clock(time.time()), "seconds": round(time.time() - began, 1)}
     record |= {name: read_record(folder / f"{name}.json") for name in ("headline", "uses", "workers")}
     work = folder / "work.jsonl"
     record["work"] = (
@@ -146,12 +146,13 @@ def _reason(error: BaseException, folder: Path) -> str:
     return f"{error.how}: {error}" if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
 
 
-def _place(folder: Path, target: Path) -> None:
+def place(folder: Path, target: Path) -> None:
     """Put a run's folder where an older one may be; at no moment are both gone."""
     if target.exists():
         target.rename(folder.with_name("older"))  # in the hidden folder, which goes
     folder.rename(target)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A time since 1970 as records say it, in this machine's time zone."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -33,11 +33,24 @@ def show_summary(
     its numbers and of the verdicts. `facts`: what the answer rests on, by name; `cost`: what it cost, which differs between
     two runs of the same. `rows`: the heading of the sources.
     """
+    display(HTML(summary_html(answer, facts, claims, caption, margin, cost, rows)))
+
+
+def summary_html(
+    answer: Sequence[str],
+    facts: Mapping[str, str],
+    claims: pd.DataFrame | None = None,
+    caption: str = "",
+    margin: float = math.nan,
+    cost: Mapping[str, str] | None = None,
+    rows: str = "demonstrations",
+) -> str:
+    """The card of `show_summary` as HTML."""
     first, *more = answer
     sentences = f'<p class="answer">{escaped(first)}</p>' + "".join(f'<p class="more">{escaped(s)}</p>' for s in more)
     table = _claims_table(claims, margin, caption, rows) if claims is not None and len(claims) else ""
     measured = _list(cost, "measured") if cost else ""
-    display(HTML(f'<div class="card">{sentences}{table}{_list(facts, "facts")}{measured}</div>'))
+    return f'<div class="card">{sentences}{table}{_list(facts, "facts")}{measured}</div>'
 
 
 def _list(facts: Mapping[str, str], kind: str) -> str:

@@ -11,13 +11,13 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import RLock
 from typing import Protocol as Interface
 
 from ..common.files import cache_folder, checksum, digest
-from . import claims
+from . import claims, journal
 from .database import Database, damaged
 
 SCHEMA = 4  # increase when a code change alters results or their format
@@ -143,11 +143,14 @@ class Store:
         """Store results and their costs in one transaction. Returns the keys that have a value."""
         texts = {k: _text(value) for k, value in zip(keys, values, strict=True) if value is not None}
         cost_texts = {k: _text(cost) for k, cost in zip(keys, costs, strict=True) if k in texts and cost is not None}
+        rows = {name: _rows(space, entries) for name, entries in (("results", texts), ("costs", cost_texts))}
+        if rows["results"]:
+            stage = self.file.db.execute("SELECT * FROM stages WHERE space = ?", (space,)).fetchall()
+            journal.record({"stages": stage, **rows})
         try:
             self.file.db.execute("BEGIN IMMEDIATE")
-            for table, entries in (("results", texts), ("costs", cost_texts)):
-                rows = [(space, key, text, checksum(text)) for key, text in entries.items()]
-                self.file.db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", rows)
+            for table, entries in rows.items():
+                self.file.db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", entries)
             self.file.db.execute("COMMIT")
         except sqlite3.Error:
             if self.file.db.in_transaction:
@@ -166,6 +169,29 @@ class Store:
             )
             entries |= {key: json.loads(text) for key, text, check in rows if _intact(text, check)}
         return entries
+
+    def add(self, rows: journal.Rows) -> journal.Added:
+        """Add the rows of another store or of a journal that are intact and new, in one transaction.
+
+        Where both have a value for the same key, the one that is here stays. Costs come with the results that are new.
+        """
+        with self.turn:
+            return self.file.use(lambda: self._add(rows))
+
+    def _add(self, rows: journal.Rows) -> journal.Added:
+        intact = [row for row in rows["results"] if len(row) == 4 and _intact(*row[2:])]
+        db, query = self.file.db, "SELECT value, sha256 FROM results WHERE space = ? AND key = ?"
+        with db:  # rolls back if an error leaves it
+            db.execute("BEGIN IMMEDIATE")
+            found = {row[:2]: db.execute(query, row[:2]).fetchone() or (None, None) for row in intact}
+            here = {pair: value for pair, (value, check) in found.items() if _intact(value, check)}
+            new = {row[:2]: row for row in intact if row[:2] not in here}
+            costs = [row for row in rows["costs"] if len(row) == 4 and row[:2] in new and _intact(*row[2:])]
+            db.executemany("INSERT OR IGNORE INTO stages VALUES (?, ?, ?, ?)", [r for r in rows["stages"] if len(r) == 4])
+            for table, entries in (("results", new.values()), ("costs", costs)):
+                db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", entries)
+        different = sum(here.get(row[:2], row[2]) != row[2] for row in intact)
+        return journal.Added(len(new), len(intact) - len(new) - different, len(rows["results"]) - len(intact), different)
 
     def stages(self) -> list[dict]:
         """The contents of the store: stage, inputs, number of results, bytes and creation time."""
@@ -211,6 +237,10 @@ def _shares(cost: dict, sizes: Sequence[int]) -> list[dict]:
     """Divide a chunk's cost among its items in proportion to their sizes; values that are not numbers are copied."""
     fractions = [size / sum(sizes) for size in sizes]
     return [{k: v * fraction if isinstance(v, int | float) else v for k, v in cost.items()} for fraction in fractions]
+
+
+def _rows(space: str, entries: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
+    return [(space, key, text, checksum(text)) for key, text in entries.items()]
 
 
 def _first(keys: Sequence[str]) -> dict[str, int]:

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
+from icdpo_nb.cli import main
 from icdpo_nb.common.errors import InputError
-from icdpo_nb.reports.cli import main
 from icdpo_nb.reports.compare import differences, flips, read_run
 
 

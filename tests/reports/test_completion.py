@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from icdpo_nb.reports.cli import main
+from icdpo_nb.cli import main
 from icdpo_nb.reports.completion import SHELLS
 from icdpo_nb.reports.job import notebook_names
 

@@ -1,7 +1,7 @@
 """What `icdpo-nb doctor` says of this machine, and of one that lacks things."""
 
+from icdpo_nb.cli import main
 from icdpo_nb.reports import doctor
-from icdpo_nb.reports.cli import main
 
 
 def test_it_names_what_is_there_and_what_each_preset_needs(tmp_path, monkeypatch):

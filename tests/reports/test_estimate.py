@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from conftest import save_tiny_lm
 
+from icdpo_nb.cli import main
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.models.devices import named_device
 from icdpo_nb.models.sizes import size_of
-from icdpo_nb.reports.cli import main
 from icdpo_nb.reports.estimate import Estimate, estimate
 from icdpo_nb.reports.forecast import forecast_text
 from icdpo_nb.reports.job import read_job

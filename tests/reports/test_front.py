@@ -9,8 +9,8 @@ import yaml
 from browser import chromium, faults
 
 from icdpo_nb.analyses import likelihood
+from icdpo_nb.cli import main
 from icdpo_nb.reports import evidence, front, job
-from icdpo_nb.reports.cli import main
 from icdpo_nb.reports.evidence import MIXED, Record, claim_verdict, tests_of
 from icdpo_nb.reports.registry import parts_of, read_claims
 from icdpo_nb.statistics.findings import AGREES, CONTRADICTS, NOT, OPEN, SAME, SIGNS, SMALL, VERDICTS

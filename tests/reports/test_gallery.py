@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import pytest
 from bs4 import BeautifulSoup
 
-from icdpo_nb.reports.cli import main
+from icdpo_nb.cli import main
 from icdpo_nb.reports.gallery import LARGEST
 from icdpo_nb.reports.job import notebook_names
 

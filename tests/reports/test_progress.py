@@ -16,8 +16,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from icdpo_nb.cli import main
 from icdpo_nb.reports import job
-from icdpo_nb.reports.cli import main
 from icdpo_nb.reports.progress import Progress, doing, expectation, in_line, remaining, said_once, spoken, steps, to_file
 
 PARAMETERS = 'go: str = ""  # the work goes on when this file is there'
@@ -143,7 +143,8 @@ def test_without_a_terminal_a_finished_notebook_is_one_line(waiting, capfd):
 
 
 CODE = """import pathlib, signal, sys
-from icdpo_nb.reports import cli, job
+from icdpo_nb import cli
+from icdpo_nb.reports import job
 job.NOTEBOOKS = pathlib.Path({notebooks!r})
 sys.exit(cli.main(sys.argv[1:]))"""
 

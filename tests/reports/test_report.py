@@ -16,9 +16,9 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from icdpo_nb.cli import main, side_by_side
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.reports import job, origins, report
-from icdpo_nb.reports.cli import main, side_by_side
 from icdpo_nb.reports.parameters import check_parameters, declared_parameters
 from icdpo_nb.reports.run import Run, project
 from icdpo_nb.store.claims import owner
@@ -283,7 +283,8 @@ def test_how_runs_end(ending, monkeypatch, capfd, how, options, code, says):
 def test_an_interrupted_run_is_kept_as_failed(ending, monkeypatch, sign):
     monkeypatch.setenv("HOW", "slow")
     code = f"""import sys, pathlib, signal
-from icdpo_nb.reports import cli, job, report
+from icdpo_nb import cli
+from icdpo_nb.reports import job, report
 job.NOTEBOOKS = pathlib.Path({str(job.NOTEBOOKS)!r})
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in a shell's background inherits that it is ignored
 sys.exit(cli.main(["report", "06_ending", "-o", {str(ending)!r}]))"""
@@ -306,7 +307,7 @@ def test_ctrl_c_while_libraries_load_is_one_line():
     """It comes in the middle of an import, where an exception would show as a traceback, or be lost."""
     code = """import builtins, os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from icdpo_nb.reports.__main__ import main
+from icdpo_nb.__main__ import main
 load = builtins.__import__
 def interrupted(name, *rest):
     if name == "pandas":
@@ -332,7 +333,8 @@ def test_ctrl_c_ends_all_that_runs_side_by_side(ending, monkeypatch, whom):
     for name in ("06_ending", "07_ending"):
         nbformat.write(node, job.NOTEBOOKS / f"{name}.ipynb")
     code = f"""import sys, pathlib, signal
-from icdpo_nb.reports import cli, job
+from icdpo_nb import cli
+from icdpo_nb.reports import job
 job.NOTEBOOKS = pathlib.Path({str(job.NOTEBOOKS)!r})
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(cli.main(["report", "06_ending", "07_ending", "-j", "2", "-o", {str(ending)!r}]))"""
@@ -467,7 +469,7 @@ def test_list_shows_parameters(small, capsys):
 
 
 def test_a_reader_may_stop_reading():
-    command = [sys.executable, "-m", "icdpo_nb.reports.cli", "list"]
+    command = [sys.executable, "-m", "icdpo_nb.cli", "list"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as listing:
         listing.stdout.close()
         assert listing.stderr.read() == ""
@@ -515,7 +517,7 @@ def test_side_by_side_waits_for_what_is_read(tmp_path):
 
 def test_a_notebook_waits_for_those_that_it_reads(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("icdpo_nb.reports.cli.side_by_side", lambda commands, jobs, after, watcher: asked.extend(after) or 0)
+    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs, after, watcher: asked.extend(after) or 0)
     named = ["03_demo_source_nll", "01_method", "00_start_here", "03_demo_source_nll.ipynb"]
     assert main(["report", *named, "-j", "2", "-o", str(tmp_path)]) == 0
     assert asked == [set(), set(), set(), {1}]
@@ -544,7 +546,7 @@ def test_each_of_several_reports_is_asked_for_with_the_same_options(ending, monk
         asked.extend([jobs, *(job.load_job(command[-1]) for command in commands)])
         return 0
 
-    monkeypatch.setattr("icdpo_nb.reports.cli.side_by_side", noted)
+    monkeypatch.setattr("icdpo_nb.cli.side_by_side", noted)
     given = ["-o", str(ending), "--timeout", "9", "--resume", "-p", "n", "4"]
     assert main(["report", "06_ending", "06_ending", "-j", "2", *given]) == 0
     assert asked == [2] + 2 * [job.read_job("06_ending", {"n": 4}, out=ending, timeout=9.0, resume=True)]

@@ -17,12 +17,12 @@ from tqdm.auto import tqdm
 
 from icdpo_nb.algorithm import candidates_table
 from icdpo_nb.analyses.cost import work_done, work_sentence
+from icdpo_nb.cli import main
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.common.files import digest
 from icdpo_nb.data.preferences import Preference
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
-from icdpo_nb.reports.cli import main
 from icdpo_nb.retrieval.retrievers import RandomRetriever
 from icdpo_nb.store.store import Store
 from icdpo_nb.store.stored import SECONDS, TOKENS, StoredEmbedder, StoredLM

@@ -14,19 +14,19 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
-from ..common.errors import InputError
-from ..common.escaping import scrubbed, visible
-from .compare import read_run, report_differences
-from .completion import SHELLS, script
-from .front import write_front_page
-from .gallery import publish
-from .html import read_record
-from .job import Job, load_job, notebook_names, open_notebook, read_job
-from .processes import side_by_side
-from .progress import STATE_FILE, Display, Listener, Watcher, expectation, in_line, to_file
-from .report import is_current, run_job
-from .run import provenance, reports_folder, writing
-from .runner import RunError
+from .common.errors import InputError
+from .common.escaping import scrubbed, visible
+from .reports.compare import read_run, report_differences
+from .reports.completion import SHELLS, script
+from .reports.front import write_front_page
+from .reports.gallery import publish
+from .reports.html import read_record
+from .reports.job import Job, load_job, notebook_names, open_notebook, read_job
+from .reports.processes import side_by_side
+from .reports.progress import STATE_FILE, Display, Listener, Watcher, expectation, in_line, to_file
+from .reports.report import is_current, run_job
+from .reports.run import provenance, reports_folder, writing
+from .reports.runner import RunError
 
 WELCOME = """What would you like to do?
 
@@ -102,8 +102,18 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("b", help="folder of another")
     compare.set_defaults(command=_compare)
     store = commands.add_parser("store", help="what was sampled and scored so far, and is found again")
-    store.add_argument("what", choices=("list", "verify", "clean"), help="list it, check every result, or remove all")
+    store.add_argument(
+        "what", choices=("list", "verify", "clean", "join"), help="list it, check every result, remove all, or join two"
+    )
+    store.add_argument("stores", nargs="*", help="for join: the store that grows, and the one that is added to it")
     store.set_defaults(command=_store)
+    sweep = commands.add_parser("sweep", help="run a grid of notebooks, and report what they find together")
+    sweep.add_argument("file", help="a YAML file, see docs/sweeps.md")
+    sweep.add_argument("--on", metavar="BACKEND", help="where the runs go: local, or slurm (default: as the file says)")
+    sweep.add_argument("-j", "--jobs", type=_count, help="runs at a time (default: one, or one a GPU; on slurm: no limit)")
+    sweep.add_argument("-o", "--out", help="folder of the reports (default: the project's reports)")
+    sweep.add_argument("--dry-run", action="store_true", help="check the file and list its runs")
+    sweep.set_defaults(command=_sweep)
     gallery = commands.add_parser("gallery", help="make the front page of a folder of reports again")
     gallery.add_argument("folder", nargs="?", help="a folder of reports (default: the project's)")
     gallery.add_argument("--publish", metavar="FOLDER", help="copy the finished reports there, without their large files")
@@ -148,8 +158,8 @@ def _report(args: argparse.Namespace) -> int:
 
 def _estimate(args: argparse.Namespace) -> int:
     _unwind()
-    from .estimate import estimate
-    from .forecast import forecast_text
+    from .reports.estimate import estimate
+    from .reports.forecast import forecast_text
 
     job = _job(args.notebook[0], args)
     with Display() if sys.stderr.isatty() else nullcontext() as display:
@@ -164,7 +174,7 @@ def _several(todo: Sequence[Job], jobs: int, watcher: Watcher | None) -> int:
         files = [Path(folder) / f"{i}.json" for i in range(len(todo))]
         for job, file in zip(todo, files, strict=True):
             job.save(file)
-        commands = [[sys.executable, "-m", "icdpo_nb.reports", "run", str(file)] for file in files]
+        commands = [[sys.executable, "-m", "icdpo_nb", "run", str(file)] for file in files]
         try:
             return side_by_side(commands, jobs, _after(todo), watcher)
         finally:  # two that end at once, by an interrupt say, may each have missed the other
@@ -229,7 +239,7 @@ def _completion(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from .doctor import examination
+    from .reports.doctor import examination
 
     print(examination())
     return 0
@@ -264,12 +274,24 @@ def _gallery(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(args: argparse.Namespace) -> int:
+    _unwind()
+    from .sweeps.command import sweep
+
+    return sweep(args.file, args.on, args.jobs, args.out, args.dry_run)
+
+
 def _store(args: argparse.Namespace) -> int:
     _unwind()
-    from ..store.store import Store
+    from .store.joining import join, store_at
+    from .store.store import Store
 
-    store = Store()
-    if args.what == "list":
+    if (args.what == "join") != (len(args.stores) == 2) or len(args.stores) not in (0, 2):
+        raise InputError("join takes two stores, and nothing else takes any; write icdpo-nb store join A B")
+    store = store_at(args.stores[0]) if args.stores else Store()
+    if args.what == "join":
+        print(join(store, args.stores[1]).sentence)
+    elif args.what == "list":
         print(f"{store.path}: {sum(s['results'] for s in store.stages())} results")
         for s in store.stages():
             began = time.strftime("%Y-%m-%d %H:%M", time.localtime(s["created"]))

@@ -1,4 +1,4 @@
-"""The command `icdpo-nb`, also `python -m icdpo_nb.reports`: it answers Ctrl-C while the libraries are still being loaded."""
+"""The command `icdpo-nb`, also `python -m icdpo_nb`: it answers Ctrl-C while the libraries are still being loaded."""
 
 import os
 import signal

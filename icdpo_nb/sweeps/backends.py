@@ -1,0 +1,31 @@
+"""The backends by name."""
+
+import difflib
+from collections.abc import Mapping
+
+from ..common.errors import InputError
+from .backend import Backend
+from .local import Local
+from .slurm import Slurm
+
+BACKENDS = {"local": Local, "slurm": Slurm}  # name -> made of the options in a sweep file and -j
+
+
+def open_backend(on: Mapping[str, object], name: str | None = None, jobs: int | None = None) -> Backend:
+    """The backend of a sweep file's section `on`, or another by its name. `jobs`: runs at a time, if given.
+
+    The options of the section belong to its own backend, and do not count for another. Raises `InputError` for an unknown
+    backend or option, and where a package is missing.
+    """
+    of_file = str(on.get("backend", "local"))
+    name = name or of_file
+    if name not in BACKENDS:
+        near = difflib.get_close_matches(name, BACKENDS, 1, 0.5)
+        raise InputError(f"there is no backend {name!r}; {f'did you mean {near[0]!r}?' if near else f'there are {names()}'}")
+    options = {key: value for key, value in on.items() if key != "backend"} if name == of_file else {}
+    return BACKENDS[name](options, jobs)
+
+
+def names() -> str:
+    """The names of all backends."""
+    return ", ".join(BACKENDS)
