@@ -99,7 +99,7 @@ class Crew:
         import ray
 
         self.n, self.threads, self.losses = n, threads, losses
-        self.own_ray = _begin_ray()
+        self.own_ray = begin_ray()
         environment = {k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)}
         options = {**_share(n, threads), "max_restarts": 0, "runtime_env": {"env_vars": environment}}
         self.actor = ray.remote(Host).options(**options, scheduling_strategy="SPREAD")
@@ -176,7 +176,7 @@ class Crew:
             try:
                 with own_errors():
                     value = ray.get(host.run.remote(task.part, task.settle, task.do, task.given))
-            except _lost() as error:
+            except lost() as error:
                 self._replace(host, task, error)
                 return False
             except BaseException as error:
@@ -195,7 +195,7 @@ class Crew:
             return
         with suppress(Exception):
             ray.kill(host)  # it may only have been out of reach
-        why, task.attempts = _cause(error), task.attempts + 1
+        why, task.attempts = cause(error), task.attempts + 1
         self.losses.append({"at": time.strftime("%Y-%m-%d %H:%M:%S"), **place, "doing": task.about, "why": why})
         if task.attempts < ATTEMPTS:
             self.submit(task)
@@ -217,14 +217,15 @@ def own_errors() -> Iterator[None]:
         raise (error.cause if isinstance(error.cause, Exception) else error) from None
 
 
-def _lost() -> tuple[type[Exception], ...]:
+def lost() -> tuple[type[Exception], ...]:
     """What Ray raises if an actor, its node or its result is lost."""
     from ray import exceptions
 
-    return exceptions.RayActorError, exceptions.ObjectLostError, exceptions.NodeDiedError, exceptions.OutOfMemoryError
+    found = exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.ObjectLostError, exceptions.NodeDiedError
+    return *found, exceptions.OutOfMemoryError
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
     """Why an actor was lost, in a line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     for detail in (r"(Worker exit type: \w+).*?(?:detail: (.+?)\.|$)", r"(node[^.]*died[^.]*)", r"(.*)"):
@@ -233,8 +234,11 @@ def _cause(error: Exception) -> str:
     return type(error).__name__
 
 
-def _begin_ray() -> bool:
-    """Attach to the cluster at RAY_ADDRESS, or start Ray on this machine; False if it is there already."""
+def begin_ray(address: str = "") -> bool:
+    """Attach to a cluster, by default that at RAY_ADDRESS, or start Ray on this machine; False if it is there already.
+
+    Raises `InputError` if there is no such cluster.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
@@ -243,13 +247,13 @@ def _begin_ray() -> bool:
         return False
     with suppress(AttributeError):  # Ray would print the death of an actor into the notebook; `losses` has it
         ray._private.worker.print_to_stdstream = lambda *said, **how: None
-    address = os.environ.get("RAY_ADDRESS", "")
+    address = address or os.environ.get("RAY_ADDRESS", "")
     local = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": STORE_BYTES}
     try:
         ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"the Ray cluster at RAY_ADDRESS={address} cannot be reached" if address else "Ray cannot be started here"
-        raise InputError(f"{where} ({first_line(error)}); see ray status, or use workers 1") from None
+        where = f"the Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
+        raise InputError(f"{where} ({first_line(error)}); see ray status") from None
     return True
 
 

@@ -19,6 +19,7 @@ from typing import Protocol as Interface
 from ..common.files import cache_folder, checksum, digest
 from . import claims, journal
 from .database import Database, damaged
+from .upstream import upstream
 
 SCHEMA = 4  # increase when a code change alters results or their format
 ITEMS_AT_A_TIME = 256  # items that are computed and written together
@@ -58,6 +59,7 @@ class Store:
         self.path = Path(folder or store_folder()) / "store.sqlite"
         self.file = Database(self.path, TABLES + claims.TABLE)
         self.file.use(self.file.open)
+        self.upstream = upstream()
         self.turn = RLock()  # a connection has one transaction at a time, so threads that share a store take turns
 
     def compute(
@@ -112,12 +114,12 @@ class Store:
         values: dict[str, object] = {}
         written: set[str] = set()
         while missing := [key for key in first if key not in values]:
-            new = self._read(space, missing)
+            new = self._found(space, missing)
             values |= new
             if bar:
                 bar.update(len(new.keys() - written))
             wanted = [key for key in missing if key not in new][:chunk]
-            claimed = claims.claim(self.file.db, space, wanted, lambda keys: self._read(space, keys))
+            claimed = self._claim(space, wanted)
             if written & set(claimed):
                 raise damaged("a written result cannot be read back")
             written |= set(claimed)
@@ -137,7 +139,7 @@ class Store:
                     bar.update(len(places))
             return [k for k in keys if k not in kept]
         finally:
-            claims.release(self.file.db, space, keys)
+            self._release(space, keys)
 
     def _keep(self, space: str, keys: list[str], values: Sequence, costs: Sequence[dict | None]) -> set[str]:
         """Store results and their costs in one transaction. Returns the keys that have a value."""
@@ -147,6 +149,8 @@ class Store:
         if rows["results"]:
             stage = self.file.db.execute("SELECT * FROM stages WHERE space = ?", (space,)).fetchall()
             journal.record({"stages": stage, **rows})
+            if self.upstream:
+                self.upstream.add({"stages": stage, **rows})
         try:
             self.file.db.execute("BEGIN IMMEDIATE")
             for table, entries in rows.items():
@@ -157,6 +161,28 @@ class Store:
                 self.file.db.execute("ROLLBACK")
             raise
         return texts.keys()
+
+    def _found(self, space: str, keys: Sequence[str]) -> dict[str, object]:
+        """The stored values of the keys, with those that the store upstream has."""
+        here = self._read(space, keys)
+        if self.upstream and len(here) < len(keys):
+            self._add(self.upstream.read(space, [key for key in keys if key not in here]))
+            here = self._read(space, keys)
+        return here
+
+    def _claim(self, space: str, keys: Sequence[str]) -> list[str]:
+        """Claim the keys that nobody has claimed and that have no result, here and upstream, and return them."""
+        claimed = claims.claim(self.file.db, space, keys, lambda keys: self._read(space, keys))
+        if not self.upstream:
+            return claimed
+        granted = self.upstream.claim(space, claimed)
+        claims.release(self.file.db, space, [key for key in claimed if key not in granted])
+        return granted
+
+    def _release(self, space: str, keys: Sequence[str]) -> None:
+        claims.release(self.file.db, space, keys)
+        if self.upstream:
+            self.upstream.release(space, keys)
 
     def _read(self, space: str, keys: Sequence[str], table: str = "results", column: str = "value") -> dict[str, object]:
         """The stored and undamaged values (or costs) of the keys."""
@@ -169,6 +195,28 @@ class Store:
             )
             entries |= {key: json.loads(text) for key, text, check in rows if _intact(text, check)}
         return entries
+
+    def rows(self, space: str, keys: Sequence[str]) -> journal.Rows:
+        """The stored results of the keys, with their costs, for another store."""
+        with self.turn:
+            return self.file.use(lambda: self._rows_of(space, keys))
+
+    def _rows_of(self, space: str, keys: Sequence[str]) -> journal.Rows:
+        stages = self.file.db.execute("SELECT * FROM stages WHERE space = ?", (space,)).fetchall()
+        query = "SELECT * FROM {} WHERE space = ? AND key = ?"
+        found = {table: [self.file.db.execute(query.format(table), (space, key)).fetchone() for key in keys]
+                 for table in ("results", "costs")}  # fmt: skip
+        return {"stages": stages, **{table: [row for row in rows if row] for table, rows in found.items()}}
+
+    def claim(self, space: str, keys: Sequence[str]) -> list[str]:
+        """Claim items for another store: those that no other process has claimed and that have no result."""
+        with self.turn:
+            return self.file.use(lambda: self._claim(space, keys))
+
+    def release(self, space: str, keys: Sequence[str]) -> None:
+        """Release claims."""
+        with self.turn:
+            self.file.use(lambda: self._release(space, keys))
 
     def add(self, rows: journal.Rows) -> journal.Added:
         """Add the rows of another store or of a journal that are intact and new, in one transaction.

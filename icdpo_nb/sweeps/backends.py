@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from ..common.errors import InputError
 from .backend import Backend
 from .local import Local
+from .over_ray import OverRay
 from .slurm import Slurm
 
-BACKENDS = {"local": Local, "slurm": Slurm}  # name -> made of the options in a sweep file and -j
+BACKENDS = {"local": Local, "slurm": Slurm, "ray": OverRay}  # name -> made of the options in a sweep file and -j
 
 
 def open_backend(on: Mapping[str, object], name: str | None = None, jobs: int | None = None) -> Backend:
