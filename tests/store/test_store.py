@@ -67,6 +67,45 @@ def test_interrupted_work_goes_on(tmp_path, monkeypatch):
     assert again == [0, 10, 20, 30, 40, 50]
 
 
+def test_results_that_come_in_parts_are_kept_as_they_come(tmp_path):
+    """In any order; what came before a break stays, with a cost of its own, and the rest is claimed by nobody."""
+
+    class Meter:
+        def __init__(self):
+            self.used, self.spends = {}, iter([4, 6, 8])
+
+        def start(self):
+            pass
+
+        def spent(self):
+            return {"tokens": next(self.spends)}
+
+    def run(indices):
+        yield [3, 1], ["d", None]
+        assert Store(tmp_path).missing("s", {}, list("abcd")) == [0, 1, 2], "the others are not there yet"
+        yield [0], ["a"]
+        raise KeyboardInterrupt
+
+    meter, bar = Meter(), Bar()
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path).compute("s", {}, list("abcd"), run, bar, meter=meter)
+    assert bar.done == 3
+    rest = []
+    again = Store(tmp_path).compute("s", {}, list("abcd"), lambda indices: rest.extend(indices) or list("bc"), bar, meter=meter)
+    assert (again, rest) == (list("abcd"), [1, 2])
+    assert sorted(cost["tokens"] for cost in meter.used.values() if cost) == [2.0, 4.0, 4.0, 6.0]
+
+
+class Bar:
+    """Counts as a progress bar does."""
+
+    def __init__(self):
+        self.done = 0
+
+    def update(self, n):
+        self.done += n
+
+
 def test_none_is_not_kept(tmp_path):
     """An item without a value is computed again the next time; in rounds of the size that was asked for."""
     store, rounds = Store(tmp_path), []
