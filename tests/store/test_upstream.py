@@ -2,33 +2,33 @@
 
 import threading
 import time
+from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.store.store import Store
 from icdpo_nb.store.upstream import UPSTREAM, Upstream, answering
+from icdpo_nb.sweeps.hub import Hub
 
 
 @pytest.fixture
 def head(tmp_path):
-    """The store upstream, by the address where it answers."""
-    store = Store(tmp_path / "head")
-    answers = {"read": store.rows, "add": lambda rows: store.add(tuples(rows)) and None}
-    answers |= {"claim": store.claim, "release": store.release}
-    with answering(tmp_path / "socket", lambda what, *about: answers[what](*about)):
-        yield store, str(tmp_path / "socket")
+    """The store upstream, which answers two stores below it at a socket each, as a sweep's hub does."""
+    hub = Hub(str(tmp_path / "head"))
+    with ExitStack() as open_sockets:
+        for name in "ab":
+            answer = partial(lambda attempt, what, *about: getattr(hub, what)(attempt, *about), name)
+            open_sockets.enter_context(answering(tmp_path / f"socket {name}", answer))
+        yield hub.store
 
 
-def tuples(rows: dict) -> dict:
-    return {table: [tuple(row) for row in entries] for table, entries in rows.items()}
-
-
-def below(head, folder, monkeypatch) -> Store:
-    """A store in a folder, with the other one upstream."""
+def below(tmp_path, name: str, monkeypatch) -> Store:
+    """The store a or b, with the other one upstream."""
     with monkeypatch.context() as patch:
-        patch.setenv(UPSTREAM, head[1])
-        return Store(folder)
+        patch.setenv(UPSTREAM, str(tmp_path / f"socket {name}"))
+        return Store(tmp_path / name)
 
 
 def doubles(store: Store, items: list[int], log: list[int]) -> list[int]:
@@ -40,13 +40,13 @@ def doubles(store: Store, items: list[int], log: list[int]) -> list[int]:
 
 
 def test_what_one_store_computed_another_finds_upstream(head, tmp_path, monkeypatch):
-    a, b = (below(head, tmp_path / name, monkeypatch) for name in "ab")
+    a, b = (below(tmp_path, name, monkeypatch) for name in "ab")
     log = []
     assert doubles(a, [1, 2, 3], log) == [2, 4, 6]
     assert doubles(b, [2, 3, 4], log) == [4, 6, 8]
     assert log == [1, 2, 3, 4]
-    assert doubles(head[0], [1, 2, 3, 4], []) == [2, 4, 6, 8]
-    assert head[0].file.db.execute("SELECT COUNT(*) FROM claims").fetchone() == (0,)
+    assert doubles(head, [1, 2, 3, 4], []) == [2, 4, 6, 8]
+    assert head.file.db.execute("SELECT COUNT(*) FROM claims").fetchone() == (0,)
     assert [stage["results"] for stage in b.stages()] == [3], "it keeps what it found"
 
 
@@ -61,7 +61,7 @@ def test_costs_come_along(head, tmp_path, monkeypatch):
         def spent(self):
             return {"tokens": 6}
 
-    a, b = (below(head, tmp_path / name, monkeypatch) for name in "ab")
+    a, b = (below(tmp_path, name, monkeypatch) for name in "ab")
     a.compute("s", {}, ["x", "y"], lambda indices: indices, meter=Meter())
     found = Meter()
     b.compute("s", {}, ["x", "y"], lambda indices: pytest.fail("computed again"), meter=found)
@@ -70,7 +70,7 @@ def test_costs_come_along(head, tmp_path, monkeypatch):
 
 def test_what_another_computes_is_awaited(head, tmp_path, monkeypatch):
     """The claim is upstream's, so a store elsewhere waits for the result, and does not compute it."""
-    a = below(head, tmp_path / "a", monkeypatch)
+    a, b = (below(tmp_path, name, monkeypatch) for name in "ab")
     log, begun, go_on = [], threading.Event(), threading.Event()
 
     def slow(indices):
@@ -81,8 +81,8 @@ def test_what_another_computes_is_awaited(head, tmp_path, monkeypatch):
     first = threading.Thread(target=lambda: a.compute("double", {}, [7], slow))
     first.start()
     begun.wait(10)
-    waiting = threading.Thread(target=lambda: found.extend(doubles(below(head, tmp_path / "b", monkeypatch), [7, 8], log)))
     found: list[int] = []
+    waiting = threading.Thread(target=lambda: found.extend(doubles(b, [7, 8], log)))
     waiting.start()
     time.sleep(0.5)
     assert log == [8], "what nobody computes is done meanwhile"
@@ -100,6 +100,8 @@ def test_a_store_upstream_that_is_gone_or_broken_is_one_sentence(tmp_path, monke
     def broken(what, *about):
         raise OSError("no space left")
 
-    with answering(tmp_path / "socket", broken):
-        with pytest.raises(InputError, match=r"the store of the sweep cannot be used \(no space left\)"):
-            doubles(below((None, str(tmp_path / "socket")), tmp_path / "a", monkeypatch), [1], [])
+    with (
+        answering(tmp_path / "socket a", broken),
+        pytest.raises(InputError, match=r"the store of the sweep cannot be used \(no space left\)"),
+    ):
+        doubles(below(tmp_path, "a", monkeypatch), [1], [])

@@ -1,7 +1,6 @@
 """The backend `ray` on a real cluster of two nodes: it finds what the backend `local` finds, also if a node is killed."""
 
 import json
-import os
 import signal
 import threading
 import time

@@ -50,7 +50,8 @@ out = pathlib.Path(given["out"])
 report = out / "03_demo_source_nll-RUN"
 report.mkdir()
 read = sorted(path.name for path in (out / "01_method").iterdir())
-report.joinpath("run.json").write_text(json.dumps([given["where"], read, sorted(k for k in os.environ if k.startswith("ICDPO_"))]))
+variables = [k for k in os.environ if k.startswith("ICDPO_")]
+report.joinpath("run.json").write_text(json.dumps([given["where"], read, variables]))
 (out / "index.html").write_text("the front page of a node")
 """
 
