@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from icdpo_nb.engine import linear
-from icdpo_nb.engine.linear import ONEDNN, TORCH, PackedLinear, choose_products, count_products, faster_product
+from icdpo_nb.engine.linear import (
+    ONEDNN,
+    TORCH,
+    PackedLinear,
+    choose_products,
+    count_products,
+    faster_product,
+    keep_choices,
+    kept_choices,
+)
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
@@ -73,6 +82,24 @@ def test_the_first_of_two_processes_chooses_for_both(clock, cache, monkeypatch):
     monkeypatch.setattr(linear, "measured_product", slower)
     assert faster_product(layer) == ONEDNN
     assert path.read_text() == ONEDNN
+
+
+def test_the_choices_of_one_machine_are_kept_on_another(clock, cache, tmp_path, monkeypatch):
+    """Where it has made none; its own stay."""
+    clock(2.0)
+    faster_product(torch.nn.Linear(6, 4))
+    choices = kept_choices()
+    assert [*choices.values()] == [ONEDNN]
+    (cache / "damaged").write_text("neither")
+    assert kept_choices() == choices
+    monkeypatch.setenv("ICDPO_CACHE", str(tmp_path / "another"))
+    clock(0.5)
+    faster_product(torch.nn.Linear(4, 6))
+    keep_choices(choices)
+    assert faster_product(torch.nn.Linear(6, 4)) == ONEDNN
+    assert faster_product(torch.nn.Linear(4, 6)) == TORCH
+    keep_choices(dict.fromkeys(kept_choices(), ONEDNN))
+    assert faster_product(torch.nn.Linear(4, 6)) == TORCH
 
 
 def test_a_large_layer_is_measured_on_fewer_rows(clock, monkeypatch):
