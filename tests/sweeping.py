@@ -44,7 +44,7 @@ def small_notebooks(tmp_path, monkeypatch, light=False):
     monkeypatch.setattr(job, "NOTEBOOKS", tmp_path / "notebooks")
     if light:
         monkeypatch.setattr(origins, "PACKAGE", tmp_path / "notebooks")
-        monkeypatch.setattr(driver, "POLL_SECONDS", 0.001)
+        monkeypatch.setattr(driver, "POLL_SECONDS", dict.fromkeys((False, True), 0.001))
     monkeypatch.setenv("ICDPO_TEST", str(tmp_path))
     monkeypatch.setenv("ICDPO_STORE", str(tmp_path / "store"))
     return tmp_path / "reports"

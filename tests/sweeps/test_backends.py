@@ -1,5 +1,7 @@
 """The choice of a backend, by the file or by --on, and the command that makes it."""
 
+from types import SimpleNamespace
+
 import pytest
 from sweeping import begun, saved, small_notebooks
 
@@ -15,8 +17,9 @@ def small(tmp_path, monkeypatch):
     return small_notebooks(tmp_path, monkeypatch)
 
 
-def test_the_file_names_it_and_the_command_line_overrides_it():
+def test_the_file_names_it_and_the_command_line_overrides_it(monkeypatch):
     pytest.importorskip("submitit")
+    monkeypatch.setattr("icdpo_nb.sweeps.slurm.shutil", SimpleNamespace(which=lambda name: name))
     on = {"backend": "slurm", "partition": "gpu", "minutes": 30}
     assert isinstance(open_backend({}), Local)
     assert open_backend(on).given == {"partition": "gpu", "minutes": 30}
