@@ -77,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="this version, and those of what results depend on")
     parser.set_defaults(command=_welcome)
     commands = parser.add_subparsers(metavar="command")
+    _add_what_runs(commands)
+    _add_what_manages(commands)
+    return parser
+
+
+def _add_what_runs(commands) -> None:
+    """The commands that run notebooks, or say what that would cost."""
     report = commands.add_parser("report", help="run notebooks and render them as HTML")
     report.add_argument("notebook", nargs="+", help="for example 01_method; several run in this order")
     _add_parameters(report)
@@ -94,9 +101,20 @@ def _parser() -> argparse.ArgumentParser:
         "--gpu", default="A100", help="for models whose weights are not here: a GPU by its name (default: A100)"
     )
     estimate.set_defaults(command=_estimate)
+    sweep = commands.add_parser("sweep", help="run a grid of notebooks, and report what they find together")
+    sweep.add_argument("file", help="a YAML file, see docs/sweeps.md")
+    sweep.add_argument("--on", metavar="BACKEND", help="where the runs go: local, or slurm (default: as the file says)")
+    sweep.add_argument("-j", "--jobs", type=_count, help="runs at a time (default: one, or one a GPU; on slurm: no limit)")
+    sweep.add_argument("-o", "--out", help="folder of the reports (default: the project's reports)")
+    sweep.add_argument("--dry-run", action="store_true", help="check the file and list its runs")
+    sweep.set_defaults(command=_sweep)
     run = commands.add_parser("run")  # without help: `report` calls it, for each of several
     run.add_argument("job")
     run.set_defaults(command=_run)
+
+
+def _add_what_manages(commands) -> None:
+    """The commands for what runs have left, and for what runs need."""
     compare = commands.add_parser("compare", help="what differs between two runs")
     compare.add_argument("a", help="folder of a run, for example reports/01_method")
     compare.add_argument("b", help="folder of another")
@@ -107,13 +125,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     store.add_argument("stores", nargs="*", help="for join: the store that grows, and the one that is added to it")
     store.set_defaults(command=_store)
-    sweep = commands.add_parser("sweep", help="run a grid of notebooks, and report what they find together")
-    sweep.add_argument("file", help="a YAML file, see docs/sweeps.md")
-    sweep.add_argument("--on", metavar="BACKEND", help="where the runs go: local, or slurm (default: as the file says)")
-    sweep.add_argument("-j", "--jobs", type=_count, help="runs at a time (default: one, or one a GPU; on slurm: no limit)")
-    sweep.add_argument("-o", "--out", help="folder of the reports (default: the project's reports)")
-    sweep.add_argument("--dry-run", action="store_true", help="check the file and list its runs")
-    sweep.set_defaults(command=_sweep)
     gallery = commands.add_parser("gallery", help="make the front page of a folder of reports again")
     gallery.add_argument("folder", nargs="?", help="a folder of reports (default: the project's)")
     gallery.add_argument("--publish", metavar="FOLDER", help="copy the finished reports there, without their large files")
@@ -125,7 +136,6 @@ def _parser() -> argparse.ArgumentParser:
     completion.set_defaults(command=_completion)
     listing = commands.add_parser("list", help="list the notebooks and their parameters")
     listing.set_defaults(command=_list)
-    return parser
 
 
 def _add_parameters(parser: argparse.ArgumentParser) -> None:

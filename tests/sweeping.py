@@ -10,23 +10,23 @@ from icdpo_nb.reports import job, origins
 from icdpo_nb.reports.job import load_job
 from icdpo_nb.sweeps import driver
 
-PARAMETERS = """n: int = 3  # how many
+PARAMETERS = """size: int = 3  # how many
 name: str = "x"  # what it does
 seed: int = 0  # seed"""
 BODY = """import json, os, pathlib, signal, time
 place = pathlib.Path(os.environ["ICDPO_TEST"])
-with (place / "begun").open("a") as file: print(name, n, seed, os.getpid(), file=file)
+with (place / "begun").open("a") as file: print(name, size, seed, os.getpid(), file=file)
 if name == "once" and not (place / "second").exists():
     (place / "second").touch()
     raise ValueError("only once")
-if name == "never": raise ValueError(f"never with {n}")
+if name == "never": raise ValueError(f"never with {size}")
 if name == "killed": os.kill(os.getppid(), signal.SIGKILL)
 if name == "slow": time.sleep(600)
-estimate = {"lm": "m", "source": "s", "domain": "total", "low": n - 1.0, "high": n + 1.0, "n": 40}
-means = [{**estimate, "method": method, "mean": float(n)} for method in ("Base", "ICDPO")]
+estimate = {"lm": "m", "source": "s", "domain": "total", "low": size - 1.0, "high": size + 1.0, "n": 40}
+means = [{**estimate, "method": method, "mean": float(size)} for method in ("Base", "ICDPO")]
 found = {"finding": "higher", "verdict": "agrees", "same": 0.0, "p": 0.01}
-claims = [{**estimate, "claim": "ICDPO > Base", "mean": float(n), **found}]
-headline = {"answer": f"n is {n}", "margin": 0.5, "means": means, "claims": claims}
+claims = [{**estimate, "claim": "ICDPO > Base", "mean": float(size), **found}]
+headline = {"answer": f"size is {size}", "margin": 0.5, "means": means, "claims": claims}
 pathlib.Path(os.environ["ICDPO_RUN_DIR"], "headline.json").write_text(json.dumps(headline))"""
 
 
@@ -44,7 +44,7 @@ def small_notebooks(tmp_path, monkeypatch, light=False):
     monkeypatch.setattr(job, "NOTEBOOKS", tmp_path / "notebooks")
     if light:
         monkeypatch.setattr(origins, "PACKAGE", tmp_path / "notebooks")
-        monkeypatch.setattr(driver, "POLL_SECONDS", 0.001)
+        monkeypatch.setattr(driver, "POLL_SECONDS", dict.fromkeys((False, True), 0.001))
     monkeypatch.setenv("ICDPO_TEST", str(tmp_path))
     monkeypatch.setenv("ICDPO_STORE", str(tmp_path / "store"))
     return tmp_path / "reports"
@@ -57,7 +57,7 @@ def saved(folder, text, name="grid.yaml"):
 
 
 def begun(folder):
-    """What the runs of the small notebook noted as they began: name, n, seed."""
+    """What the runs of the small notebook noted as they began: name, size, seed."""
     return [line.split()[:3] for line in (folder / "begun").read_text().splitlines()]
 
 

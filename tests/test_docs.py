@@ -22,6 +22,7 @@ from icdpo_nb.common.errors import InputError
 from icdpo_nb.protocol import PAPER, RECOMMENDED, REFERENCE, Protocol
 from icdpo_nb.reports.job import notebook_names, read_job
 from icdpo_nb.sandbox.reward import RULES
+from icdpo_nb.sweeps.plan import read_sweep
 
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in documents()}
 BLOCKS = [block for file, text in TEXTS.items() for block in blocks(text, file)]
@@ -39,6 +40,8 @@ def check(command: str) -> None:
         args = _parser().parse_args(words)
         for notebook in getattr(args, "notebook", ()):
             read_job(notebook, dict(args.parameter), args.preset)
+        if getattr(args, "file", "FILE.yaml") != "FILE.yaml":  # which stands for any
+            read_sweep(ROOT / args.file)
     elif name == "python" and words[:1] == ["-m"]:
         assert importlib.util.find_spec(words[1]), f"{command}: no such module"
     else:
@@ -58,7 +61,7 @@ def test_commands_are_those_of_the_project(block):
     [
         "make everything", "icdpo-nb reprot 01_method", "icdpo-nb report 01_methods", "icdpo-nb report 01_method -p n_prompt 4",
         "icdpo-nb report 01_method --preset none", "icdpo-nb report 01_method -p n_prompts four", "python -m icdpo_nb.nothing",
-        "rm -rf reports",
+        "icdpo-nb sweep docs/examples/none.yaml", "rm -rf reports",
     ],
 )  # fmt: skip
 def test_a_wrong_command_is_found(wrong):

@@ -107,7 +107,7 @@ class Workers:
 def threads() -> int:
     """The threads of a worker: OMP_NUM_THREADS, or one.
 
-    They do not depend on the number of workers, since the rounding of a product depends on the threads that share it.
+    They do not depend on the number of workers, since the choice of a product depends on them, and its rounding may.
     """
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return max(1, int(first)) if first.isdigit() else 1

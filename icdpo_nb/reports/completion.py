@@ -22,6 +22,8 @@ def script(parser: ArgumentParser, shell: str) -> str:
             action.choices = known[action.dest]
         elif action.dest in ("out", "folder", "a", "b"):
             action.complete = shtab.DIRECTORY
+        elif action.dest == "file":
+            action.complete = shtab.FILE
     return shtab.complete(parser, shell)
 
 

@@ -82,9 +82,23 @@ def work_apart(folder: Path, unless_given: Mapping[str, str] | None = None) -> i
         fill(Path(own), folder.parent)
         process = start(folder, {"ICDPO_STORE": own, JOURNAL: str(folder / JOURNAL_FOLDER)}, unless_given)
         try:
-            return process.wait()
+            code = process.wait()
         finally:
             end([process])
+    if code < 0:
+        with open(folder / ERR, "a", encoding="utf-8") as err:
+            err.write(f"icdpo-nb: {killed_by(-code)}\n")
+    return exit_code(code)
+
+
+def exit_code(code: int) -> int:
+    """The exit code of a process as the command line counts it: `KILLED` if a signal ended it."""
+    return code if code >= 0 else KILLED
+
+
+def killed_by(signal: int) -> str:
+    """Why a process that a signal ended may have ended."""
+    return f"killed by signal {signal}; perhaps it ran out of memory"
 
 
 def fill(own: Path, work: Path) -> None:

@@ -35,9 +35,7 @@ from .exhibits import (
     wide_means,
 )  # fmt: skip
 from .findings import as_text, claims_of, done_records, means_of, together, verdict_counts
-from .plan import Outcome, Sweep
-
-NOTEBOOK = "sweep"  # what the record of a combined report says in place of a notebook's name
+from .plan import NOTEBOOK, Outcome, Sweep
 
 
 def write_combined_report(sweep: Sweep, outcomes: Sequence[Outcome]) -> Path:

@@ -23,7 +23,7 @@ from .watch import Watch
 
 TRIES = 2
 LARGEST_SNAPSHOT = 2 * 2**30  # bytes of a store that is copied for jobs on other machines
-POLL_SECONDS = 0.1
+POLL_SECONDS = {False: 0.1, True: 1.0}  # between two looks at attempts here, and at those on other machines
 
 
 def work_folder(sweep: Sweep) -> Path:
@@ -45,7 +45,8 @@ def run_jobs(sweep: Sweep, backend: Backend, watch: Watch, store: Store) -> tupl
     finally:
         backend.close()
         driver.collect()
-        write_front_page(sweep.jobs[0].out)  # two that end at once may each have missed the other
+        with suppress(OSError):
+            write_front_page(sweep.jobs[0].out)  # two that end at once may each have missed the other
     if all(outcome.code == 0 for outcome in outcomes):
         shutil.rmtree(work, ignore_errors=True)
     return outcomes, driver.added
@@ -78,7 +79,7 @@ class _Driver:
                     self._ended(i, code, attempt)
             self.watch.look({self.folder(i) / STATE: self.jobs[i].run_id for i in self.running}, len(self.waiting), self.done())
             if self.running:
-                time.sleep(POLL_SECONDS)
+                time.sleep(POLL_SECONDS[self.backend.apart])
         return [self.outcomes[i] for i in range(len(self.jobs))]
 
     def done(self) -> list[Outcome]:

@@ -21,21 +21,21 @@ NO_BEST = (
 def answer_of(sweep: Sweep, outcomes: Sequence[Outcome], claims: pd.DataFrame) -> list[str]:
     """The answer to the sweep's question in sentences: what comes out the same everywhere, and what depends on the setting."""
     failed = sum(outcome.code != 0 for outcome in outcomes)
-    said = [f"{failed} of {len(outcomes)} runs failed and are not in what follows."] if failed else []
+    said = [f"{failed} of {len(outcomes)} runs failed and left no results."] if failed else []
     if claims.empty:
-        return [f"{len(outcomes) - failed} runs are done; their notebooks compare nothing that could be put together.", *said]
+        n = len(outcomes) - failed
+        done = "1 run is done, and its notebook compares" if n == 1 else f"{n} runs are done, and their notebooks compare"
+        return [f"{done} nothing that could be put together.", *said]
     by = [c for c in ("notebook", "part") if claims[c].nunique() > 1] + ["claim"]
     groups = [(", ".join(key), part["finding"].value_counts()) for key, part in claims.groupby(by, sort=False)]
-    same = [f"{name} ({_only(counts)})" for name, counts in groups if len(counts) == 1]
+    same = [f"{name} ({counts.index[0]})" for name, counts in groups if len(counts) == 1]
     other = [f"{name} ({_counted(counts)})" for name, counts in groups if len(counts) > 1]
-    several = f"Of {len(groups)} comparisons" if len(groups) > 1 else "The one comparison"
-    first = [f"{several}, {len(same)} come out the same in every setting{f': {listed(same)}' if same else ''}."]
-    first += [f"{len(other)} depend on the setting: {listed(other)}."] if other else []
-    return [*first, *said]
-
-
-def _only(counts: pd.Series) -> str:
-    return str(counts.index[0])
+    if len(groups) == 1:
+        how = "comes out the same in every setting" if same else "depends on the setting"
+        return [f"The one comparison {how}: {(same + other)[0]}.", *said]
+    first = f"Of {len(groups)} comparisons, {len(same) or 'none'} come out the same in every setting"
+    first += f": {listed(same)}." if same else "."
+    return [first, *([f"{len(other)} depend on the setting: {listed(other)}."] if other else []), *said]
 
 
 def _counted(counts: pd.Series) -> str:

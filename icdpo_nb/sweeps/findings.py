@@ -86,7 +86,8 @@ def together(rows: pd.DataFrame, what: str) -> pd.DataFrame:
         one |= {"n": int(part["n"].min()) if part["n"].notna().all() else 0}
         if n_seeds >= LEAST_SEEDS:
             means = [np.array([values.mean()]) for _, values in part.groupby("seed")["mean"]]
-            one |= over_seeds(pd.DataFrame([one]), means).iloc[0].to_dict()
+            wider = over_seeds(pd.DataFrame([one]), means)
+            one |= {c: float(wider[c].iloc[0]) for c in ("low", "high", "p")}
         elif n_seeds > 1:
             one |= {"low": math.nan, "high": math.nan, "p": math.nan}
         found.append({**dict(zip(keys, key, strict=True)), **one, "seeds": n_seeds})

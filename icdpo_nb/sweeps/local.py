@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..reports.processes import end, share_of
-from .backend import KILLED, options, start
+from .backend import exit_code, killed_by, options, start
 
 OPTIONS = {"jobs": int}
 
@@ -45,11 +45,11 @@ class _Process:
 
     def code(self) -> int | None:
         code = self.process.poll()
-        return code if code is None or code >= 0 else KILLED
+        return None if code is None else exit_code(code)
 
     def reason(self) -> str:
         code = self.process.poll() or 0
-        return f"killed by signal {-code}; perhaps it ran out of memory" if code < 0 else ""
+        return killed_by(-code) if code < 0 else ""
 
 
 def visible_gpus() -> list[str]:

@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..common.errors import InputError
+from ..reports.html import read_record
 from ..reports.job import Job, notebook_names
 from ..statistics.findings import listed
 from .sweep_file import SweepFile
+
+NOTEBOOK = "sweep"  # what the record of a combined report says in place of a notebook's name
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ def read_sweep(path: Path | str, out: Path | str | None = None) -> Sweep:
         raise InputError(f"{path}: a sweep's report stands beside those of the notebooks; give the file a name of its own")
     file = SweepFile(path, out)
     found = _jobs(file)
+    place = found[0][0].out / path.stem
+    if place.exists() and read_record(place / "run.json").get("notebook") != NOTEBOOK:
+        raise InputError(f"{place}: there is something else than a sweep's report; move it, or give {path} another name")
     return Sweep(path.stem, tuple(job for job, _ in found), tuple(setting for _, setting in found), file.on)
 
 

@@ -5,6 +5,7 @@ the same jobs as processes on this machine, to try a sweep before it waits in a 
 """
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -43,19 +44,18 @@ class Slurm:
             raise InputError(f"option cluster of the backend slurm is {self.cluster!r}, but must be {' or '.join(CLUSTERS)}")
         if find_spec("submitit") is None:
             raise InputError("the backend slurm needs submitit; run: pip install -c constraints.txt -e '.[slurm]'")
+        if self.cluster == "slurm" and shutil.which("sbatch") is None:
+            raise InputError("there is no sbatch here; start the sweep on a login node of SLURM, or with --on local")
         self.jobs = jobs or self.given.get("jobs")
         self.slots = UNLIMITED if self.cluster == "slurm" else self.jobs or 1
         self.attempts: list[_Submitted] = []
         self.queue = _Queue()
 
     def executor(self, folder: Path):
-        """submitit's executor with its logs below a folder. Raises `InputError` where there is no SLURM."""
+        """submitit's executor with its logs below a folder."""
         import submitit
 
-        try:
-            made = submitit.AutoExecutor(folder, cluster=self.cluster)
-        except RuntimeError as error:
-            raise InputError(f"no SLURM here ({first_line(error)}); run it on a login node, or with --on local") from None
+        made = submitit.AutoExecutor(folder, cluster=self.cluster)
         wanted = {NAMES[name]: value for name, value in self.given.items() if name in NAMES and value}
         parallel = {"slurm_array_parallelism": self.jobs} if self.jobs else {}
         made.update_parameters(name="icdpo-nb", **{"timeout_min": MINUTES, **wanted, **parallel})
@@ -63,10 +63,10 @@ class Slurm:
 
     def submit(self, folders: Sequence[Path]) -> list["_Submitted"]:
         """Submit one array for all folders."""
-        executor = self.executor(folders[0].parent / "submitit")
         try:
+            executor = self.executor(folders[0].parent / "submitit")
             jobs = executor.submit_array([partial(_on_node, str(folder)) for folder in folders])
-        except Exception as error:  # sbatch complains in many ways
+        except Exception as error:  # submitit and sbatch complain in many ways
             raise InputError(f"the jobs cannot be submitted ({first_line(error)}); correct the section `on`") from None
         begun = [_Submitted(job, self.queue if self.cluster == "slurm" else None) for job in jobs]
         self.attempts += begun

@@ -377,3 +377,26 @@ def test_messages_and_their_dialogue_are_read_alike(x, turns, chosen, rejected):
     if "Assistant:" not in "".join((x, chosen, rejected, *sum(turns, ()))):
         as_text = ["\n\n" + dialogue(messages) for messages in both]
         assert sides({"chosen": both[0], "rejected": both[1]}) == sides({"chosen": as_text[0], "rejected": as_text[1]})
+
+
+def test_a_set_of_the_hub_is_fetched_without_being_read(monkeypatch, tmp_path):
+    """The folders that reading would take, once each; nothing for what is here."""
+    import datasets
+
+    from icdpo_nb.data.sources import fetch
+
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, **given: asked.append((name, *given.values())) or {})
+    (tmp_path / "mine.jsonl").write_text("not read")
+    for here in ("pocket", "sandbox/helpful", str(tmp_path / "mine.jsonl")):
+        fetch(here)
+    assert asked == []
+    for named in (("hh-rlhf",), ("hh-rlhf", "harmless-base"), ("tldr",), ("org/set", "sub")):
+        fetch(*named)
+    assert asked == [
+        ("Anthropic/hh-rlhf", "harmless-base", None), ("Anthropic/hh-rlhf", "helpful-base", None),
+        ("Anthropic/hh-rlhf", "harmless-base", None),
+        ("openai/summarize_from_feedback", "comparisons", "refs/convert/parquet"), ("org/set", "sub", None),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="no such file or folder"):
+        fetch(str(tmp_path / "none.jsonl"))

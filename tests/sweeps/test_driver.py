@@ -25,7 +25,7 @@ def run(found, backend):
 
 @pytest.fixture
 def three(small, tmp_path):
-    return read_sweep(saved(tmp_path, "notebooks: 05_small\ngrid: {n: [1, 2, 4]}\n"), small)
+    return read_sweep(saved(tmp_path, "notebooks: 05_small\ngrid: {size: [1, 2, 4]}\n"), small)
 
 
 def test_all_run_in_order_and_nothing_is_left(three, small, capsys):

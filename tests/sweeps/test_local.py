@@ -47,7 +47,7 @@ def test_one_fails_once_one_always_and_the_rest_goes_on(small, tmp_path, capsys)
 
 def test_ctrl_c_ends_all_processes(small, tmp_path):
     """As a terminal sends it, to the driver alone: one line, and nothing goes on; those that ran are kept as failed."""
-    path = saved(tmp_path, "notebooks: 05_small\ngrid: {name: [slow], n: [1, 2, 3]}\n")
+    path = saved(tmp_path, "notebooks: 05_small\ngrid: {name: [slow], size: [1, 2, 3]}\n")
     code = f"""import sys, pathlib, signal
 from icdpo_nb import cli
 from icdpo_nb.reports import job

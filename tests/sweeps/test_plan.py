@@ -114,3 +114,12 @@ def test_a_file_of_another_kind_or_name_is_refused(tmp_path, name, says):
     path = tmp_path / name if name == "none.yaml" else saved(tmp_path, ONE, name)
     with pytest.raises(InputError, match=says):
         read_sweep(path, tmp_path)
+
+
+def test_a_folder_of_another_kind_is_never_replaced(tmp_path):
+    path = saved(tmp_path, ONE)
+    (tmp_path / "grid").mkdir()
+    with pytest.raises(InputError, match="grid: there is something else than a sweep's report; move it, or give .* another"):
+        read_sweep(path, tmp_path)
+    (tmp_path / "grid" / "run.json").write_text('{"notebook": "sweep"}')
+    assert read_sweep(path, tmp_path).name == "grid"

@@ -79,8 +79,9 @@ def test_wrong_options_are_one_sentence(given, says):
 
 def test_without_slurm_or_submitit_that_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="no SLURM here .*; run it on a login node, or with --on local"):
-        Slurm({}).submit([tmp_path / "work" / "a"])
+    with pytest.raises(InputError, match="no sbatch here; start the sweep on a login node of SLURM, or with --on local"):
+        Slurm({})
+    assert Slurm({"cluster": "local"}).slots == 1
     monkeypatch.setattr(slurm, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs submitit; run: pip install -c constraints.txt -e '.\[slurm\]'"):
         Slurm({})
