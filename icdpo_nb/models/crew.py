@@ -21,6 +21,7 @@ from .placement import SPREAD
 ATTEMPTS = 3  # workers that one chunk may cost, and starts that may fail in a row
 START_SECONDS = 300.0  # that a run waits without any worker
 PATIENCE_SECONDS = 60.0  # that it waits for the last of the workers before the first chunk
+CONNECT_SECONDS = 10.0  # that a cluster has to answer
 STORE_BYTES = 256 * 2**20  # memory that Ray sets aside for arguments and results
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -239,6 +240,8 @@ def begin_ray(address: str = "") -> bool:
 
     Raises `InputError` if there is no such cluster.
     """
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    _check_reachable(address)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
@@ -247,14 +250,28 @@ def begin_ray(address: str = "") -> bool:
         return False
     with suppress(AttributeError):  # Ray would print the death of an actor into the notebook; `losses` has it
         ray._private.worker.print_to_stdstream = lambda *said, **how: None
-    address = address or os.environ.get("RAY_ADDRESS", "")
     local = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": STORE_BYTES}
-    try:
-        ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"the Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
-        raise InputError(f"{where} ({first_line(error)}); see ray status") from None
-    return True
+    why = ""
+    for _ in range(1 if address else ATTEMPTS):  # on a busy machine Ray may not be there in the time that it gives itself
+        try:
+            ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level=logging.ERROR)
+            return True
+        except Exception as error:  # some of Ray's are of this class itself
+            ray.shutdown()
+            why = first_line(error)
+    where = f"the Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
+    raise InputError(f"{where} ({why}); see ray status")
+
+
+def _check_reachable(address: str) -> None:
+    """Raises `InputError` if nobody listens at host:port; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise InputError(f"the Ray cluster at {address} cannot be reached ({why}); see ray status") from None
 
 
 def _share(n: int, threads: int) -> dict[str, float]:

@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from threading import Lock
 
 from ..common.errors import InputError
-from .checkpoints import DESCRIBED
 from .crew import Crew, Part, Task, own_errors
 
 VARIABLE = "ICDPO_WORKERS"
@@ -129,6 +128,8 @@ def choose_workers(n: int) -> None:
 
 def workers() -> Workers | None:
     """The workers of this process, or None if models run in it, or are only described."""
+    from .checkpoints import DESCRIBED
+
     global _workers
     if os.environ.get(DESCRIBED):
         return None

@@ -164,6 +164,14 @@ def test_bad_numbers_and_a_missing_ray_are_one_sentence(nobody, monkeypatch):
         workers()
 
 
+def test_a_cluster_that_is_not_there_is_one_sentence(monkeypatch):
+    """At once, and before anything of Ray is loaded."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(InputError, match=r"the Ray cluster at 127.0.0.1:1 cannot be reached \(Connection refused\); see ray"):
+        Workers(2).begin()
+
+
 def test_threads_do_not_depend_on_the_number_of_workers(monkeypatch):
     for said, expected in (("", 1), ("4", 4), ("2,1", 2), ("many", 1)):
         monkeypatch.setenv("OMP_NUM_THREADS", said)
