@@ -20,6 +20,7 @@ from typing import Protocol as Interface
 from ..common.errors import InputError
 from ..reports.processes import end
 from ..reports.progress import STATE_FILE
+from ..reports.report import hidden_folder
 from ..store.journal import JOURNAL, replay
 from ..store.store import Store
 
@@ -78,9 +79,9 @@ def work_apart(folder: Path, unless_given: Mapping[str, str] | None = None) -> i
     The store lies in the machine's temporary folder ($TMPDIR). It begins with what the driver's store held and with the
     journals of all attempts so far, also of one that was killed. What it computes goes to the attempt's journal, too.
     """
-    with tempfile.TemporaryDirectory(prefix="icdpo-node-") as own:
-        fill(Path(own), folder.parent)
-        process = start(folder, {"ICDPO_STORE": own, JOURNAL: str(folder / JOURNAL_FOLDER)}, unless_given)
+    with hidden_folder(Path(tempfile.gettempdir()), "icdpo-node") as own:  # clears what killed jobs have left there
+        fill(own, folder.parent)
+        process = start(folder, {"ICDPO_STORE": str(own), JOURNAL: str(folder / JOURNAL_FOLDER)}, unless_given)
         try:
             code = process.wait()
         finally:

@@ -29,6 +29,7 @@ CLUSTERS = ("slurm", "local")
 MINUTES = 240  # that a job may take if the file does not say
 UNLIMITED = 10**6  # jobs: the queue takes all
 ASK_SECONDS = 10.0  # how often the queue is asked which jobs are in it
+CANCEL_SECONDS = 120.0  # that cancelled jobs may take to unwind
 GRACE_SECONDS = 30.0  # after a job has left the queue, for its result to appear on a slow file system
 
 
@@ -73,13 +74,14 @@ class Slurm:
         return begun
 
     def close(self) -> None:
-        """Cancel what has not ended, and wait for it."""
+        """Cancel what has not ended, and wait until it has left the queue."""
         going = [attempt for attempt in self.attempts if attempt.code() is None]
         for attempt in going:
             attempt.job.cancel(check=False)
-        ends = time.monotonic() + 2 * GRACE_SECONDS
-        while any(attempt.code() is None for attempt in going) and time.monotonic() < ends:
-            time.sleep(0.2)
+        ends = time.monotonic() + CANCEL_SECONDS
+        while any(attempt.goes_on() for attempt in going) and time.monotonic() < ends:
+            time.sleep(0.5)
+            self.queue.asked = 0.0  # ask anew
 
 
 class _Queue:
@@ -118,6 +120,10 @@ class _Submitted:
 
     def reason(self) -> str:
         return self.said
+
+    def goes_on(self) -> bool:
+        """Whether the job still waits or runs."""
+        return self.code() is None and not self._left()
 
     def _result(self) -> int | None:
         """The exit code that the job left as its result; None before it has."""

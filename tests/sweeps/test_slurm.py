@@ -111,6 +111,7 @@ def test_how_attempts_end(tmp_path):
     assert (late.code(), late.reason()) == (TOO_LONG, said)
     broken = submitted(tmp_path, None, ("error", "Traceback\nModuleNotFoundError: no icdpo_nb\n"))
     assert (broken.code(), broken.reason()) == (KILLED, "ModuleNotFoundError: no icdpo_nb")
+    assert not late.goes_on()
     (tmp_path / "result.pkl").unlink()
     killed = submitted(tmp_path)
     assert (killed.code(), killed.reason()) == (KILLED, "the process of the job ended without a result (FINISHED)")
@@ -129,6 +130,7 @@ def test_a_job_that_left_the_queue_without_a_result_has_ended(tmp_path, monkeypa
     now = [100.0]
     monkeypatch.setattr(slurm, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     attempt = submitted(tmp_path, slurm._Queue())
+    assert attempt.goes_on(), "squeue has not answered"
     said.write_text("77_0\n77_1\n")
     now[0] += 5
     assert attempt.code() is None
@@ -138,6 +140,7 @@ def test_a_job_that_left_the_queue_without_a_result_has_ended(tmp_path, monkeypa
     said.write_text("77_1\n")
     now[0] += 5
     assert attempt.code() is None
+    assert not attempt.goes_on()
     now[0] += slurm.GRACE_SECONDS + 1
     assert (attempt.code(), attempt.reason()) == (TOO_LONG, "SLURM ended the job: TIMEOUT, TimeLimit")
 
@@ -145,6 +148,20 @@ def test_a_job_that_left_the_queue_without_a_result_has_ended(tmp_path, monkeypa
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     return small_notebooks(tmp_path, monkeypatch)
+
+
+def test_at_the_end_what_goes_on_is_cancelled_and_awaited(tmp_path, monkeypatch):
+    """A job that ends by itself is not; one that waits in the queue leaves it without a result."""
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: name)
+    backend, queued, cancelled = Slurm({}), {"77_1"}, []
+    monkeypatch.setattr(slurm._Queue, "has_left", lambda self, job_id, since: job_id not in queued)
+    done, waits = submitted(tmp_path, backend.queue, ("success", 0)), submitted(tmp_path / "none", backend.queue)
+    done.job.job_id, waits.job.job_id = "77_0", "77_1"
+    for attempt in (done, waits):
+        attempt.job.cancel = lambda check, attempt=attempt: cancelled.append(attempt.job.job_id) or queued.clear()
+    backend.attempts = [done, waits]
+    backend.close()
+    assert cancelled == ["77_1"]
 
 
 COMPUTES = "import json, os, pathlib, sys\nfrom icdpo_nb.store.store import Store\n"
@@ -175,7 +192,7 @@ def test_the_same_jobs_as_processes_here(small, tmp_path, capsys):
     path = saved(tmp_path, f"notebooks: 05_small\ngrid: {{name: [once, killed, x]}}\n{on}")
     assert main(["sweep", str(path), "-o", str(small)]) == KILLED
     assert sorted(name for name, *_ in begun(tmp_path)) == ["killed", "killed", "once", "once", "x"]
-    assert len([*small.glob("05_small-*/run.json")]) == 2
+    assert len([*small.glob("05_small*/run.json")]) == 2
     assert "1 of 3 runs failed" in (small / "grid" / "report.html").read_text()
 
 
