@@ -1,5 +1,5 @@
-"""Language models that sample and score responses, and sentence encoders, loaded by name.
+"""Language models that sample and score responses, here or behind a server, and sentence encoders, loaded by name.
 
 Reading order (each module imports only from those before it): `encoder`, `oasst`, `packaged`, `placement`, `checkpoints`,
-`chat`, `tokens`, `interface`, `lm`.
+`licence`, `chat`, `tokens`, `interface`, `addresses`, `completions`, `abilities`, `server`, `conversation`, `lm`.
 """

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..models.encoder import Embedder, Remembered
-from ..models.interface import NO_BAR, SECONDS, TOKENS, LanguageModel, machine, unless_sampled
+from ..models.interface import NO_BAR, SECONDS, TOKENS, LanguageModel, unless_sampled
 from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol
 from .store import Store
@@ -46,7 +46,8 @@ class Meter:
 
     def spent(self) -> dict:
         """The model's work since `start`, with the machine and the peak memory."""
-        now, where = self.lm.work(), {"machine": machine(self.lm.device), "peak": self.lm.cost()["peak"]}
+        now, cost = self.lm.work(), self.lm.cost()
+        where = {"machine": "; ".join(cost["machines"]), "peak": cost["peak"]}
         return {kind: now[kind] - self.before[kind] for kind in now} | {"where": where}
 
     def total(self) -> dict:
@@ -58,7 +59,7 @@ class Meter:
         return {
             **{kind: round(sums[kind]) for kind in TOKENS},  # items hold fractions of a chunk's counts
             **{stage: sums[stage] for stage in SECONDS},
-            "machines": list(dict.fromkeys(cost["where"]["machine"] for cost in costs)),
+            "machines": list(dict.fromkeys(filter(None, (cost["where"]["machine"] for cost in costs)))),
             "peak": max((cost["where"]["peak"] for cost in costs), default=0),
             "results": len(self.used),
             "without cost": len(self.used) - len(costs),
@@ -72,6 +73,7 @@ class StoredLM:
         self.lm = lm
         self.store = store
         self.meter = Meter(lm)
+        self._chunk = getattr(lm, "at_a_time", 0)  # 0: the store's own number
         self._weights = {"model": lm.fingerprint, "dtype": lm.dtype, "device": lm.device.partition(":")[0]}
 
     def __getattr__(self, name: str):
@@ -100,7 +102,7 @@ class StoredLM:
 
         items = [[c, list(b.token_ids)] if b.token_ids else c for c, b in zip(contexts, begun, strict=True)]
         with progress(total=len(contexts)) as bar:
-            values = self.store.compute("sample", inputs, items, run, bar, meter=self.meter)
+            values = self.store.compute("sample", inputs, items, run, bar, self._chunk, self.meter)
         return [[_from_json(y, c, self.identity) for y in ys] for c, ys in zip(contexts, values, strict=True)]
 
     def logprobs(
@@ -119,7 +121,7 @@ class StoredLM:
 
             items = [[c, [list(y.token_ids) for y in ys]] for c, ys in zip(contexts, responses, strict=True)]
             with progress(total=len(items)) as bar:
-                scored = self.store.compute("score", self._weights, items, run, bar, meter=self.meter)
+                scored = self.store.compute("score", self._weights, items, run, bar, self._chunk, self.meter)
             return [[_array(values) for values in ys] for ys in scored]
 
         return unless_sampled(self, contexts, responses, rescore, compute)
