@@ -87,7 +87,7 @@ class Server:
         self.lm, self.dialect = Model(folder), set(dialect)
         self.fault = lambda body, n: None
         self.requests: list[dict] = []
-        self.headers: list[dict] = []
+        self.keys: list[str | None] = []
         self.lock, self.over = threading.Lock(), threading.Event()
         self.busy = self.busiest = self.port = 0
         self.models = [{"id": NAME, "object": "model", "owned_by": "vllm", "root": self.lm.folder,
@@ -107,6 +107,8 @@ class Server:
             if not isinstance(prompt, str) and "ids" not in self.dialect:
                 raise RefusedError("prompt: Input should be a valid string", 422)
             ids = self.lm.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
+            if max(ids) >= self.lm.model.config.vocab_size:
+                raise RefusedError(f"Token id {max(ids)} is out of vocabulary")
             if len(ids) + body.get("max_tokens", 16) > self.lm.length:
                 raise RefusedError(
                     f"This model's maximum context length is {self.lm.length} tokens. However, you requested more."
@@ -125,9 +127,11 @@ class Server:
         before = self.lm.prompt_logps(ids) if wants_prompt or body.get("echo") else []
         new, raw, shaped, finish, stop = self.lm.generate(ids, body)
         values = shaped if "processed" in self.dialect else raw
-        text, shown, start = self.lm.text(new), new, 0
+        text, shown, start, whole = self.lm.text(new), new, 0, body.get("include_stop_str_in_output")
         if isinstance(stop, str):
-            text = text[: text.index(stop) + (len(stop) if body.get("include_stop_str_in_output") else 0)]
+            text = text[: text.index(stop) + (len(stop) if whole else 0)]
+        elif finish == "stop" and not (whole and "no eos" not in self.dialect):
+            text = self.lm.text(new[:-1])
         if new and new[-1] in self.lm.eos and "no eos" in self.dialect:
             shown, values = new[:-1], values[:-1]
         choice = {
@@ -232,35 +236,33 @@ def handler(server: Server):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with server.lock:
                 server.requests.append(body)
-                server.headers.append(dict(self.headers))
+                server.keys.append(self.headers.get("Authorization"))
                 n = len(server.requests)
                 server.busy += 1
                 server.busiest = max(server.busiest, server.busy)
-            try:
-                fault = server.fault(body, n)
-                self.answer(body, fault)
-            finally:
-                with server.lock:
-                    server.busy -= 1
+            fault = server.fault(body, n)
+            answer, status = self.answer(body, fault)
+            with server.lock:  # before the reply, after which the client may ask again
+                server.busy -= 1
+            self.reply(answer, status, cut=fault == "cut", text="<html>" if fault == "not json" else None)
 
-        def answer(self, body: dict, fault: str | None):
+        def answer(self, body: dict, fault: str | None) -> tuple[dict, int]:
             kinds = {"/v1/completions": server.completion, "/v1/chat/completions": server.chat}
             if fault in ("429", "500", "503"):
-                return self.reply({"error": {"message": "busy"}}, int(fault))
+                return {"error": {"message": "busy"}}, int(fault)
             if fault == "slow":
                 server.over.wait(20)
             if self.path not in kinds:
-                return self.reply({"error": {"message": "Not Found"}}, 404)
+                return {"error": {"message": "Not Found"}}, 404
             if body.get("model") not in [m["id"] for m in server.models or [{"id": NAME}]]:
-                return self.reply({"error": {"message": f"The model `{body.get('model')}` does not exist."}}, 404)
+                return {"error": {"message": f"The model `{body.get('model')}` does not exist."}}, 404
             try:
                 with server.lm.turn:
                     answer = kinds[self.path](body)
             except RefusedError as error:
-                return self.reply({"object": "error", "error": {"message": str(error), "code": error.status}}, error.status)
-            if fault in FAULTS and fault not in ("cut", "slow", "not json"):
-                answer = broken(answer, fault)
-            return self.reply(answer, cut=fault == "cut", text="<html>" if fault == "not json" else None)
+                return {"object": "error", "error": {"message": str(error), "code": error.status}}, error.status
+            whole = fault not in FAULTS or fault in ("cut", "slow", "not json")
+            return answer if whole else broken(answer, fault), 200
 
         def reply(self, answer: dict, status: int = 200, cut: bool = False, text: str | None = None):
             body = (json.dumps(answer) if text is None else text).encode()

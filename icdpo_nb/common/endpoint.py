@@ -6,7 +6,7 @@ A key is read from the environment only, and OPENAI_API_KEY is sent to OpenAI al
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -60,6 +60,14 @@ def reason(error: Exception) -> str:
     return visible(scrubbed(" ".join(message.split())), 200) + cause
 
 
+@cache
+def _certificates():
+    """The certificates by which servers are known. To read them takes a tenth of a second, so they are read once."""
+    from httpx2 import create_ssl_context
+
+    return create_ssl_context()
+
+
 class Endpoint:
     """A server at an address such as http://host:8000/v1. Raises `InputError` for an invalid address or key.
 
@@ -98,10 +106,11 @@ class Endpoint:
         """
         from anyio import CapacityLimiter
         from anyio.from_thread import start_blocking_portal
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         repeated = self.retries if retries is None else retries
-        settings = {"api_key": self._key or "none", "max_retries": repeated, "timeout": self.patience}
+        http = DefaultAsyncHttpxClient(verify=_certificates(), timeout=self.patience)
+        settings = {"api_key": self._key or "none", "max_retries": repeated, "timeout": self.patience, "http_client": http}
         values: dict[int, T] = {}
         with (
             start_blocking_portal() as portal,  # a loop of its own, since a notebook's thread runs one already

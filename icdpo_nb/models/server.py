@@ -136,18 +136,20 @@ class ServerLM(Tokens):
         ids, logps = [*begun.token_ids, *new], [*known, *logps]
         if len(new) > protocol.max_new_tokens:
             raise ValueError(f"it has {len(new)} tokens where {protocol.max_new_tokens} at most were asked for")
-        end, finish, eos = self._end(ids, len(begun.token_ids), choice, protocol)
+        end, finish, eos = self._ending(ids, len(begun.token_ids), choice, protocol)
         ids, logps = [*ids[:end], *eos], [*logps[:end], *[np.nan] * len(eos)]
         y = self.response(ids, finish, protocol, logps=logps, context=context, sampled_by=self.identity)
         sure = self.abilities.of_policy and y.logps is not None and not np.isnan(y.logps).any()
         return y if sure else replace(y, logps=None)
 
-    def _end(self, ids: list[int], n_begun: int, choice: dict, protocol: Protocol) -> tuple[int, str, list[int]]:
+    def _ending(self, ids: list[int], n_begun: int, choice: dict, protocol: Protocol) -> tuple[int, str, list[int]]:
         """How many of the tokens belong to the response, how it ended, and the EOS that the server did not name."""
-        for end in range(n_begun + 1, len(ids) + 1):
-            if finish := self.ended(ids[:end], protocol):
-                return end, finish, []
         finish, why = choice["finish_reason"], choice.get("stop_reason")
+        if finish not in ("stop", "length"):
+            raise ValueError(f"it ended by {finish!r}")
+        for end in range(n_begun + 1, len(ids) + 1):
+            if how := self.ended(ids[:end], protocol):
+                return end, how, []
         if finish == "length" and len(ids) - n_begun == protocol.max_new_tokens:
             return len(ids), "length", []
         if finish == "stop" and self.eos_ids and not isinstance(why, str):
@@ -173,7 +175,7 @@ class ServerLM(Tokens):
         started, way = time.monotonic(), self.abilities.scores
         if contexts and not way:
             raise InputError(
-                f"{self.name} cannot score responses: it gives no log-probabilities of a prompt ({self.abilities.why_not}); use a "
+                f"{self.name} cannot score: it gives no log-probabilities of a prompt ({self.abilities.why_not}); use a "
                 "server that does, such as vLLM, or let it only be a teacher (icdpo-nb teach)"
             )
         cases, bodies, prompts = [], [], [self.encode_context(c) for c in contexts]
