@@ -20,7 +20,14 @@ ATTEMPTS = 3  # answers to one request that are read; a server that sends as man
 
 
 class RefusedError(InputError):
-    """A server is there, but refuses a request as it is, fails on it, or answers it unusably, however often it is asked."""
+    """A server is there, but refuses a request as it is, fails on it, or answers it unusably, however often it is asked.
+
+    `why`: the server's part of the message.
+    """
+
+    def __init__(self, message: str, why: str):
+        super().__init__(message)
+        self.why = why
 
 
 def host_of(url: str, name: str, variable: str) -> str:
@@ -143,10 +150,11 @@ class Endpoint:
                 raise InputError(
                     f"the server at {self.host} gave no answer within {self.patience:g} s; look at its log"
                 ) from None
+        why = visible(scrubbed(why), 200)
         raise RefusedError(
-            f"the server at {self.host} gave {ATTEMPTS} answers that cannot be used (the last: {visible(scrubbed(why), 200)}); "
-            "use another server, or another version of it"
-        )
+            f"the server at {self.host} gave {ATTEMPTS} answers that cannot be used (the last: {why}); use another server, or "
+            "another version of it", why,
+        )  # fmt: skip
 
     async def _sent(self, client, path: str, body: dict | None) -> object:
         """The JSON of one answer. Raises `InputError` for every other outcome."""
@@ -159,11 +167,10 @@ class Endpoint:
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise InputError(f"the server at {self.host} rejects the key ({reason(error)}); check {self.variable}") from None
         except openai.APIStatusError as error:
+            why = reason(error)
             if error.status_code < 500 and error.status_code not in (408, 409, 429):
-                raise RefusedError(
-                    f"the server at {self.host} refuses a request ({reason(error)}); change the request"
-                ) from None
-            raise RefusedError(f"the server at {self.host} fails again and again ({reason(error)}); look at its log") from None
+                raise RefusedError(f"the server at {self.host} refuses a request ({why}); change the request", why) from None
+            raise RefusedError(f"the server at {self.host} fails again and again ({why}); look at its log", why) from None
         except openai.APITimeoutError:
             raise TimeoutError from None
         except openai.OpenAIError as error:

@@ -37,9 +37,11 @@ class Abilities:
 
     def describe(self) -> str:
         """The abilities in one line."""
-        scores = f"scores through {self.scores}" if self.scores else f"cannot score: {self.why_not}"
-        sampled = "the policy's" if self.of_policy else "not known to be the policy's, so responses are scored again"
-        return f"takes {'token ids' if self.takes_ids else 'text'}, {scores}; log-probabilities of sampling are {sampled}"
+        prompt = "token ids" if self.takes_ids else "text"
+        if not self.scores:
+            return f"takes {prompt}, cannot score ({self.why_not})"
+        sampled = "of sampling are the policy's" if self.of_policy else "are not taken from sampling, but scored again"
+        return f"takes {prompt}, scores through {self.scores}; log-probabilities {sampled}"
 
 
 def find_out(endpoint: Endpoint, model: str, tokens: Tokens, vocabulary: Vocabulary) -> Abilities:
@@ -96,7 +98,7 @@ def _scores(
         try:
             return way, _asked(endpoint, scoring_body(model, sent, way), read), ""
         except RefusedError as error:
-            why = why or str(error)
+            why = why or error.why
     return "", np.zeros(0), why
 
 

@@ -42,15 +42,14 @@ class ChatServer:
         self.revision = ", ".join(str(entry[k]) for k in ("owned_by", "root") if entry.get(k)) or "not stated"
 
     def request(self, messages: Sequence[dict], settings: dict) -> dict:
-        """The body of a request. `settings`: max_new_tokens, temperature (below 0: not sent), top_p and seed.
+        """The body of a request. `settings`: max_new_tokens, temperature, top_p and seed.
 
         Nothing else is sent, since hosted models refuse what they do not know; other settings are the server's defaults.
         """
         limit = "max_completion_tokens" if self.endpoint.host == host_of(OPENAI, "", KEY) else "max_tokens"
-        shape = {"temperature": settings["temperature"], "top_p": settings["top_p"]} if settings["temperature"] >= 0 else {}
         return {
-            "model": self.model, "messages": list(messages), "n": 1,
-            limit: settings["max_new_tokens"], "seed": settings["seed"] % 2**31, **shape,
+            "model": self.model, "messages": list(messages), "n": 1, limit: settings["max_new_tokens"],
+            "temperature": settings["temperature"], "top_p": settings["top_p"], "seed": settings["seed"] % 2**31,
         }  # fmt: skip
 
     def replies(self, bodies: Sequence[dict], done: Callable[[int, Reply], None] = lambda i, reply: None) -> list[Reply]:

@@ -58,7 +58,7 @@ class ServerLM(Tokens):
         self.endpoint, self.name, self.model = endpoint, name, entry["id"]
         self.revision = ", ".join(str(entry[k]) for k in ("owned_by", "root") if entry.get(k)) or self.model
         meta = entry.get("meta") or {}  # llama.cpp's
-        self.n_parameters, self.max_length = meta.get("n_params", 0), entry.get("max_model_len")
+        self.n_parameters, self.max_length = meta.get("n_params", 0), entry.get("max_model_len") or meta.get("n_ctx")
         self.identity = uuid4().hex
         self.vocabulary = Vocabulary(tokenizer, self.tokenize("a"))
         self.abilities = find_out(endpoint, self.model, self, self.vocabulary)

@@ -449,3 +449,41 @@ def test_smollm2_through_a_server(smollm2, monkeypatch, pairs):
         assert differences(lm.logprobs(CONTEXTS, sampled), smollm2.logprobs(CONTEXTS, sampled, rescore=True)) < 1e-4
         given = [[lm.encode_response("A fern is a plant; isn’t it? 🌿")]] * 2
         assert differences(lm.logprobs(CONTEXTS, given), smollm2.logprobs(CONTEXTS, given)) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_whole_method_run_with_a_served_model(tmp_path, monkeypatch):
+    """`-p lms http://…`: every log-probability of the candidates table is that of the model here; nothing is asked twice."""
+    import pandas as pd
+
+    from icdpo_nb.models.packaged import PACKAGED
+    from icdpo_nb.reports.report import run_notebook
+
+    monkeypatch.setenv("ICDPO_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving(str(PACKAGED["sandbox-small"])) as server:
+        address = f"{server.url}#{NAME}#sandbox-small"
+        small = {"lms": [address], "n_prompts": 3, "demonstrations": ["teacher-a"], "teacher": "none", "max_new_tokens": 32}
+        folder = run_notebook("01_method", small, tmp_path / "reports")
+        probes = len([r for r in server.requests if r["prompt"] == server.requests[0]["prompt"]])
+        asked = len(server.requests)
+        server.requests.clear()
+        run_notebook("01_method", small, tmp_path / "again")
+        assert 0 < len(server.requests) <= 2 * probes + 4 < asked, "only what the server can do is asked again"
+    table = pd.read_json(folder / "candidates.jsonl", lines=True, dtype={"prompt_id": str})
+    assert set(table["lm"]) == {address}
+    lm, protocol = load_lm("sandbox-small"), RECOMMENDED.but(max_new_tokens=32)
+    from icdpo_nb.templates import base_context
+
+    alone = table[(table["retriever"] == "none") & (table["policy"] == "base")]
+    for row in alone.itertuples():
+        context = base_context(row.prompt, protocol, lm.render)
+        (again,) = lm.sample([context], 1, protocol)[0][:1]
+        assert again.context == context
+        y = lm.encode_response(row.response)
+        if len(y.token_ids) == row.n_tokens:  # tokenized as it was sampled
+            assert row.logp_base == pytest.approx(float(lm.logprobs([context], [[y]])[0][0].sum()), abs=1e-3)
+    assert len(alone) == 18
+    report = (folder / "report.html").read_text()
+    assert f"{NAME}" in report
+    assert "server 127.0.0.1" in report
