@@ -93,7 +93,7 @@ class Endpoint:
 
     def get(self, path: str) -> object:
         """The JSON at a path. Raises `RefusedError` if there is none, and `InputError` if the server cannot be reached."""
-        return self.ask(path, [None], lambda i, answer: answer)[0]
+        return self.ask(path, [None], lambda i, answer: answer, retries=min(self.retries, 4))[0]
 
     def ask(
         self,

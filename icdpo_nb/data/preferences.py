@@ -108,16 +108,9 @@ def load_preferences(
             f"{given}: no usable preference pair (dropped: {_reasons(dropped)}); give rows with a prompt and two different "
             "responses"
         )
-    parts: dict[str, list[Preference]] = {"support": [], "dev": [], "test": []}
-    test_responses = {}
-    for split, row in zip(assigned_splits(rows, seed, given), rows, strict=True):
-        parts[split].append(replace(row.pair, chosen=row.demonstration) if split == "support" else row.pair)
-        if split == "test" and row.answer:
-            test_responses[row.pair.prompt_id] = row.answer
-    kept = {s: tuple(p) for s, p in parts.items()}
-    details = {"dropped": dict(dropped), "sha256": _digest(kept), "test_responses": test_responses}
-    details["teacher"] = "" if is_in_memory(source) else written_by(source, demonstrations)
-    return PreferenceSet(name, version, demonstrations, **kept, **details)
+    kept, answers = _parts(rows, assigned_splits(rows, seed, given))
+    details = {"dropped": dict(dropped), "sha256": _digest(kept), "test_responses": answers}
+    return PreferenceSet(name, version, demonstrations, **kept, **details, teacher=written_by(source, demonstrations))
 
 
 def load_sources(names: Sequence[str], source: object, **options) -> dict[str, PreferenceSet]:
@@ -132,6 +125,17 @@ def load_sources(names: Sequence[str], source: object, **options) -> dict[str, P
         else:
             sets[name] = load_preferences(source, demonstrations=name, **options)
     return sets
+
+
+def _parts(rows: Sequence["Row"], splits: Sequence[str]) -> tuple[dict[str, tuple[Preference, ...]], dict[str, str]]:
+    """The pairs of each split, and the teacher's responses to test prompts by prompt_id."""
+    parts: dict[str, list[Preference]] = {"support": [], "dev": [], "test": []}
+    answers = {}
+    for split, row in zip(splits, rows, strict=True):
+        parts[split].append(replace(row.pair, chosen=row.demonstration) if split == "support" else row.pair)
+        if split == "test" and row.answer:
+            answers[row.pair.prompt_id] = row.answer
+    return {s: tuple(p) for s, p in parts.items()}, answers
 
 
 def _digest(parts: dict[str, Sequence[Preference]]) -> str:

@@ -5,6 +5,7 @@
 
 import json
 import re
+from os import PathLike
 from pathlib import Path
 
 from ..common.errors import InputError
@@ -36,6 +37,8 @@ def record_file(file: Path) -> Path:
 
 def records(source: object) -> dict[str, dict]:
     """The entries of a file's record by column; none for another source, or where there is no readable record."""
+    if not isinstance(source, str | PathLike):
+        return {}
     try:
         found = json.loads(record_file(Path(str(source)).expanduser()).read_text(encoding="utf-8"))
     except (OSError, ValueError):

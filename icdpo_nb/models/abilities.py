@@ -62,8 +62,8 @@ def find_out(endpoint: Endpoint, model: str, tokens: Tokens, vocabulary: Vocabul
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         why = f"lacks {error}" if isinstance(error, KeyError) else error
         raise InputError(
-            f"the server at {endpoint.host} does not return what it samples with ids and log-probabilities ({why}); it can be "
-            "a teacher with a chat template (icdpo-nb teach), or name another tokenizer, http://host/v1#model#tokenizer"
+            f"the server at {endpoint.host} does not return what it samples with ids and log-probabilities ({why}); use vLLM, "
+            "let this one be a teacher (icdpo-nb teach), or name another tokenizer, http://host/v1#model#tokenizer"
         ) from None
     scores, values, why_not = _scores(endpoint, model, prompt, [*ids, *new] if takes_ids else ids, len(ids), vocabulary)
     of_policy = takes_ids and len(new) > 0 and bool(scores) and float(np.median(np.abs(values - logps))) < NEAR
@@ -80,8 +80,11 @@ def _sample(endpoint: Endpoint, model: str, ids: list[int]) -> tuple[bool, int, 
         try:
             return takes_ids, no_top_k, _asked(endpoint, body, dict)
         except RefusedError as error:
-            refused = error
-    raise refused
+            why = error.why
+    raise InputError(
+        f"the server at {endpoint.host} refuses to complete a text with log-probabilities ({why}); use a completion server "
+        "such as vLLM, or let this one be a teacher by its chat template (icdpo-nb teach)"
+    )
 
 
 def _scores(

@@ -1,6 +1,6 @@
 """The models of an OpenAI-compatible server by name: ADDRESS#MODEL#TOKENIZER, such as http://host:8000/v1#llama-2-7b."""
 
-from ..common.endpoint import Endpoint
+from ..common.endpoint import Endpoint, RefusedError
 from ..common.errors import InputError
 from ..common.escaping import visible
 
@@ -22,8 +22,16 @@ def split_address(name: str) -> tuple[str, str, str]:
 
 
 def served_model(endpoint: Endpoint, model: str) -> dict:
-    """What a server says of a model that it serves; of its only one if none is named. Raises `InputError` if there is none."""
-    listed = endpoint.get("/models")
+    """What a server says of a model that it serves; of its only one if none is named.
+
+    Of a server that does not list its models, the name alone. Raises `InputError` if it does not serve the model.
+    """
+    try:
+        listed = endpoint.get("/models")
+    except RefusedError as error:
+        if model:
+            return {"id": model}
+        raise InputError(f"the server at {endpoint.host} does not list its models ({error.why}); name one, {FORM}") from None
     rows = listed.get("data") if isinstance(listed, dict) else None
     entries = [e for e in rows if isinstance(e, dict) and isinstance(e.get("id"), str)] if isinstance(rows, list) else []
     found = [e for e in entries if model in ("", e["id"])]

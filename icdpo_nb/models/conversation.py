@@ -6,8 +6,7 @@ Enough for a teacher, and all that many hosted models offer. The server applies 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..common.endpoint import OPENAI, Endpoint, RefusedError, host_of
-from ..common.errors import InputError
+from ..common.endpoint import OPENAI, Endpoint, host_of
 from .addresses import KEY, served_model, split_address
 
 PATH = "/chat/completions"
@@ -23,21 +22,13 @@ class Reply(NamedTuple):
 class ChatServer:
     """A chat model at ADDRESS#MODEL. `options` are those of `Endpoint`.
 
-    Raises `InputError` if the server cannot be reached or does not serve the model; one that does not list what it serves needs
-    a model's name.
+    Raises `InputError` if the server cannot be reached or does not serve the model.
     """
 
     def __init__(self, name: str, **options):
         address, model, _ = split_address(name)
         self.endpoint, self.name = Endpoint(address, KEY, **options), name
-        try:
-            entry = served_model(self.endpoint, model)
-        except RefusedError:
-            if not model:
-                raise InputError(
-                    f"the server at {self.endpoint.host} does not list its models; name one, http://host:8000/v1#model"
-                ) from None
-            entry = {"id": model}
+        entry = served_model(self.endpoint, model)
         self.model = entry["id"]
         self.revision = ", ".join(str(entry[k]) for k in ("owned_by", "root") if entry.get(k)) or "not stated"
 

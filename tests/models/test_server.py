@@ -29,6 +29,7 @@ from icdpo_nb.retrieval.retrievers import RandomRetriever
 from icdpo_nb.scoring import is_empty, score
 from icdpo_nb.store.store import Store
 from icdpo_nb.store.stored import stored
+from icdpo_nb.templates import base_context, contexts
 
 CONTEXTS = ["Human: Hi\n\nAssistant:", "Human: What is a fern?\n\nAssistant:"]
 SHORT = RECOMMENDED.but(max_new_tokens=8)
@@ -103,19 +104,14 @@ def test_the_scores_of_the_method_are_the_same(server, known, here, pairs):
     """S, Ŝ and the choice through the server equal those of the model here, on the responses that the server sampled."""
     lm, retriever = known, RandomRetriever(pairs, 0)
     chosen = icdpo("Human: How do I boil an egg?", retriever, lm, "S", SHORT)
-    again = {c: here.logprobs([text], [chosen.responses])[0] for c, text in chosen_contexts(chosen, lm).items()}
+    texts = contexts(chosen.demos, chosen.prompt, SHORT, lm.render)
+    again = {c: here.logprobs([text], [chosen.responses])[0] for c, text in texts.items()}
     logp = {c: np.array([v.sum(dtype=float) for v in values]) for c, values in again.items()}
     lengths, empty = np.array([len(y.token_ids) for y in chosen.responses]), is_empty([y.text for y in chosen.responses])
     for name in ("S", "S_hat", "ICL"):
         assert score(name, chosen.logp, lengths, empty=empty) == pytest.approx(
             score(name, logp, lengths, empty=empty), abs=1e-4
         )
-
-
-def chosen_contexts(chosen, lm):
-    from icdpo_nb.templates import contexts
-
-    return contexts(chosen.demos, chosen.prompt, chosen.protocol, lm.render)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +280,7 @@ def test_a_server_without_log_probabilities_is_refused(server, monkeypatch):
 
     monkeypatch.setattr(server, "completion", text_alone)
     with pytest.raises(
-        InputError, match=r"does not return what it samples with ids and log-probabilities .* it can be a teacher"
+        InputError, match=r"does not return what it samples with ids and log-probabilities .* let this one be a teacher"
     ):
         load_lm(server.url)
 
@@ -472,18 +468,16 @@ def test_a_whole_method_run_with_a_served_model(tmp_path, monkeypatch):
         assert 0 < len(server.requests) <= 2 * probes + 4 < asked, "only what the server can do is asked again"
     table = pd.read_json(folder / "candidates.jsonl", lines=True, dtype={"prompt_id": str})
     assert set(table["lm"]) == {address}
-    lm, protocol = load_lm("sandbox-small"), RECOMMENDED.but(max_new_tokens=32)
-    from icdpo_nb.templates import base_context
-
+    lm, compared = load_lm("sandbox-small"), 0
     alone = table[(table["retriever"] == "none") & (table["policy"] == "base")]
     for row in alone.itertuples():
-        context = base_context(row.prompt, protocol, lm.render)
-        (again,) = lm.sample([context], 1, protocol)[0][:1]
-        assert again.context == context
+        context = base_context(row.prompt)
         y = lm.encode_response(row.response)
         if len(y.token_ids) == row.n_tokens:  # tokenized as it was sampled
             assert row.logp_base == pytest.approx(float(lm.logprobs([context], [[y]])[0][0].sum()), abs=1e-3)
+            compared += 1
     assert len(alone) == 18
+    assert compared > 9
     report = (folder / "report.html").read_text()
     assert f"{NAME}" in report
     assert "server 127.0.0.1" in report
