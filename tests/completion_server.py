@@ -88,6 +88,7 @@ class Server:
         self.fault = lambda body, n: None
         self.requests: list[dict] = []
         self.keys: list[str | None] = []
+        self.headers: list[str] = []
         self.lock, self.over = threading.Lock(), threading.Event()
         self.busy = self.busiest = self.port = 0
         self.models = [{"id": NAME, "object": "model", "owned_by": "vllm", "root": self.lm.folder,
@@ -237,6 +238,7 @@ def handler(server: Server):
             with server.lock:
                 server.requests.append(body)
                 server.keys.append(self.headers.get("Authorization"))
+                server.headers.append(str(self.headers))
                 n = len(server.requests)
                 server.busy += 1
                 server.busiest = max(server.busiest, server.busy)

@@ -42,7 +42,7 @@ def test_replies(running):
 def test_a_server_that_lists_nothing_needs_a_name(running, monkeypatch):
     monkeypatch.setattr(running, "models", None)
     assert ChatServer(f"{running.url}#{NAME}").revision == "not stated"
-    with pytest.raises(InputError, match="does not list its models; name one"):
+    with pytest.raises(InputError, match=r"does not list its models \(.*\); name one, http"):
         ChatServer(running.url)
     unknown = ChatServer(f"{running.url}#other")
     with pytest.raises(InputError, match="refuses a request .*does not exist"):

@@ -64,8 +64,8 @@ def server(running, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     running.fault, running.dialect = (lambda body, n: None), set(VLLM)
-    running.requests.clear()
-    running.keys.clear()
+    for seen in (running.requests, running.keys, running.headers):
+        seen.clear()
     running.busiest = 0
     return running
 
@@ -385,7 +385,8 @@ def test_a_server_that_dies_and_returns(server, folder, here):
 
 def test_the_key_is_sent_and_nowhere_else(server, monkeypatch, tmp_path, caplog):
     monkeypatch.setenv(KEY, SECRET)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-openai-0123456789")
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "ICDPO_JUDGE_KEY"):
+        monkeypatch.setenv(name, "sk-of-others-0123456789")
     lm = stored(load_lm(server.url), store=Store(tmp_path))
     lm.sample(CONTEXTS, 1, SHORT)
     assert set(server.keys) == {f"Bearer {SECRET}"}
@@ -400,6 +401,7 @@ def test_the_key_is_sent_and_nowhere_else(server, monkeypatch, tmp_path, caplog)
     server.keys.clear()
     load_lm(server.url)
     assert set(server.keys) == {"Bearer none"}, "OpenAI's key is for OpenAI"
+    assert "sk-of-others" not in "".join(server.headers)
 
 
 # ---------------------------------------------------------------- real processes
