@@ -56,7 +56,7 @@ def find_out(endpoint: Endpoint, model: str, tokens: Tokens, vocabulary: Vocabul
             "of its model, http://host/v1#model#tokenizer"
         )
     try:
-        choice = choice_of(answer, prompt)
+        choice = choice_of(answer, prompt, len(ids))
         new, logps = generated(answer, choice, vocabulary)
         check_text(tokens, new, choice)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -96,7 +96,7 @@ def _scores(
     for way in SCORES:
 
         def read(answer: dict, way: str = way) -> np.ndarray:
-            return of_prompt(choice_of(answer, sent), way, sent, ids, start, vocabulary)
+            return of_prompt(choice_of(answer, sent, len(ids)), way, sent, ids, start, vocabulary)
 
         try:
             return way, _asked(endpoint, scoring_body(model, sent, way), read), ""

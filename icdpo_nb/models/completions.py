@@ -88,9 +88,14 @@ class Vocabulary:
         return found == i or found is None and not sure
 
 
-def choice_of(answer: dict, prompt: Prompt) -> dict:
-    """The one choice of an answer. Raises `ValueError` if there is another number, or the server read another prompt."""
-    choices = answer["choices"]
+def choice_of(answer: dict, prompt: Prompt, n_tokens: int) -> dict:
+    """The one choice of an answer. Raises `ValueError` if there is another number, or the server read another prompt.
+
+    `n_tokens`: of the prompt, in our tokenization.
+    """
+    choices, counted = answer["choices"], (answer.get("usage") or {}).get("prompt_tokens")
+    if counted not in (None, n_tokens):
+        raise ValueError(f"it counts {counted} tokens in a prompt of {n_tokens}")
     if len(choices) != 1 or choices[0].get("index", 0) != 0:
         raise ValueError(f"it has the choices {[c.get('index') for c in choices]}, but 0 alone was asked for")
     sent = choices[0].get("prompt_token_ids")

@@ -99,7 +99,8 @@ class ServerLM(Tokens):
 
         def read(k: int, answer: dict) -> Response:
             i = cases[k][0]
-            return self._response(contexts[i], begun[i], bodies[k]["prompt"], answer, protocol)
+            choice = choice_of(answer, bodies[k]["prompt"], len(prompts[i]))
+            return self._response(contexts[i], begun[i], answer, choice, protocol)
 
         with progress(total=len(contexts)) as bar:
 
@@ -127,9 +128,8 @@ class ServerLM(Tokens):
             body |= {"stop": stops} if (stops := server_stops(protocol)) else {}
         return body
 
-    def _response(self, context: str, begun: Response, prompt: list[int] | str, answer: dict, protocol: Protocol) -> Response:
+    def _response(self, context: str, begun: Response, answer: dict, choice: dict, protocol: Protocol) -> Response:
         """The response in an answer, ended by our own rule. Raises `ValueError` if the answer is not what was asked for."""
-        choice = choice_of(answer, prompt)
         new, logps = generated(answer, choice, self.vocabulary)
         check_text(self, new, choice)
         known = np.full(len(begun.token_ids), np.nan) if begun.logps is None else begun.logps
@@ -180,9 +180,8 @@ class ServerLM(Tokens):
             )
         cases, bodies, prompts = [], [], [self.encode_context(c) for c in contexts]
         for i, ys in enumerate(responses):
-            check_fits(
-                self, contexts[i], len(prompts[i]), max((len(y.token_ids) + 1 for y in ys), default=0), "response tokens"
-            )
+            longest = max((len(y.token_ids) + 1 for y in ys), default=0)  # one token is generated after it
+            check_fits(self, contexts[i], len(prompts[i]), longest, "response tokens")
             self._work["published"] += published_scoring(len(prompts[i]), ys)
             for j, y in enumerate(ys):
                 if y.token_ids:
@@ -191,7 +190,7 @@ class ServerLM(Tokens):
 
         def read(k: int, answer: dict) -> np.ndarray:
             prompt, (i, _, ids) = bodies[k]["prompt"], cases[k]
-            return of_prompt(choice_of(answer, prompt), way, prompt, ids, len(prompts[i]), self.vocabulary)
+            return of_prompt(choice_of(answer, prompt, len(ids)), way, prompt, ids, len(prompts[i]), self.vocabulary)
 
         with progress(total=len(bodies)) as bar:
             found = self.endpoint.ask(PATH, bodies, read, lambda k, value: bar.update(1)) if bodies else []

@@ -117,13 +117,15 @@ def test_echo(vocabulary):
 
 def test_choices():
     one = {"index": 0, "prompt_token_ids": [1, 2]}
-    assert choice_of({"choices": [one]}, [1, 2]) is one
-    assert choice_of({"choices": [one]}, "text") is one
+    assert choice_of({"choices": [one]}, [1, 2], 2) is one
+    assert choice_of({"choices": [one], "usage": {"prompt_tokens": 9}}, "text", 9) is one
+    with pytest.raises(ValueError, match="counts 3 tokens in a prompt of 2"):
+        choice_of({"choices": [one], "usage": {"prompt_tokens": 3}}, [1, 2], 2)
     for choices in ([], [one, one], [{"index": 1}]):
         with pytest.raises(ValueError, match="but 0 alone was asked for"):
-            choice_of({"choices": choices}, [1, 2])
+            choice_of({"choices": choices}, [1, 2], 2)
     with pytest.raises(ValueError, match="not those that were sent"):
-        choice_of({"choices": [one]}, [1, 3])
+        choice_of({"choices": [one]}, [1, 3], 2)
 
 
 @pytest.mark.parametrize("value", [None, math.nan, -math.inf, math.inf, 0.1, "x", True, LOWEST, -9999.0, [1]])
