@@ -15,14 +15,20 @@ from ..models.encoder import Embedder, Remembered
 from ..models.interface import NO_BAR, SECONDS, TOKENS, LanguageModel, unless_sampled
 from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol
+from .rehearsal import rehearsed, rehearsing
 from .store import Store
 
 T = TypeVar("T")
 
 
 def stored(part: T, wanted: bool = True, store: Store | None = None) -> T:
-    """Wrap a language model, a sentence encoder or a reward in a store; if not `wanted`, return it unchanged."""
+    """Wrap a language model, a sentence encoder or a reward in a store; if not `wanted`, return it unchanged.
+
+    In a rehearsal the part rehearses; see `rehearsal`.
+    """
     wrappers = {"logprobs": StoredLM, "vectors": StoredEmbedder, "score": StoredReward}
+    if rehearsing():
+        part = rehearsed(part)
     wrapper = next((wrappers[method] for method in wrappers if hasattr(part, method)), None)
     if wrapper is None:
         raise TypeError(f"a {type(part).__name__} has no results that a store can cache")
