@@ -152,9 +152,14 @@ class ServerLM(Tokens):
                 return end, how, []
         if finish == "length" and len(ids) - n_begun == protocol.max_new_tokens:
             return len(ids), "length", []
+        if finish == "stop" and len(ids) > n_begun and self._is_special(ids[-1]):
+            return len(ids), "eos", []  # the server knows an EOS that the tokenizer's files do not name
         if finish == "stop" and self.eos_ids and not isinstance(why, str):
             return len(ids), "eos", [why if why in self.eos_ids else self.eos_ids[0]]
         raise ValueError(f"it ended by {finish!r} after {len(ids) - n_begun} tokens, where none of them ends a response")
+
+    def _is_special(self, token: int) -> bool:
+        return not self.decode([token]) and bool(self.tokenizer.decode([token]))
 
     # ------------------------------------------------------------ scoring
 

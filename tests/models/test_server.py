@@ -162,6 +162,27 @@ def test_eos_is_scored_as_the_protocol_says(server, here):
         assert differences(lm.logprobs(CONTEXTS, sampled), here.logprobs(CONTEXTS, sampled, rescore=True)) < 1e-4
 
 
+def test_how_a_response_ends(known):
+    """By our own rule first; then by what the server says, if its tokens allow it."""
+    five, special = known.tokenize("5 6 7 8 9 "), known.tokenizer.unk_token_id
+    bye, stop = known.eos_ids[1], known.tokenize("\n\nHuman: ")
+    protocol, (first, *_) = SHORT.but(max_new_tokens=5), known.eos_ids
+
+    def ending(ids, finish, **said):
+        return known._ending(ids, 0, {"finish_reason": finish, **said}, protocol)
+
+    assert ending(five, "length") == (5, "length", [])
+    assert ending([*five[:2], bye, *five[:2]], "length") == (3, "eos", [])
+    assert ending([*five[:2], *stop, five[0]], "stop", stop_reason="\nHuman:") == (3, "stop", [])
+    assert ending(five[:3], "stop", stop_reason=None) == (3, "eos", [first])
+    assert ending(five[:3], "stop", stop_reason=bye) == (3, "eos", [bye])
+    assert ending([*five[:2], special], "stop", stop_reason=None) == (3, "eos", []), "an EOS that only the server knows"
+    assert ending([], "stop", stop_reason=None) == (0, "eos", [first])
+    for ids, finish, why in ((five[:3], "length", None), (five[:3], "stop", "\n##"), (five, None, None), (five, "abort", None)):
+        with pytest.raises(ValueError, match="it ended by"):
+            ending(ids, finish, stop_reason=why)
+
+
 def test_given_and_empty_responses(server, known, here):
     lm = known
     given = [[lm.encode_response("yes "), lm.encode_response("")], [lm.encode_response("a fern, no?")]]
@@ -340,6 +361,21 @@ def test_nothing_hangs(folder, monkeypatch):
         with pytest.raises(InputError, match=r"gave no answer within 0.4 s; look at its log"):
             lm.sample(CONTEXTS, 2, SHORT)
         assert not server.over.is_set(), "the server still waits, and the call does not"
+
+
+def test_an_interrupt_ends_a_call_at_once(folder, monkeypatch):
+    """Ctrl-C while answers are awaited: the requests are given up, and nothing stays behind."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving(folder) as server:
+        lm = load_server(server.url)
+        server.fault = lambda body, n: "slow"
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            lm.sample(CONTEXTS, 2, SHORT)
+        assert not server.over.is_set()
+        timer.join()
+        assert not [t for t in threading.enumerate() if "portal" in t.name]
 
 
 def test_requests_under_way_are_bounded(server):
