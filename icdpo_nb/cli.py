@@ -1,4 +1,4 @@
-"""`icdpo-nb`: run notebooks as reports.
+"""`icdpo-nb`: run notebooks as reports, and write teachers' demonstrations.
 
 Exit codes: 0 done, 2 bad input, 3 the notebook broke, 4 its kernel died, 5 it took too long, 130 interrupted.
 """
@@ -27,6 +27,7 @@ from .reports.progress import STATE_FILE, Display, Listener, Watcher, expectatio
 from .reports.report import is_current, run_job
 from .reports.run import provenance, reports_folder, writing
 from .reports.runner import RunError
+from .reports.teach import add_teach, run_teach
 
 WELCOME = """What would you like to do?
 
@@ -131,6 +132,7 @@ def _add_what_manages(commands) -> None:
     gallery.set_defaults(command=_gallery)
     doctor = commands.add_parser("doctor", help="what this machine can run, and what is missing")
     doctor.set_defaults(command=_doctor)
+    add_teach(commands).set_defaults(command=_teach)
     completion = commands.add_parser("completion", help="print what a shell needs to complete this command")
     completion.add_argument("shell", choices=SHELLS)
     completion.set_defaults(command=_completion)
@@ -246,6 +248,11 @@ def _welcome(args: argparse.Namespace) -> int:
 def _completion(args: argparse.Namespace) -> int:
     print(script(_parser(), args.shell))
     return 0
+
+
+def _teach(args: argparse.Namespace) -> int:
+    _unwind()
+    return run_teach(args)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -141,3 +141,10 @@ def stop_position(text: str, protocol: Protocol = RECOMMENDED) -> int | None:
     pattern = rf"\n[ \t]*(?:{strings})" if protocol.stop == "line_start" else strings
     match = re.search(pattern, text)
     return match.start() if match else None
+
+
+def server_stops(protocol: Protocol = RECOMMENDED) -> list[str]:
+    """Strings that end a response wherever they occur, for a server that may stop at them; `stop_position` knows more ends."""
+    if protocol.template == "chat":
+        return []
+    return [f"\n{string}" if protocol.stop == "line_start" else string for string in STOP_STRINGS]

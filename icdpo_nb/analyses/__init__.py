@@ -2,6 +2,6 @@
 
 Read in this order; each module imports only from those before it: `cost`, `sampling`, `comparison`, `headroom`,
 `chains`, `decomposition`, `protocols`, `microscope`, `retrieval_ablation`, `likelihood`, `consistency`, `checkup`,
-`forecast`, `labelling`, `ablation`, `influence`, `win_rate`, `policies`, `training_course`, `relative_preference`,
+`forecast`, `labelling`, `teaching`, `ablation`, `influence`, `win_rate`, `policies`, `training_course`, `relative_preference`,
 `weighting`, `sandbox_claims`, `sandbox_transfer`.
 """

@@ -16,6 +16,7 @@ from ..common.files import checksum
 from .frames import is_in_memory, read_rows
 from .rows import broken, label, named_split, response, sides, unusable
 from .sources import Rows
+from .teachers import column_of, written_by
 
 MIN_PROMPTS = 3  # a set without splits needs one prompt each for support, dev and test
 
@@ -44,6 +45,7 @@ class PreferenceSet:
     dropped: dict[str, int]  # reason -> number of rows
     sha256: str  # of the kept rows of all splits
     test_responses: dict[str, str] = field(default_factory=dict)  # prompt_id -> the teacher's response to a test prompt
+    teacher: str = ""  # who wrote the teacher's responses, where a record says so
 
     @property
     def domains(self) -> list[str]:
@@ -57,8 +59,9 @@ class PreferenceSet:
 
     def describe(self) -> str:
         """One line with the name, revision, hash, split sizes and dropped rows."""
+        teacher = f" ({self.teacher})" if self.teacher else ""
         return (
-            f"{self.name}, {self.demonstrations} demonstrations, {self.revision}, sha256 {self.sha256[:12]}: "
+            f"{self.name}, {self.demonstrations} demonstrations{teacher}, {self.revision}, sha256 {self.sha256[:12]}: "
             f"{len(self.support)} support, {len(self.dev)} dev, {len(self.test)} test prompts; "
             f"dropped: {_reasons(self.dropped)}"
         )
@@ -97,7 +100,7 @@ def load_preferences(
     raw, name, version = read_rows(source, data_dir, revision)
     given = name if is_in_memory(source) else str(source)
     dropped: Counter = Counter()
-    rows = list(_parse(raw, "chosen" if demonstrations == "raw" else demonstrations.replace("-", "_"), dropped))
+    rows = list(parse_rows(raw, column_of(demonstrations), dropped))
     if max_tokens:
         rows = list(_within(rows, max_tokens, count_tokens, dropped))
     if not rows:
@@ -105,15 +108,9 @@ def load_preferences(
             f"{given}: no usable preference pair (dropped: {_reasons(dropped)}); give rows with a prompt and two different "
             "responses"
         )
-    parts: dict[str, list[Preference]] = {"support": [], "dev": [], "test": []}
-    test_responses = {}
-    for split, row in zip(_splits(rows, seed, given), rows, strict=True):
-        parts[split].append(replace(row.pair, chosen=row.demonstration) if split == "support" else row.pair)
-        if split == "test" and row.answer:
-            test_responses[row.pair.prompt_id] = row.answer
-    kept = {s: tuple(p) for s, p in parts.items()}
-    details = {"dropped": dict(dropped), "sha256": _digest(kept), "test_responses": test_responses}
-    return PreferenceSet(name, version, demonstrations, **kept, **details)
+    kept, answers = _parts(rows, assigned_splits(rows, seed, given))
+    details = {"dropped": dict(dropped), "sha256": _digest(kept), "test_responses": answers}
+    return PreferenceSet(name, version, demonstrations, **kept, **details, teacher=written_by(source, demonstrations))
 
 
 def load_sources(names: Sequence[str], source: object, **options) -> dict[str, PreferenceSet]:
@@ -128,6 +125,17 @@ def load_sources(names: Sequence[str], source: object, **options) -> dict[str, P
         else:
             sets[name] = load_preferences(source, demonstrations=name, **options)
     return sets
+
+
+def _parts(rows: Sequence["Row"], splits: Sequence[str]) -> tuple[dict[str, tuple[Preference, ...]], dict[str, str]]:
+    """The pairs of each split, and the teacher's responses to test prompts by prompt_id."""
+    parts: dict[str, list[Preference]] = {"support": [], "dev": [], "test": []}
+    answers = {}
+    for split, row in zip(splits, rows, strict=True):
+        parts[split].append(replace(row.pair, chosen=row.demonstration) if split == "support" else row.pair)
+        if split == "test" and row.answer:
+            answers[row.pair.prompt_id] = row.answer
+    return {s: tuple(p) for s, p in parts.items()}, answers
 
 
 def _digest(parts: dict[str, Sequence[Preference]]) -> str:
@@ -174,15 +182,21 @@ def spread(prompts: Sequence[Preference], n: int) -> list[Preference]:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """A usable row of a preference set."""
+
     split: str | None
     pair: Preference
     demonstration: str  # the `chosen` response if the row is assigned to the support split
     answer: str | None  # the teacher's response, if the row has one as text
+    raw: dict | None = None  # the row itself, where it is wanted
 
 
-def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
-    """Yield the usable rows, and count the others by reason in `dropped`. `column` holds the support responses."""
+def parse_rows(raw: Rows, column: str, dropped: Counter, keep: bool = False) -> Iterator[Row]:
+    """Yield the usable rows, and count the others by reason in `dropped`. `column` holds the support responses.
+
+    `keep`: with the row as it was read.
+    """
     seen: dict[str, str] = {}
     for place, row in raw:
         try:
@@ -206,14 +220,15 @@ def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:
         seen[prompt_id] = content
         answer = row.get(column) if column != "chosen" and isinstance(row.get(column), str) else None
         answer = answer.strip() if answer and not broken(answer) else None
-        yield _Row(split, Preference(prompt_id, domain, prompt, chosen, rejected), demonstration, answer)
+        pair = Preference(prompt_id, domain, prompt, chosen, rejected)
+        yield Row(split, pair, demonstration, answer, row if keep else None)
 
 
 def _reasons(dropped: dict[str, int]) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "none"
 
 
-def _within(rows: list[_Row], max_tokens: tuple[int, int], count_tokens, dropped: Counter) -> Iterator[_Row]:
+def _within(rows: list[Row], max_tokens: tuple[int, int], count_tokens, dropped: Counter) -> Iterator[Row]:
     """The rows whose prompt and responses pass the length filter of Appendix A."""
     prompt_limit, response_limit = max_tokens
     texts = [(r.pair.prompt, r.pair.chosen, r.pair.rejected, r.demonstration) for r in rows]
@@ -228,7 +243,7 @@ def _within(rows: list[_Row], max_tokens: tuple[int, int], count_tokens, dropped
             yield row
 
 
-def _splits(rows: list[_Row], seed: int, source: str) -> list[str]:
+def assigned_splits(rows: list[Row], seed: int, source: str) -> list[str]:
     """The split of each row, as given or assigned by a hash of seed and prompt. No prompt is assigned to two splits."""
     given = {r.split for r in rows}
     if None in given and len(given) > 1:

@@ -6,20 +6,18 @@ JSON, replies are parsed strictly, and unparsable replies are counted separately
 
 import difflib
 import json
-import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
+from ..common.endpoint import OPENAI, host_of, key_of, reason
 from ..common.errors import InputError
 from ..common.escaping import scrubbed, visible
 from ..common.files import digest
 from ..store.store import Store
 
-OPENAI = "https://api.openai.com/v1"
 KEY = "ICDPO_JUDGE_KEY"  # the environment variable that holds an endpoint's key
 LETTERS = ("A", "B", "C")  # the first is better, the second is better, tie
 VERDICT = re.compile(r"(?:(?!\[\[).)*\[\[([ABC])\]\]\s*", re.DOTALL)
@@ -100,7 +98,7 @@ class EndpointJudge:
             raise InputError(f"the judge has no question {visible(str(question), 60)!r}; did you mean {' or '.join(near)}?")
         if not model.strip():
             raise InputError("judge_model is empty; give the name of the model at the endpoint")
-        host = _host(url)
+        host = host_of(url, "judge_url", KEY)
         from openai import OpenAI
 
         key = _key(host)
@@ -179,9 +177,9 @@ class EndpointJudge:
             reply = completion.choices[0].message.content
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             check = f"check {KEY}, judge_model and judge_url"
-            raise InputError(f"the judge {self.name} rejects the request ({_why(error)}); {check}") from None
+            raise InputError(f"the judge {self.name} rejects the request ({reason(error)}); {check}") from None
         except openai.OpenAIError as error:
-            return Reply("failed", _why(error))
+            return Reply("failed", reason(error))
         except (AttributeError, TypeError, LookupError, ValueError, RecursionError):
             return Reply("failed", "the endpoint did not return a chat completion")
         reply = scrubbed(reply) if isinstance(reply, str) else reply
@@ -194,33 +192,8 @@ def _question(item: tuple[str, str, str], prompt: str) -> str:
     return prompt.replace("{texts}", json.dumps(texts, ensure_ascii=False))
 
 
-def _why(error: Exception) -> str:
-    """A short description of a client error, without the secrets of the environment."""
-    message = f"{type(error).__name__}: {getattr(error, 'message', '')}"
-    cause = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
-    return visible(scrubbed(" ".join(message.split())), 200) + cause
-
-
-def _host(url: str) -> str:
-    """The host of an endpoint's address, with its port if there is one. Raises `InputError` for an invalid address."""
-    form = "write it as https://host/v1, without user name, password or query"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise InputError(f"judge_url is not a valid address; {form}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or any(c.isspace() for c in url):
-        raise InputError(f"judge_url is {visible(url, 100)!r}, which is not a valid address; {form}")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise InputError(f"judge_url of {parts.hostname} contains more than an address; {form}, and set the key in {KEY}")
-    return f"{parts.hostname}:{port}" if port else parts.hostname
-
-
 def _key(host: str) -> str:
-    """The key of the endpoint. OPENAI_API_KEY is sent to OpenAI only, whatever address a preset gives."""
-    key = os.environ.get(KEY) or (os.environ.get("OPENAI_API_KEY") if host == _host(OPENAI) else None) or ""
-    if not key.strip():
+    """The key of the endpoint. Raises `InputError` if there is none."""
+    if not (key := key_of(host, KEY)):
         raise InputError(f"there is no key for the judge at {host}; export {KEY}=…, or any word if the endpoint needs no key")
-    if not key.strip().isascii() or not key.strip().isprintable():
-        raise InputError(f"the key in {KEY} contains invalid characters; copy it again")
-    return key.strip()
+    return key

@@ -1,5 +1,6 @@
-"""Language models that sample and score responses, and sentence encoders, loaded by name.
+"""Language models that sample and score responses, here or behind a server, and sentence encoders, loaded by name.
 
 Reading order (each module imports only from those before it): `encoder`, `oasst`, `packaged`, `placement`, `devices`,
-`sizes`, `checkpoints`, `chat`, `tokens`, `interface`, `lm`, `crew`, `workers`, `copies`, `replicas`.
+`sizes`, `checkpoints`, `licence`, `chat`, `tokens`, `interface`, `addresses`, `completions`, `abilities`, `server`,
+`conversation`, `lm`, `crew`, `workers`, `copies`, `replicas`.
 """

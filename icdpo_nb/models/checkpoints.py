@@ -3,10 +3,11 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 from ..common.downloads import announced, model_files
 from ..common.errors import InputError, first_line
@@ -65,6 +66,35 @@ def load_checkpoint(
         raise _unloadable(name, folder, error) from None
     _check_complete(name, model, tokenizer, info)
     return model, tokenizer, name, version or getattr(config, "_commit_hash", None) or revision or "local"
+
+
+def load_tokenizer(names: Sequence[str], revision: str | None = None) -> tuple:
+    """The tokenizer of the first of these models that can be found, and its `config` and `generation_config`, or None.
+
+    Raises `InputError` if none of them is a packaged name, a local folder or a reachable hub id with a tokenizer.
+    """
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    complaints = []
+    for name in names:
+        try:
+            folder, _ = _locate(name)
+            options = {"revision": revision, "local_files_only": folder is not None, "trust_remote_code": False}
+            tokenizer = AutoTokenizer.from_pretrained(folder or name, **options)
+        except Exception as error:  # transformers and its dependencies raise many exception types
+            complaints.append(first_line(error))
+            continue
+        settings = {}
+        for part, kind in (("config", AutoConfig), ("generation_config", GenerationConfig)):
+            try:
+                settings[part] = kind.from_pretrained(folder or name, **options)
+            except Exception:  # a tokenizer may stand alone
+                settings[part] = None
+        return tokenizer, SimpleNamespace(**settings)
+    raise InputError(
+        f"the server's model has no tokenizer that is known here ({'; '.join(complaints)}); name one, "
+        "http://host:8000/v1#model#tokenizer"
+    )
 
 
 def _described(config, dtype: str, task: str) -> object:

@@ -1,7 +1,7 @@
 """The interface of a language model.
 
-`lm.CausalLM` runs a model in this process, and `replicas.ReplicatedLM` in several others. `store.stored.StoredLM` wraps
-another language model and caches its results. A model behind a server would be a further implementation.
+`lm.CausalLM` runs a model in this process, `replicas.ReplicatedLM` in several others, and `server.ServerLM` asks one behind
+a server. `store.stored.StoredLM` wraps another language model and caches its results.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import Protocol as Interface
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..common.errors import TooLongError
 from ..common.machine import processor
 from ..protocol import RECOMMENDED, Protocol
 from .tokens import Response
@@ -137,6 +138,30 @@ def unless_sampled(
     new = [i for i, (c, ys) in enumerate(zip(contexts, responses, strict=True)) if rescore or not sampled(c, ys)]
     computed = dict(zip(new, compute([contexts[i] for i in new], [responses[i] for i in new]), strict=True))
     return [computed.get(i) or [y.logps for y in ys] for i, ys in enumerate(responses)]
+
+
+def check_fits(lm: LanguageModel, context: str, n_context: int, n_more: int, what: str) -> None:
+    """Raise `TooLongError` if a context of so many tokens, with those that follow it, exceeds the model's window."""
+    if lm.max_length and n_context + n_more > lm.max_length:
+        raise TooLongError(
+            f"the context for prompt {question_of(context)} has {n_context} tokens; with {n_more} {what} it exceeds the "
+            f"{lm.max_length} tokens of {lm.name}; use fewer demonstrations, a length filter or a model with a longer window"
+        )
+
+
+def published_sampling(n_context: int, n: int, steps: int, responses: Sequence[Response]) -> int:
+    """Tokens of the published procedure: context plus `steps` tokens per candidate, plus one scoring pass per response."""
+    return n * (n_context + steps) + published_scoring(n_context, [y for y in responses if y.logps is not None])
+
+
+def published_scoring(n_context: int, responses: Sequence[Response]) -> int:
+    """Tokens of the published procedure: one pass over context and response for each response."""
+    return sum(n_context + len(y.token_ids) for y in responses)
+
+
+def question_of(context: str) -> str:
+    """The last human turn of a context, shortened for error messages."""
+    return repr(context.rpartition("Human:")[2].strip()[:60])
 
 
 @cache

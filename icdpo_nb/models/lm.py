@@ -10,20 +10,41 @@ from uuid import uuid4
 
 import numpy as np
 
-from ..common.errors import InputError, TooLongError
+from ..common.errors import InputError
 from ..common.files import checksum
 from ..engine.engine import Engine
 from ..engine.plain import PlainEngine
 from ..engine.proof import UnservedError
 from ..protocol import RECOMMENDED, Protocol, seed_of
+from .addresses import is_address
 from .checkpoints import fingerprint, load_adapted
-from .interface import NO_BAR, SECONDS, TOKENS, LanguageModel, machine, unless_sampled
+from .interface import (
+    NO_BAR,
+    SECONDS,
+    TOKENS,
+    LanguageModel,
+    check_fits,
+    machine,
+    published_sampling,
+    published_scoring,
+    question_of,
+    unless_sampled,
+)
 from .placement import precision
+from .server import load_server
 from .tokens import EMPTY, Response, Tokens, eos_ids
 
 
-def load_lm(name: str, *, dtype: str = "auto", device: str | Mapping = "auto", revision: str | None = None) -> "CausalLM":
-    """Load a language model: `smollm2` (packaged, no network), a local folder, a hub id, or "base+folder".
+def load_lm(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str | Mapping = "auto",
+    revision: str | None = None,
+    model: str = "",
+    tokenizer: str = "",
+) -> LanguageModel:
+    """Load a language model: `smollm2` (packaged, no network), a local folder, a hub id, "base+folder", or a server's address.
 
     In "base+folder", the folder holds a LoRA adapter written by `finetune.fine_tune`, which is merged into the weights of
     the base model. In "base+folder+folder", the second adapter was trained on top of the first.
@@ -35,7 +56,21 @@ def load_lm(name: str, *, dtype: str = "auto", device: str | Mapping = "auto", r
 
     Any causal architecture of transformers runs. `path` of the result says in one line whether it shares contexts, and if it
     does not, why; before the first pass such a model warns in the same words.
+
+    A server is named `http://host:8000/v1`, `http://host:8000/v1#model` or `http://host:8000/v1#model#tokenizer`, or by `model`
+    and `tokenizer`. With one served model its name may be left out; the tokenizer is that of the model's name or path if that
+    is a packaged name, a folder or a hub id. See `server.ServerLM`.
     """
+    if is_address(name):
+        if (dtype, device) != ("auto", "auto"):
+            raise InputError(
+                f"model {name.partition('#')[0]!r} is a server, which chooses dtype and device itself; leave them out"
+            )
+        return load_server(name, model, tokenizer, revision)
+    if model or tokenizer:
+        raise InputError(
+            f"model {name[:200]!r} is not a server's address, so it takes no model and no tokenizer; leave them out"
+        )
     return CausalLM(*load_adapted(name, dtype, device, revision))
 
 
@@ -129,7 +164,7 @@ class CausalLM(Tokens):
                 self.response([*start.token_ids, *s.ids], s.finish, protocol, logps=[*start.logps, *s.logps], **origin)
                 for s in row
             ]
-            self.published += _published_sampling(len(ids), n, steps, [] if start.token_ids else ys)
+            self.published += published_sampling(len(ids), n, steps, [] if start.token_ids else ys)
             responses.append(ys)
         return responses
 
@@ -146,7 +181,7 @@ class CausalLM(Tokens):
             encoded = [self.encode_context(c) for c in contexts]
             for context, ids, ys in zip(contexts, encoded, responses, strict=True):
                 check_fits(self, context, len(ids), max((len(y.token_ids) for y in ys), default=0), "response tokens")
-                self.published += _published_scoring(len(ids), ys)
+                self.published += published_scoring(len(ids), ys)
             self.prepare()
             scored = self.engine.logprobs(encoded, [[y.token_ids for y in ys] for ys in responses], progress)
             for context, row in zip(contexts, scored, strict=True):
@@ -158,7 +193,7 @@ class CausalLM(Tokens):
     def _check_finite(self, context: str, rows: Sequence[Sequence[float]]) -> None:
         if not all(np.isfinite(row).all() for row in rows):
             raise InputError(
-                f"{self.name} ({self.dtype}) gives log-probabilities that are not finite for prompt {_question(context)}; "
+                f"{self.name} ({self.dtype}) gives log-probabilities that are not finite for prompt {question_of(context)}; "
                 "try dtype float32"
             )
 
@@ -181,33 +216,8 @@ class CausalLM(Tokens):
         return {**work, "machines": machines, "peak": peak, "results": 0, "without cost": 0}
 
 
-def check_fits(lm: LanguageModel, context: str, n_context: int, n_more: int, what: str) -> None:
-    """Raise `InputError` if a context and what follows it exceed the model's window."""
-    limit = lm.max_length
-    if limit and n_context + n_more > limit:
-        raise TooLongError(
-            f"the context for prompt {_question(context)} has {n_context} tokens; with {n_more} {what} it exceeds the "
-            f"{limit} tokens of {lm.name}; use fewer demonstrations, a length filter or a model with a longer window"
-        )
-
-
 def _draws(seed: int, contexts: Sequence[str], n: int, steps: int, begun: Sequence[Response]) -> np.ndarray:
     """Uniform random numbers, shape (contexts, n, steps), one for each new token t of each response j."""
     rngs = [[np.random.default_rng(seed_of(seed, "sample", c, j)) for j in range(n)] for c in contexts]
     drawn = [[rng.random(len(b.token_ids) + steps)[-steps:] for rng in row] for row, b in zip(rngs, begun, strict=True)]
     return np.array(drawn).reshape(len(contexts), n, steps)
-
-
-def _published_sampling(n_context: int, n: int, steps: int, responses: Sequence[Response]) -> int:
-    """Tokens of the published procedure: context plus `steps` tokens per candidate, plus one scoring pass per response."""
-    return n * (n_context + steps) + _published_scoring(n_context, [y for y in responses if y.logps is not None])
-
-
-def _published_scoring(n_context: int, responses: Sequence[Response]) -> int:
-    """Tokens of the published procedure: one pass over context and response for each response."""
-    return sum(n_context + len(y.token_ids) for y in responses)
-
-
-def _question(context: str) -> str:
-    """The last human turn of a context, shortened for error messages."""
-    return repr(context.rpartition("Human:")[2].strip()[:60])

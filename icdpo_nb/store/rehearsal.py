@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..models.interface import NO_BAR, LanguageModel
-from ..models.lm import check_fits
+from ..models.interface import NO_BAR, LanguageModel, check_fits
 from ..models.sizes import Size, contexts_at_a_time
 from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol

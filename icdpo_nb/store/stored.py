@@ -49,7 +49,7 @@ def in_parts(part, method: str, items: Mapping[str, Sequence], **same: object) -
 
 def _at_a_time(part) -> int:
     """How many items of a part the store has computed at a time; 0 for its default."""
-    return SPREAD_ITEMS if hasattr(part, "in_chunks") else 0
+    return getattr(part, "at_a_time", SPREAD_ITEMS if hasattr(part, "in_chunks") else 0)
 
 
 class Meter:
@@ -82,7 +82,7 @@ class Meter:
         return {
             **{kind: round(sums[kind]) for kind in TOKENS},  # items hold fractions of a chunk's counts
             **{stage: sums[stage] for stage in SECONDS},
-            "machines": list(dict.fromkeys(cost["where"]["machine"] for cost in costs)),
+            "machines": list(dict.fromkeys(filter(None, (cost["where"]["machine"] for cost in costs)))),
             "peak": max((cost["where"]["peak"] for cost in costs), default=0),
             "results": len(self.used),
             "without cost": len(self.used) - len(costs),

