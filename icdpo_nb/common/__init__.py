@@ -1,5 +1,5 @@
 """Shared helpers: the error for invalid input, escaping of texts for display, files and digests, this machine.
 
 Reading order (each module imports only from those before it): `errors`, `escaping`, `files`,
-`machine`, `downloads`.
+`notes`, `machine`, `downloads`.
 """

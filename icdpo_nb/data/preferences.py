@@ -108,7 +108,7 @@ def load_preferences(
     parts: dict[str, list[Preference]] = {"support": [], "dev": [], "test": []}
     test_responses = {}
     for split, row in zip(_splits(rows, seed, given), rows, strict=True):
-        parts[split].append(replace(row.pair, chosen=row.demonstration) if split == "support" else row.pair)
+        parts[split].append(row.demonstrated if split == "support" else row.pair)
         if split == "test" and row.answer:
             test_responses[row.pair.prompt_id] = row.answer
     kept = {s: tuple(p) for s, p in parts.items()}
@@ -179,6 +179,11 @@ class _Row:
     pair: Preference
     demonstration: str  # the `chosen` response if the row is assigned to the support split
     answer: str | None  # the teacher's response, if the row has one as text
+
+    @property
+    def demonstrated(self) -> Preference:
+        """The pair with the demonstration as its `chosen` response."""
+        return self.pair if self.demonstration == self.pair.chosen else replace(self.pair, chosen=self.demonstration)
 
 
 def _parse(raw: Rows, column: str, dropped: Counter) -> Iterator[_Row]:

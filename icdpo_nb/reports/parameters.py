@@ -7,7 +7,7 @@ import ast
 import difflib
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -133,8 +133,11 @@ def check_value(name: str, value: object, kind: type | str) -> object:
     return value
 
 
-def read_preset(path: Path, declared: Mapping[str, Parameter], where: str) -> dict[str, object]:
-    """The parameters in a YAML file, checked as `check_parameters` does. Raises `InputError` with file and line."""
+def read_preset(path: Path, declared: Mapping[str, Parameter], where: str, elsewhere: Container[str] = ()) -> dict[str, object]:
+    """The parameters in a YAML file, checked as `check_parameters` does. Raises `InputError` with file and line.
+
+    `elsewhere`: the parameters of other notebooks that the preset is for, too; those that `declared` lacks are passed over.
+    """
     import yaml
 
     try:
@@ -150,11 +153,13 @@ def read_preset(path: Path, declared: Mapping[str, Parameter], where: str) -> di
     if pairs is None:
         raise InputError(f"{path}: not a preset; write one parameter a line, `name: value`")
     found: dict[str, object] = {}
-    for key, value in pairs:
+    names = [str(key.value) for key, _ in pairs]
+    for i, (name, (key, value)) in enumerate(zip(names, pairs, strict=True)):
         try:
-            if key.value in list(found):
-                raise InputError(f"parameter {key.value} stands twice; keep one of them")
-            found |= check_parameters({str(key.value): value}, declared, where)
+            if name in names[:i]:
+                raise InputError(f"parameter {name} stands twice; keep one of them")
+            if name in declared or name not in elsewhere:
+                found |= check_parameters({name: value}, declared, where)
         except InputError as error:
             raise InputError(f"{path}, line {key.start_mark.line + 1}: {error}") from None
     return found

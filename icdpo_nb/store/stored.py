@@ -7,17 +7,21 @@ language model wrapper also reports the cost of all results that it returned.
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Callable, Sequence
+from threading import RLock
 from typing import TypeVar
 
 import numpy as np
 
+from ..common.files import digest_of_texts
 from ..models.encoder import Embedder, Remembered
 from ..models.interface import NO_BAR, SECONDS, TOKENS, LanguageModel, machine, unless_sampled
 from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol
 from .store import Store
+from .vectors import VectorFiles, vectors_folder
 
 T = TypeVar("T")
+MANY = 4096  # new texts in one call from which on their vectors go to files of their own
 
 
 def stored(part: T, wanted: bool = True, store: Store | None = None) -> T:
@@ -149,25 +153,65 @@ def _array(text: str) -> np.ndarray:
 
 
 class StoredEmbedder:
-    """A sentence encoder that caches its vectors in a store."""
+    """A sentence encoder whose vectors are kept: those of a few texts in a store, those of many in files beside it.
+
+    A store's file would be slow to read as a whole, and many texts would fill the memory; see `vectors`.
+    """
 
     def __init__(self, embed: Embedder, store: Store):
         self.embed = embed
         self.store = store
-        self._cache = Remembered(self._new)
+        self._inputs = {"encoder": self.fingerprint}
+        self._few = Remembered(self._new)
+        self._many = VectorFiles(vectors_folder(store.path.parent, self.fingerprint))
+        self._turn = RLock()
 
     def __getattr__(self, name: str):
         return getattr(vars(self)["embed"], name)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32, shape (n_texts, dim). The encoder is loaded only if a vector is missing."""
-        return self._cache(texts)
+        with self._turn:
+            rows = self._kept(texts)
+            few, many = np.flatnonzero(rows < 0), np.flatnonzero(rows >= 0)
+            if not len(many):
+                return self._few(texts)
+            found = self._many.read(rows[many])
+            if not len(few):
+                return found
+            both = np.concatenate([found, self._few([texts[i] for i in few])])
+            return both[np.argsort(np.concatenate([many, few]))]
+
+    def keep(self, texts: Sequence[str]) -> None:
+        """Compute the vectors that are missing, all at once, and say how long many of them take."""
+        with self._turn:
+            self._kept(texts)
+
+    def _kept(self, texts: Sequence[str]) -> np.ndarray:
+        """The rows of the texts in the files, to which many new texts are added; -1 for those that the store has or gets."""
+        rows = self._many.rows(texts)
+        new = [t for t in dict.fromkeys(texts[i] for i in np.flatnonzero(rows < 0)) if t not in self._few]
+        if len(new) >= MANY:
+            new = [new[i] for i in self.store.missing("embed", self._inputs, new)]
+        if len(new) < MANY:
+            self._few.keep(new)
+            return rows
+        self._many.add(new, self.embed.vectors)
+        self.embed.warn_of_cut(new)
+        return self._many.rows(texts)
+
+    def cut_note(self, texts: Sequence[str]) -> str:
+        """The encoder's `cut_note`. To count the tokens of many texts takes long, so it is kept, too."""
+        note = self.store.compute("cut", self._inputs, [digest_of_texts(texts)], lambda _: [self.embed.cut_note(texts)])[0]
+        if note:
+            self.silence()
+        return note
 
     def _new(self, texts: Sequence[str]) -> np.ndarray:
         def run(indices: list[int]) -> list:
             return [_floats(v) for v in self.embed.vectors([texts[i] for i in indices])]
 
-        vectors = self.store.compute("embed", {"encoder": self.fingerprint}, texts, run)
+        vectors = self.store.compute("embed", self._inputs, texts, run)
         self.embed.warn_of_cut(texts)
         return np.stack([_array(v) for v in vectors])
 
