@@ -222,8 +222,10 @@ def _within(rows: list[_Row], max_tokens: tuple[int, int], count_tokens, dropped
     """The rows whose prompt and responses pass the length filter of Appendix A."""
     prompt_limit, response_limit = max_tokens
     texts = [(r.pair.prompt, r.pair.chosen, r.pair.rejected, r.demonstration) for r in rows]
-    distinct = list(dict.fromkeys(t for row in texts for t in row))
-    length = dict(zip(distinct, count_tokens(distinct), strict=True))
+    length: dict[str, int] = {}
+    for column in zip(*texts, strict=True):  # one at a time: the first three are the same for every source of demonstrations
+        new = [t for t in dict.fromkeys(column) if t not in length]
+        length |= zip(new, count_tokens(new), strict=True)
     for row, (prompt, *responses) in zip(rows, texts, strict=True):
         if length[prompt] > prompt_limit:
             dropped[f"prompt over {prompt_limit} tokens"] += 1

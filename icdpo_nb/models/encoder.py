@@ -105,22 +105,25 @@ class Embedder:
             return AutoTokenizer.from_pretrained(self.path)
         return self.model.tokenizer
 
-    def cut_note(self, texts: Sequence[str]) -> str:
+    def cut_note(self, texts: Sequence[str], n_cut: Callable[[Sequence[str]], int] | None = None) -> str:
         """A sentence with the number of distinct texts that exceed the encoder's limit, or "" if there are none.
 
-        A non-empty note suppresses the warning about truncated texts.
+        A non-empty note suppresses the warning about truncated texts. `n_cut`: how they are counted, see the method.
         """
         distinct = list(dict.fromkeys(texts))
-        candidates = [t for t in distinct if len(t) > self.limit - 2]  # a token has at least one character
-        n = 0
-        for start in range(0, len(candidates), TEXTS_AT_A_TIME):
-            batch = candidates[start : start + TEXTS_AT_A_TIME]
-            n += sum(len(ids) > self.limit for ids in self._tokenizer(batch, truncation=False, verbose=False)["input_ids"])
+        n = (n_cut or self.n_cut)(distinct)
         if not n:
             return ""
         self.silence()
         verb, beginnings = ("is", "its beginning is") if n == 1 else ("are", "their beginnings are")
         return f"{n:,} of {len(distinct):,} texts {verb} longer than the encoder's {self.limit} tokens; {beginnings} left out."
+
+    def n_cut(self, texts: Sequence[str]) -> int:
+        """The number of these texts that exceed the encoder's limit."""
+        long = [t for t in texts if len(t) > self.limit - 2]  # a token has at least one character
+        parts = (long[i : i + TEXTS_AT_A_TIME] for i in range(0, len(long), TEXTS_AT_A_TIME))
+        tokens = (self._tokenizer(part, truncation=False, verbose=False)["input_ids"] for part in parts)
+        return sum(len(ids) > self.limit for part in tokens for ids in part)
 
     @cached_property
     def _encode(self) -> Callable:

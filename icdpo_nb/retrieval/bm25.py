@@ -35,12 +35,11 @@ class Index:
 
     def scores(self, queries: Sequence[Sequence[Hashable]]) -> np.ndarray:
         """The BM25 score of every text for queries given as tokens, float64, shape (n_queries, n_texts)."""
-        from scipy.sparse import csr_array
-
-        hits = [(i, self.row[t]) for i, query in enumerate(queries) for t in query if t in self.row]
-        rows, columns = np.array(hits, int).reshape(-1, 2).T
-        counts = csr_array((np.ones(len(hits)), (rows, columns)), shape=(len(queries), len(self.row)))
-        return (counts @ self.weights).toarray()  # sums repeated query terms, as rank-bm25 does
+        scores = np.zeros((len(queries), self.weights.shape[1]))
+        for found, query in zip(scores, queries, strict=True):
+            rows = np.array([self.row[token] for token in query if token in self.row], int)
+            found[:] = self.weights[rows].T @ np.ones(len(rows))  # a repeated token counts each time, as in rank-bm25
+        return scores
 
 
 def bm25_index(texts: Sequence[str], window: int, tokenize: Tokenize) -> Index:

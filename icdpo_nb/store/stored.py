@@ -33,6 +33,12 @@ def stored(part: T, wanted: bool = True, store: Store | None = None) -> T:
     return wrapper(part, store or Store()) if wanted else part
 
 
+def _by_part(store: Store, stage: str, inputs: dict, texts: Sequence[str], run: Callable[[Sequence[str]], object]) -> list:
+    """`run(part)` for every part of `MANY` texts, read from the store where possible. It returns a JSON value."""
+    parts = [texts[i : i + MANY] for i in range(0, len(texts), MANY)]
+    return store.compute(stage, inputs, [digest_of_texts(p) for p in parts], lambda indices: [run(parts[i]) for i in indices])
+
+
 class Meter:
     """Measures the cost of a language model's results for a store, and sums the cost of all results used.
 
@@ -80,6 +86,13 @@ class StoredLM:
 
     def __getattr__(self, name: str):
         return getattr(vars(self)["lm"], name)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The model's `count_tokens`, with counts of earlier runs where there are many texts, as in a length filter."""
+        if len(texts) < MANY:
+            return self.lm.count_tokens(texts)
+        parts = _by_part(self.store, "tokens", {"model": self.lm.fingerprint}, texts, self.lm.count_tokens)
+        return [n for part in parts for n in part]
 
     def sample(
         self,
@@ -201,11 +214,8 @@ class StoredEmbedder:
         return self._many.rows(texts)
 
     def cut_note(self, texts: Sequence[str]) -> str:
-        """The encoder's `cut_note`. To count the tokens of many texts takes long, so it is kept, too."""
-        note = self.store.compute("cut", self._inputs, [digest_of_texts(texts)], lambda _: [self.embed.cut_note(texts)])[0]
-        if note:
-            self.silence()
-        return note
+        """The encoder's `cut_note`, with counts of earlier runs."""
+        return self.embed.cut_note(texts, lambda distinct: sum(_by_part(self.store, "cut", self._inputs, distinct, self.n_cut)))
 
     def _new(self, texts: Sequence[str]) -> np.ndarray:
         def run(indices: list[int]) -> list:

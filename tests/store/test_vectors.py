@@ -165,9 +165,12 @@ class Encoder:
     def silence(self):
         self.silent = True
 
-    def cut_note(self, texts):
-        self.computed.append("note")
-        return f"{len(texts)} texts are cut"
+    def n_cut(self, texts):
+        self.computed += texts
+        return sum(t.endswith("7") for t in texts)
+
+    def cut_note(self, texts, n_cut):
+        return f"{n_cut(list(texts))} texts are cut"
 
 
 @pytest.fixture
@@ -210,13 +213,25 @@ def test_another_encoder_has_files_of_its_own(tmp_path, many_is_ten):
         assert len(encoder.computed) == 40
 
 
-def test_the_note_on_cut_texts_is_kept(tmp_path):
+def test_what_is_counted_of_many_texts_is_kept(tmp_path, many_is_ten):
+    """In parts, so that other texts at the end change the last part alone."""
     encoder = Encoder()
     for _ in range(2):
-        assert StoredEmbedder(encoder, Store(tmp_path)).cut_note(TEXTS) == "40 texts are cut"
-        assert encoder.silent
-    assert encoder.computed == ["note"]
-    assert StoredEmbedder(encoder, Store(tmp_path)).cut_note(TEXTS[:3]) == "3 texts are cut"
+        assert StoredEmbedder(encoder, Store(tmp_path)).cut_note(TEXTS[:35]) == "3 texts are cut"
+    assert encoder.computed == TEXTS[:35]
+    assert StoredEmbedder(encoder, Store(tmp_path)).cut_note(TEXTS) == "4 texts are cut"
+    assert encoder.computed[35:] == TEXTS[30:]
+
+
+def test_token_counts_of_many_texts_are_kept(tmp_path, many_is_ten, tiny_lm, monkeypatch):
+    asked = []
+    counted = tiny_lm.count_tokens
+    monkeypatch.setattr(tiny_lm, "count_tokens", lambda texts: asked.append(list(texts)) or counted(texts))
+    lm = stored.StoredLM(tiny_lm, Store(tmp_path))
+    for _ in range(2):
+        assert lm.count_tokens(TEXTS[:25]) == [len(t) for t in TEXTS[:25]], "a token is a character"
+        assert lm.count_tokens(TEXTS[:3]) == [6, 6, 6]
+    assert asked == [TEXTS[:10], TEXTS[10:20], TEXTS[20:25], TEXTS[:3], TEXTS[:3]], "few are not worth it"
 
 
 def test_the_store_lists_verifies_and_removes_them(tmp_path, many_is_ten):
