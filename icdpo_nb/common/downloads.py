@@ -34,10 +34,10 @@ def announced(
     free = shutil.disk_usage(next(f for f in (folder, *folder.absolute().parents) if f.exists())).free
     if size > free:
         raise InputError(
-            f"{hub_id} needs {_spoken(size)} in {folder}, where {_spoken(free)} are free; free some space, or set HF_HOME to a "
-            "folder on another disk"
+            f"{hub_id} needs {spoken_size(size)} in {folder}, where {spoken_size(free)} are free; free some space, or set "
+            "HF_HOME to a folder on another disk"
         )
-    with told(f"downloading {hub_id}: {_spoken(size)} into {folder}" if size else ""):
+    with told(f"downloading {hub_id}: {spoken_size(size)} into {folder}" if size else ""):
         yield
 
 
@@ -75,7 +75,7 @@ def data_files(names: Sequence[str], folder: str | None = None) -> list[str]:
     return [name for name in names if name.startswith(f"{folder}/" if folder else "") and DATA.fullmatch(name)]
 
 
-def _spoken(size: int) -> str:
+def spoken_size(size: int) -> str:
     """A number of bytes in words: 14.5 GB, 87 MB, 2 kB."""
     for unit, digits, name in ((1e9, 1, "GB"), (1e6, 0, "MB")):
         if size >= unit:

@@ -20,6 +20,7 @@ from .memory import budget_bytes, peak_bytes, watch_memory
 from .packing import Packed, pack, right_pad, split, token_batches
 from .prefix import Prefix, prefix_groups
 from .proof import Proof, UnservedError, evident
+from .turns import enter
 
 LOGITS_AT_A_TIME = 256  # block size of response tokens, which limits the memory for logits over the vocabulary
 
@@ -139,6 +140,21 @@ class Engine(BaseEngine):
         ]
         return torch.cat(values).cpu().numpy()
 
+    # ------------------------------------------------------------ what it will compute
+
+    def planned_sampling(self, contexts: Sequence[Sequence[int]], steps: int) -> Counter:
+        """The tokens that `sample` computes before it decodes, by kind."""
+        groups = prefix_groups(contexts, range(len(contexts)), steps)
+        rest = (len(contexts[i]) - len(shared) for shared, members in groups for i in members)
+        return Counter(prefill=sum(len(shared) for shared, _ in groups) + sum(rest))
+
+    def planned_scoring(self, contexts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> Counter:
+        """The tokens that `logprobs` computes, by kind."""
+        groups = prefix_groups(contexts, [i for i, ys in enumerate(responses) if any(map(len, ys))])
+        rest = (len(contexts[i]) - 1 - len(shared) for shared, members in groups for i in members)
+        of_responses = sum(len(y) for ys in responses for y in ys)
+        return Counter(prefill=sum(len(shared) for shared, _ in groups), scored=sum(rest) + of_responses)
+
     # ------------------------------------------------------------ one pass
 
     def forward(self, ids, pos, queries, keys, cache) -> torch.Tensor:
@@ -183,10 +199,11 @@ class Engine(BaseEngine):
 
     @torch.inference_mode()
     def take(self) -> None:
-        """Split the model into body and head, choose its products, and check that the engine reproduces it, once.
+        """Have the model on its device; once, split it into body and head, choose its products, and check them all.
 
         Raises `UnservedError` if it does not, with the model as it was.
         """
+        enter(self.model, self.device)
         if self.body is not None:
             return
         if why := evident(self.model):

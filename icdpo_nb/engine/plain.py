@@ -7,6 +7,7 @@ for the samples that follow it, where the model's own cache allows it. Conventio
 
 import inspect
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -19,6 +20,7 @@ from .decoding import Sampled, nucleus_sample
 from .memory import budget_bytes, is_out_of_memory, peak_bytes, watch_memory
 from .packing import right_pad, token_batches
 from .proof import TOLERANCE, narrow_windows
+from .turns import enter
 
 CHECKED = (40, 25)  # lengths of the two rows of the check, in tokens
 DECODED = 4  # tokens of the check that are decoded with the cache
@@ -125,6 +127,15 @@ class PlainEngine(BaseEngine):
             values.append(logp.gather(-1, target)[:, 0].cpu().numpy())
         return values
 
+    def planned_sampling(self, contexts: Sequence[Sequence[int]], steps: int) -> Counter:
+        """The tokens that `sample` computes before it decodes; see `Engine.planned_sampling`."""
+        return Counter(prefill=sum(map(len, contexts)))
+
+    def planned_scoring(self, contexts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> Counter:
+        """The tokens that `logprobs` computes; see `Engine.planned_scoring`."""
+        rows = (len(c) + len(y) - 1 for c, ys in zip(contexts, responses, strict=True) for y in ys if len(y))
+        return Counter(scored=sum(rows))
+
     # ------------------------------------------------------------ decoding
 
     def _decode(self, contexts, batch: Sequence[int], n: int, steps: int, choose, ended) -> list[list[Sampled]]:
@@ -203,7 +214,11 @@ class PlainEngine(BaseEngine):
 
     @torch.inference_mode()
     def take(self) -> None:
-        """Find out which rows may be computed together, once. Raises `InputError` if the model is not causal."""
+        """Have the model on its device, and find out which rows may be computed together, once.
+
+        Raises `InputError` if the model is not causal.
+        """
+        enter(self.model, self.device)
         if self.pads is None:
             with narrow_windows(self.model), self.uncounted():
                 self._check()

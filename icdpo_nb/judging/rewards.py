@@ -20,6 +20,7 @@ from ..common.errors import InputError
 from ..common.files import digest
 from ..data.preferences import Preference, load_preferences
 from ..engine.packing import right_pad, token_batches
+from ..engine.turns import enter
 from ..models.checkpoints import fingerprint, load_checkpoint
 from ..models.encoder import Embedder
 from ..models.interface import LanguageModel
@@ -84,7 +85,7 @@ class RewardModel:
         if self.model.config.num_labels != 1:
             n = self.model.config.num_labels
             raise InputError(f"reward model {name!r} has {n} outputs, but must have one; choose a model with a scalar reward")
-        self.note = f"The reward is the learned model {name}."
+        self.note, self.device = f"The reward is the learned model {name}.", self.model.device
         window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or max_length
         self.batch_tokens, self.max_length = batch_tokens, min(max_length, window, self.tokenizer.model_max_length)
         self.fingerprint = f"{fingerprint(self.model.name_or_path, revision)} {self.max_length} {self.model.dtype}"
@@ -99,6 +100,7 @@ class RewardModel:
         texts = [dialogue(x, y) for x, y in zip(prompts, responses, strict=True)]
         ids = [self.tokenizer(t)["input_ids"][-self.max_length :] for t in texts]
         out = np.zeros(len(ids))
+        enter(self.model, self.device)
         for batch in token_batches([len(x) for x in ids], self.batch_tokens):
             padded = right_pad([ids[i] for i in batch], self.model.config.pad_token_id, self.model.device)
             mask = right_pad([[1] * len(ids[i]) for i in batch], 0, self.model.device)

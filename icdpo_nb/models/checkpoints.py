@@ -10,8 +10,12 @@ from pathlib import Path
 
 from ..common.downloads import announced, model_files
 from ..common.errors import InputError, first_line
+from ..engine.turns import make_room
 from .packaged import PACKAGED, SMOLLM2_SHA256, check_packaged, smollm2_folder
-from .placement import weight_options
+from .placement import weight_options, weight_precision
+from .sizes import size_of
+
+DESCRIBED = "ICDPO_WITHOUT_WEIGHTS"  # set where a run is only forecast
 
 
 def load_checkpoint(
@@ -19,7 +23,8 @@ def load_checkpoint(
 ) -> tuple:
     """Load a packaged model, a local folder or a hub id. Returns the model, tokenizer, display name and revision.
 
-    `task` is "CausalLM", or "SequenceClassification" for a reward model.
+    `task` is "CausalLM", or "SequenceClassification" for a reward model. In a process whose environment sets `DESCRIBED`, a
+    model whose weights are not on this machine is built from its configuration alone, on torch's meta device (see `sizes`).
 
     Raises `InputError` if the model is missing, unreachable or incomplete.
     """
@@ -38,6 +43,10 @@ def load_checkpoint(
         config = AutoConfig.from_pretrained(folder or name, **options)
         if task == "CausalLM":
             _check_causal(name, config)
+        if os.environ.get(DESCRIBED) and not _has_weights(folder or name):
+            return _described(config, dtype, task), AutoTokenizer.from_pretrained(folder or name, **options), name, "described"
+        if "" in weights.get("device_map", ()):  # the whole model goes onto one GPU
+            make_room(weights["device_map"][""], size_of(config, weight_precision(weights), task).weights)
         with nullcontext() if folder else announced(name, model_files, revision):
             model, info = getattr(transformers, f"AutoModelFor{task}").from_pretrained(
                 folder or name,
@@ -56,6 +65,24 @@ def load_checkpoint(
         raise _unloadable(name, folder, error) from None
     _check_complete(name, model, tokenizer, info)
     return model, tokenizer, name, version or getattr(config, "_commit_hash", None) or revision or "local"
+
+
+def _described(config, dtype: str, task: str) -> object:
+    """A model without weights, named as if it were loaded."""
+    dtype = os.environ.get("ICDPO_DTYPE", "auto") if dtype == "auto" else dtype
+    model = size_of(config, "bfloat16" if dtype == "auto" else dtype, task).model
+    model.name_or_path = config.name_or_path
+    return model
+
+
+def _has_weights(name: str) -> bool:
+    """Whether the weights of a folder, or of a hub id in its cache, are on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if os.path.isdir(name):
+        return any(Path(name).glob("*.safetensors"))
+    files = ("model.safetensors", "model.safetensors.index.json")
+    return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
 
 
 def load_adapted(name: str, dtype: str = "auto", device: str | Mapping = "auto", revision: str | None = None) -> tuple:

@@ -17,7 +17,7 @@ from ..engine.plain import PlainEngine
 from ..engine.proof import UnservedError
 from ..protocol import RECOMMENDED, Protocol, seed_of
 from .checkpoints import fingerprint, load_adapted
-from .interface import NO_BAR, SECONDS, TOKENS, machine, unless_sampled
+from .interface import NO_BAR, SECONDS, TOKENS, LanguageModel, machine, unless_sampled
 from .placement import precision
 from .tokens import EMPTY, Response, Tokens, eos_ids
 
@@ -102,7 +102,7 @@ class CausalLM(Tokens):
         begun, steps = begun or [EMPTY] * len(contexts), protocol.max_new_tokens
         encoded = [[*self.encode_context(c), *b.token_ids] for c, b in zip(contexts, begun, strict=True)]
         for context, ids in zip(contexts, encoded, strict=True):
-            self._check_fits(context, len(ids), steps, "new tokens")
+            check_fits(self, context, len(ids), steps, "new tokens")
         uniform = _draws(seed, contexts, n, steps, begun)
         self.prepare()
 
@@ -145,7 +145,7 @@ class CausalLM(Tokens):
         def compute(contexts: list[str], responses: list[Sequence[Response]]) -> list[list[np.ndarray]]:
             encoded = [self.encode_context(c) for c in contexts]
             for context, ids, ys in zip(contexts, encoded, responses, strict=True):
-                self._check_fits(context, len(ids), max((len(y.token_ids) for y in ys), default=0), "response tokens")
+                check_fits(self, context, len(ids), max((len(y.token_ids) for y in ys), default=0), "response tokens")
                 self.published += _published_scoring(len(ids), ys)
             self.prepare()
             scored = self.engine.logprobs(encoded, [[y.token_ids for y in ys] for ys in responses], progress)
@@ -154,14 +154,6 @@ class CausalLM(Tokens):
             return scored
 
         return unless_sampled(self, contexts, responses, rescore, compute)
-
-    def _check_fits(self, context: str, n_context: int, n_more: int, what: str) -> None:
-        limit = self.max_length
-        if limit and n_context + n_more > limit:
-            raise TooLongError(
-                f"the context for prompt {_question(context)} has {n_context} tokens; with {n_more} {what} it exceeds the "
-                f"{limit} tokens of {self.name}; use fewer demonstrations, a length filter or a model with a longer window"
-            )
 
     def _check_finite(self, context: str, rows: Sequence[Sequence[float]]) -> None:
         if not all(np.isfinite(row).all() for row in rows):
@@ -187,6 +179,16 @@ class CausalLM(Tokens):
         work, peak = self.work(), max(self.engine.peak.values(), default=0)
         machines = [machine(self.device)] if any(work[kind] for kind in TOKENS) else []
         return {**work, "machines": machines, "peak": peak, "results": 0, "without cost": 0}
+
+
+def check_fits(lm: LanguageModel, context: str, n_context: int, n_more: int, what: str) -> None:
+    """Raise `InputError` if a context and what follows it exceed the model's window."""
+    limit = lm.max_length
+    if limit and n_context + n_more > limit:
+        raise TooLongError(
+            f"the context for prompt {_question(context)} has {n_context} tokens; with {n_more} {what} it exceeds the "
+            f"{limit} tokens of {lm.name}; use fewer demonstrations, a length filter or a model with a longer window"
+        )
 
 
 def _draws(seed: int, contexts: Sequence[str], n: int, steps: int, begun: Sequence[Response]) -> np.ndarray:

@@ -44,6 +44,14 @@ def weight_options(dtype: str, device: str | Mapping) -> dict:
     return options
 
 
+def weight_precision(options: Mapping) -> str:
+    """The precision of the weights that `weight_options` asks for: float32, bfloat16, float16, nf4 or int8."""
+    settings = options.get("quantization_config")
+    if settings is None:
+        return str(options["dtype"]).removeprefix("torch.")
+    return "nf4" if settings.load_in_4bit else "int8"
+
+
 def _quantisation(dtype: str, compute) -> object:
     from transformers import BitsAndBytesConfig
 

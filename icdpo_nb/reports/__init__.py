@@ -3,5 +3,6 @@
 Read in this order, each importing only from above: `parameters`, `figures`, `figures_of_training`,
 `figures_of_selection`, `tables`, `summary`, `microscope`, `run`, `setup`, `playground`, `widgets`, `progress`,
 `kernels`, `runner`, `origins`, `page`, `html`, `registry`, `evidence`, `front`, `job`, `completion`, `doctor`,
-`report`, `in_python`, `gallery`, `compare`, `processes`, `cli`, `__main__`.
+`report`, `estimate`, `forecast`, `in_python`, `gallery`, `compare`, `processes`, `cli`,
+`__main__`.
 """

@@ -20,9 +20,10 @@ from .compare import read_run, report_differences
 from .completion import SHELLS, script
 from .front import write_front_page
 from .gallery import publish
+from .html import read_record
 from .job import Job, load_job, notebook_names, open_notebook, read_job
 from .processes import side_by_side
-from .progress import STATE_FILE, Display, Listener, Watcher, in_line, to_file
+from .progress import STATE_FILE, Display, Listener, Watcher, expectation, in_line, to_file
 from .report import is_current, run_job
 from .run import provenance, reports_folder, writing
 from .runner import RunError
@@ -78,13 +79,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="command")
     report = commands.add_parser("report", help="run notebooks and render them as HTML")
     report.add_argument("notebook", nargs="+", help="for example 01_method; several run in this order")
-    report.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="repeatable")
-    report.add_argument("--preset", help="a file of notebooks/presets, for example smollm2; -p comes after it")
+    _add_parameters(report)
     report.add_argument("-o", "--out", help="folder of the reports (default: the project's reports)")
     report.add_argument("--resume", action="store_true", help="leave a report as it is if it would come out the same")
     report.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="longest time of each notebook (default: none)")
     report.add_argument("-j", "--jobs", type=_count, default=1, help="notebooks at a time (default: 1)")
     report.set_defaults(command=_report)
+    estimate = commands.add_parser("estimate", help="what a run will cost, before it runs")
+    estimate.add_argument("notebook", nargs=1, help="for example 01_method")
+    _add_parameters(estimate)
+    estimate.add_argument("--hours", type=_seconds, default=0.0, help="how long it may take; says what would make it fit")
+    estimate.add_argument("--price", type=_seconds, default=0.0, help="of an hour of the machine")
+    estimate.add_argument(
+        "--gpu", default="A100", help="for models whose weights are not here: a GPU by its name (default: A100)"
+    )
+    estimate.set_defaults(command=_estimate)
     run = commands.add_parser("run")  # without help: `report` calls it, for each of several
     run.add_argument("job")
     run.set_defaults(command=_run)
@@ -109,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_parameters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="repeatable")
+    parser.add_argument("--preset", help="a file of notebooks/presets, for example smollm2; -p comes after it")
+
+
 def _seconds(text: str) -> float:
     if not 0 < (seconds := float(text)) < float("inf"):
         raise ValueError(text)
@@ -129,6 +143,18 @@ def _report(args: argparse.Namespace) -> int:
             return _several(todo, args.jobs, Watcher(display) if display else None)
         for job in todo:
             print(_one(job, display.show if display else None, display), flush=True)
+    return 0
+
+
+def _estimate(args: argparse.Namespace) -> int:
+    _unwind()
+    from .estimate import estimate
+    from .forecast import forecast_text
+
+    job = _job(args.notebook[0], args)
+    with Display() if sys.stderr.isatty() else nullcontext() as display:
+        found = estimate(job, args.gpu, display.show if display else None)
+    print(forecast_text(found, args.hours, args.price))
     return 0
 
 
@@ -166,6 +192,8 @@ def _one(job: Job, listener: Listener | None = None, display: Display | None = N
     """Make a report, or leave it as it is; the line that says so."""
     if job.resume and is_current(job):
         return in_line(job.folder, read_run(job.folder), "as it was")
+    if said := expectation(job.run_id, read_record(job.folder / "run.json")):
+        print(said, file=sys.stderr, flush=True)
     try:
         folder = run_job(job, listener)
     finally:
@@ -184,7 +212,10 @@ def _job(name: str, args: argparse.Namespace) -> Job:
     names = [n for n, _ in args.parameter]
     if twice := [n for n in names if names.count(n) > 1]:
         raise InputError(f"parameter {twice[0]} is given twice; keep one -p {twice[0]}")
-    return read_job(name, dict(args.parameter), args.preset, args.out, args.timeout, args.resume)
+    given = vars(args)  # an estimate has no folder, time-out or resumption
+    return read_job(
+        name, dict(args.parameter), args.preset, *(given.get(k) for k in ("out", "timeout")), given.get("resume", False)
+    )
 
 
 def _welcome(args: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from ..common.escaping import label
 from ..common.files import write_whole
 
 STATE_FILE = "ICDPO_PROGRESS"  # set for a process that runs one of several notebooks: where it leaves its state
+LONG = 60  # seconds; a run that takes longer says so as it begins
 REFRESHES_PER_SECOND = 4  # times a second that a terminal's lines are drawn
 
 Listener = Callable[[dict], None]
@@ -132,6 +133,18 @@ def in_line(folder: Path, record: Mapping, took: str = "") -> str:
     """A finished run in one line: its report, how long it took, and its answer, cut."""
     answer = str((record.get("headline") or {}).get("answer", ""))
     return f"{folder / 'report.html'}  {took or spoken(record.get('seconds') or 0)}  {label(answer, 140)}".rstrip()
+
+
+def expectation(run: str, last: Mapping) -> str:
+    """What a run will take if it goes as the last one did; "" if that took less than a minute, or is not known.
+
+    `last` is the record of a finished run with the same parameters.
+    """
+    seconds = last.get("seconds") or 0
+    if last.get("status") != "done" or seconds < LONG:
+        return ""
+    of_models = [f"{last['added tokens']:,} tokens"] if last.get("added tokens") else []
+    return f"{run}: {', '.join([spoken(seconds), *of_models])} the last time; icdpo-nb estimate says more"
 
 
 def to_file(path: Path | str) -> Listener:

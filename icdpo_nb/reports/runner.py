@@ -29,6 +29,9 @@ SETTINGS = {
 }
 
 
+INPUT_ERRORS = ("InputError", "TooLongError", "UnservedError")  # by name, as a kernel tells them
+
+
 class RunError(RuntimeError):
     """A notebook that broke for another reason than bad input."""
 
@@ -72,10 +75,10 @@ def execute(
     settings = Config(SETTINGS)
     settings.NotebookClient.on_cell_start = _counted(enter)
     try:
-        with _environment({**QUIET, **environment}), _kernel_ended():
+        with set_environment({**QUIET, **environment}), _kernel_ended():
             papermill.execute_notebook(node, str(target), dict(given), **names, config=settings, timeout_func=left)
     except papermill.PapermillExecutionError as error:
-        if error.ename == "InputError":
+        if error.ename in INPUT_ERRORS:
             raise InputError(error.evalue) from None
         raise RunError(scrubbed(f"{error.ename} in cell {error.cell_index}: {error.evalue}")) from None
     except CellTimeoutError:
@@ -137,7 +140,8 @@ def unfinished(path: Path) -> int:
 
 
 @contextmanager
-def _environment(settings: Mapping[str, str]):
+def set_environment(settings: Mapping[str, str]):
+    """Environment variables for as long as the block lasts."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:

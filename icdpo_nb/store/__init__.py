@@ -1,5 +1,5 @@
 """A persistent cache of results and of their costs.
 
-Reading order (each module imports only from those before it): `database`, `claims`, `vectors`,
-`store`, `stored`.
+Reading order (each module imports only from those before it): `database`, `claims`, `vectors`, `store`, `pace`,
+`rehearsal`, `stored`.
 """

@@ -17,6 +17,7 @@ from ..models.encoder import Embedder, Remembered
 from ..models.interface import NO_BAR, SECONDS, TOKENS, LanguageModel, machine, unless_sampled
 from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol
+from .rehearsal import rehearsed, rehearsing
 from .store import Store
 from .vectors import VectorFiles, vectors_folder
 
@@ -25,8 +26,13 @@ MANY = 4096  # new texts in one call from which on their vectors go to files of 
 
 
 def stored(part: T, wanted: bool = True, store: Store | None = None) -> T:
-    """Wrap a language model, a sentence encoder or a reward in a store; if not `wanted`, return it unchanged."""
+    """Wrap a language model, a sentence encoder or a reward in a store; if not `wanted`, return it unchanged.
+
+    In a rehearsal the part rehearses; see `rehearsal`.
+    """
     wrappers = {"logprobs": StoredLM, "vectors": StoredEmbedder, "score": StoredReward}
+    if rehearsing():
+        part = rehearsed(part)
     wrapper = next((wrappers[method] for method in wrappers if hasattr(part, method)), None)
     if wrapper is None:
         raise TypeError(f"a {type(part).__name__} has no results that a store can cache")

@@ -126,7 +126,7 @@ def test_files_that_are_loaded():
     names = ["helpful/a.jsonl.gz", "helpful/b.parquet", "harmless/a.jsonl.gz", "README.md", "helpful.py"]
     assert data_files(names, "helpful") == names[:2]
     assert data_files(names) == names[:3]
-    assert [downloads._spoken(n) for n in (14_500_000_000, 86_700_000, 1_400, 0)] == ["14.5 GB", "87 MB", "1 kB", "0 kB"]
+    assert [downloads.spoken_size(n) for n in (14_500_000_000, 86_700_000, 1_400, 0)] == ["14.5 GB", "87 MB", "1 kB", "0 kB"]
 
 
 @pytest.mark.parametrize(

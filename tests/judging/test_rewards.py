@@ -78,6 +78,14 @@ def test_classifier_is_read_one_by_one(classifier):
     assert len(set(got)) == 3
 
 
+def test_a_classifier_takes_its_turn_on_its_device(classifier, monkeypatch):
+    entered = []
+    monkeypatch.setattr("icdpo_nb.judging.rewards.enter", lambda model, device: entered.append((model, device.type)))
+    reward = RewardModel(str(classifier))
+    reward.score(["Human: Hi"], ["Hello."])
+    assert entered == [(reward.model, "cpu")]
+
+
 def test_long_texts_lose_their_beginning(classifier):
     reward = RewardModel(str(classifier), max_length=40)
     a, b = reward.score(["Human: one" + "x" * 60, "Human: two" + "x" * 60], ["same"] * 2)

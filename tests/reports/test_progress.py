@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from icdpo_nb.reports import job
 from icdpo_nb.reports.cli import main
-from icdpo_nb.reports.progress import Progress, doing, in_line, remaining, said_once, spoken, steps, to_file
+from icdpo_nb.reports.progress import Progress, doing, expectation, in_line, remaining, said_once, spoken, steps, to_file
 
 PARAMETERS = 'go: str = ""  # the work goes on when this file is there'
 WORK = """# papermill_description=long-work
@@ -93,6 +93,16 @@ def test_times_and_lines_are_short(tmp_path):
     assert line.endswith("c…")
     assert len(line) == len(f"{tmp_path}/report.html  1 min 05 s  ") + 140
     assert in_line(tmp_path, {}) == f"{tmp_path}/report.html  0 s"
+
+
+def test_a_long_run_says_what_it_took_the_last_time():
+    last = {"status": "done", "seconds": 233.0, "added tokens": 1_234_567}
+    said = "01_method-3f2a9c: 3 min 53 s, 1,234,567 tokens the last time; icdpo-nb estimate says more"
+    assert expectation("01_method-3f2a9c", last) == said
+    assert "tokens" not in expectation("01_method", last | {"added tokens": 0})
+    assert [expectation("01_method", other) for other in ({}, last | {"seconds": 59.0}, last | {"status": "failed"})] == [
+        ""
+    ] * 3
 
 
 def test_a_state_that_cannot_be_kept_stops_nothing(tmp_path):

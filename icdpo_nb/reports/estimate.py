@@ -1,0 +1,166 @@
+"""What a run will cost, before it runs: tokens, time, memory, disk and money, and what would make it fit.
+
+The notebook runs once as a rehearsal (see `store.rehearsal`): its model calls compute a few prompts each, and everything else
+happens as in the run. Results that the store has count as nothing. Where a model's weights are not on this machine, the
+forecast rests on its configuration, on its tokenizer, and on the data sheet of a GPU.
+"""
+
+import os
+import resource
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..common.errors import InputError
+from ..models.checkpoints import DESCRIBED
+from ..models.devices import REACHED, Device, named_device
+from ..models.sizes import Size, size_of
+from ..store.rehearsal import MEMORY, REHEARSAL, Note, read_notes
+from ..store.store import store_folder
+from .html import read_record
+from .job import Job
+from .progress import Listener
+from .report import run_job
+from .runner import set_environment
+
+STAGES = ("embedding", "sampling", "scoring", "rewards", "judging")
+TRAINS = ("06_fine_tuning", "08_relative_preference", "10_sandbox_validation")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The forecast of a run."""
+
+    job: Job
+    notes: list[Note]
+    rehearsal: float  # seconds of the rehearsal
+    peak: int  # bytes of its process
+    store: int  # bytes that the store grows by
+    report: int  # bytes of the report's folder
+    gpu_name: str = ""
+    gpu: Device | None = None  # for models without weights
+    sizes: Mapping[str, Size] | None = None  # of these models
+
+    @property
+    def tokens(self) -> int:
+        """All tokens; `sampled` of them depend on how long responses turn out."""
+        return sum(note.tokens for note in self.notes)
+
+    @property
+    def sampled(self) -> int:
+        """The tokens of responses that are still to be sampled."""
+        return sum(note.sampled for note in self.notes if note.stage == "sampling")
+
+    @property
+    def longest(self) -> int:
+        """The tokens of responses that are still to be sampled, if all were as long as they may be."""
+        return sum(note.items * note.n * note.limit for note in self.notes if note.stage == "sampling")
+
+    @property
+    def shapes(self) -> dict[str, tuple[list[int], int, int]]:
+        """For each model without weights: longest context of each call, responses to a context, longest response."""
+        calls = [note for note in self.notes if note.n]
+        of = {name: [note for note in calls if note.part == name] for name in self.sizes or {}}
+        return {
+            name: ([note.longest for note in notes], max(note.n for note in notes), max(note.limit for note in notes))
+            for name, notes in of.items()
+            if notes
+        }
+
+    @property
+    def rest(self) -> float:
+        """Seconds of what is not a model's work: data, statistics, figures, the report."""
+        return max(0.0, self.rehearsal - _side_by_side(self.notes, [note.spent for note in self.notes]))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the whole run."""
+        return self.rest + _side_by_side(self.notes, [self.of(note) for note in self.notes])
+
+    def of(self, note: Note) -> float:
+        """Seconds of a call: measured, or from the rates of the GPU."""
+        size = (self.sizes or {}).get(note.part)
+        if size is None:
+            return note.seconds
+        operations = size.operations(note.context + note.decoded + note.scored, logits=note.decoded + note.scored)
+        read = note.steps * size.weights + note.decoded * size.per_token[0] * (note.context / max(1, note.items))
+        return max(operations / self.gpu.operations, read / self.gpu.bandwidth) / REACHED
+
+    def by_stage(self) -> list[tuple[str, str, int, int, float]]:
+        """Stage, model, items, tokens and seconds of each model in each stage; models that work side by side overlap."""
+        keys = sorted({(note.stage, note.part) for note in self.notes}, key=lambda key: (STAGES.index(key[0]), key[1]))
+        of = {key: [note for note in self.notes if (note.stage, note.part) == key] for key in keys}
+        return [
+            (*key, sum(n.items for n in notes), sum(n.tokens for n in notes), sum(map(self.of, notes)))
+            for key, notes in of.items()
+        ]
+
+
+def estimate(job: Job, gpu: str = "A100", listener: Listener | None = None) -> Estimate:
+    """The forecast of a run on this machine; for models whose weights are not here, on a GPU by its name (`devices`).
+
+    Takes as long as the notebook's statistics and a few prompts of each call. Nothing of it is kept.
+    """
+    if job.notebook in TRAINS:
+        raise InputError(f"{job.notebook} trains models, which is not forecast; its time stands in the README's table")
+    device = named_device(gpu)
+    with tempfile.TemporaryDirectory(prefix="icdpo-rehearsal-") as folder:
+        notes, store, out = Path(folder, "notes.jsonl"), Path(folder, "store"), Path(folder, "reports")
+        before = _copied_store(store)
+        _link_reports(job.out, out)
+        settings = {REHEARSAL: str(notes), DESCRIBED: "1", MEMORY: str(device.memory), "ICDPO_STORE": str(store)}
+        with set_environment(settings):
+            made = run_job(replace(job, out=out), listener)
+        found, record = read_notes(notes), read_record(made / "run.json")
+        grown = max(0, (store / "store.sqlite").stat().st_size - before) if (store / "store.sqlite").exists() else 0
+        report = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
+        sizes = {name: _described_size(name) for name in _without_weights(record)}
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Estimate(job, found, record["seconds"], peak, grown, report, gpu, device, sizes)
+
+
+def _copied_store(folder: Path) -> int:
+    """Copy the store into a folder, so that the rehearsal finds what is there and adds nothing. Returns its size in bytes."""
+    folder.mkdir()
+    path = store_folder() / "store.sqlite"
+    if not path.exists():
+        return 0
+    with sqlite3.connect(path) as source, sqlite3.connect(folder / "store.sqlite") as target:
+        source.backup(target)
+    return (folder / "store.sqlite").stat().st_size
+
+
+def _link_reports(out: Path, there: Path) -> None:
+    """Show the rehearsal the reports that a notebook may read."""
+    there.mkdir()
+    for run in out.glob("*/run.json"):
+        if not run.parent.name.startswith("."):
+            (there / run.parent.name).symlink_to(run.parent.resolve(), target_is_directory=True)
+
+
+def _without_weights(record: Mapping) -> list[str]:
+    models = ((record.get("uses") or {}).get("models") or {}).items()
+    return [name for name, used in models if used["device"] == "meta"]
+
+
+def _described_size(name: str) -> Size:
+    from transformers import AutoConfig
+
+    return size_of(AutoConfig.from_pretrained(name), os.environ.get("ICDPO_DTYPE", "bfloat16"))
+
+
+def _side_by_side(notes: Sequence[Note], seconds: Sequence[float]) -> float:
+    """Seconds of calls some of which ran in threads side by side: those of the slowest thread of each such group."""
+    alone = sum(s for note, s in zip(notes, seconds, strict=True) if not note.thread)
+    total, ends, group = alone, 0.0, {}
+    for note, s in sorted(zip(notes, seconds, strict=True), key=lambda pair: pair[0].began):
+        if not note.thread:
+            continue
+        if note.began >= ends and note.thread not in group:  # a new group: all threads of the last one had ended
+            total, group = total + max(group.values(), default=0.0), {}
+        group[note.thread] = group.get(note.thread, 0.0) + s
+        ends = max(ends, note.began + note.spent)
+    return total + max(group.values(), default=0.0)

@@ -1,0 +1,306 @@
+"""A rehearsal: of the items of a call a few are computed and stand for the others, and what all would cost is noted.
+
+In a process whose environment names a file in ICDPO_REHEARSAL, `stored` gives parts that rehearse. The notes are lines of
+JSON in that file, one a call; `reports.estimate` adds them up. The numbers of a rehearsed run are those of other items, so
+whoever rehearses throws its store and its report away.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..models.interface import NO_BAR, LanguageModel
+from ..models.lm import check_fits
+from ..models.sizes import Size, contexts_at_a_time
+from ..models.tokens import EMPTY, Response
+from ..protocol import RECOMMENDED, Protocol
+from .pace import Pace, Passes, steps_in_slots
+
+REHEARSAL = "ICDPO_REHEARSAL"  # set for a rehearsal: the file of its notes
+MEMORY = "ICDPO_MEMORY"  # set for models without weights: bytes of the device that they are to run on
+PROBED = 3  # prompts of each call that are computed
+PROBED_FIRST = 12  # of a model's first call, to tell what grows with their number
+PROBED_TEXTS = 64  # texts that an encoder or a reward computes of a large call
+META = torch.device("meta")  # of a model without weights
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a call will cost, and what it cost in the rehearsal."""
+
+    stage: str  # sampling, scoring, embedding or rewards
+    part: str  # the name of the model
+    items: int
+    tokens: int  # exact, but for the lengths of responses that are not sampled yet
+    sampled: int  # of these, those of responses
+    seconds: float  # forecast; for a model without weights, 0
+    spent: float  # in the rehearsal
+    thread: int  # 0: the notebook's own
+    began: float  # when, seconds since 1970
+    context: int = 0  # tokens by kind, for a model whose time is forecast from them
+    steps: int = 0
+    decoded: int = 0
+    scored: int = 0
+    longest: int = 0  # tokens of the longest context
+    n: int = 0  # responses to each context
+    limit: int = 0  # their largest number of tokens
+    money: float = 0.0  # at most, in the currency of the judge's prices
+
+
+def rehearsing() -> bool:
+    """Whether this process rehearses."""
+    return REHEARSAL in os.environ
+
+
+def write_note(**values) -> None:
+    """Add a line to the notes."""
+    thread = 0 if threading.current_thread() is threading.main_thread() else threading.get_ident()
+    line = json.dumps(asdict(Note(thread=thread, began=time.time() - values["spent"], **values))) + "\n"
+    with open(os.environ[REHEARSAL], "a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def read_notes(path: Path) -> list[Note]:
+    """The notes of a rehearsal, in order."""
+    if not path.exists():
+        return []
+    return [Note(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def spread_indices(n: int, k: int) -> list[int]:
+    """At most k of n indices, evenly spaced.
+
+    >>> spread_indices(10, 3)
+    [0, 3, 6]
+    """
+    return [i * n // k for i in range(k)] if k < n else [*range(n)]
+
+
+class RehearsedLM:
+    """A `LanguageModel` that computes a few of the contexts that it is given; the others get copies of their results."""
+
+    def __init__(self, lm: LanguageModel):
+        self.lm, self.pace = lm, Pace()
+        self.measures = lm.device != "meta"  # a model without weights takes no time
+
+    def __getattr__(self, name: str):
+        return getattr(vars(self)["lm"], name)
+
+    @property
+    def path(self) -> str:
+        """As `CausalLM.path`."""
+        return self.lm.path if self.measures else "not run: it has no weights here"
+
+    def prepare(self) -> None:
+        """Set up a model that has weights."""
+        if self.measures:
+            self.lm.prepare()
+
+    def sample(
+        self,
+        contexts: Sequence[str],
+        n: int,
+        protocol: Protocol = RECOMMENDED,
+        seed: int = 0,
+        progress: Callable = NO_BAR,
+        begun: Sequence[Response] | None = None,
+        watch: Callable | None = None,
+    ) -> list[list[Response]]:
+        """As `LanguageModel.sample`, with the responses of a few contexts for all."""
+        began = time.perf_counter()
+        begun = begun or [EMPTY] * len(contexts)
+        encoded = [[*self.lm.encode_context(c), *b.token_ids] for c, b in zip(contexts, begun, strict=True)]
+        for context, ids in zip(contexts, encoded, strict=True):
+            check_fits(self.lm, context, len(ids), protocol.max_new_tokens, "new tokens")
+        if not self.measures:
+            return self._longest(contexts, encoded, n, protocol, begun)
+        self.prepare()
+
+        def compute(indices: Sequence[int]) -> tuple[dict[int, list[Response]], Passes, float]:
+            before, start = self.lm.work(), time.perf_counter()
+            some, starts = [contexts[i] for i in indices], [begun[i] for i in indices]
+            found = self.lm.sample(some, n, protocol, seed, begun=starts)
+            took, decoded = time.perf_counter() - start, self.lm.work()["decode"] - before["decode"]
+            longest = max((len(y.token_ids) for ys in found for y in ys), default=0)
+            planned = self.lm.engine.planned_sampling([encoded[i] for i in indices], protocol.max_new_tokens)
+            work = Passes(planned["prefill"], max(0, longest - len(starts[0].token_ids)), round(decoded))
+            return dict(zip(indices, found, strict=True)), work, took
+
+        few = spread_indices(len(contexts), PROBED)
+        known, small, took = compute(few)
+        if self.pace.sampling is None:
+            many, large, longer = compute(spread_indices(len(contexts), PROBED_FIRST))
+            known |= many
+            self.pace.fit_sampling(self._context_seconds(contexts, few, encoded), [(small, took), (large, longer)])
+        out = [known.get(i) or self._copied(known[few[i % len(few)]], c, begun[i], begun[few[i % len(few)]], protocol)
+               for i, c in enumerate(contexts)]  # fmt: skip
+        work = self._sampling(encoded, out, begun, n, protocol, small.decoded)
+        seconds = took if len(out) <= PROBED else self.pace.forecast(work, small, took)
+        shape = {"longest": max(map(len, encoded)), "n": n, "limit": protocol.max_new_tokens}
+        self._note("sampling", len(out), work, work.decoded, seconds, time.perf_counter() - began, **shape)
+        return out
+
+    def _longest(self, contexts, encoded, n: int, protocol: Protocol, begun: Sequence[Response]) -> list[list[Response]]:
+        """Responses of `max_new_tokens` tokens each, which a model without weights is taken to sample."""
+        word, out = self.lm.tokenize(" the")[-1], []
+        for context, start in zip(contexts, begun, strict=True):
+            ids = [*start.token_ids, *[word] * protocol.max_new_tokens]
+            origin = {"context": context, "sampled_by": self.lm.identity}
+            out.append([self.lm.response(ids, "length", protocol, logps=np.full(len(ids), -1.0), **origin) for _ in range(n)])
+        work = self._sampling(encoded, out, begun, n, protocol)
+        shape = {"longest": max(map(len, encoded)), "n": n, "limit": protocol.max_new_tokens}
+        self._note("sampling", len(out), work, work.decoded, 0.0, 0.0, **shape)
+        return out
+
+    def _context_seconds(self, contexts: Sequence[str], few: Sequence[int], encoded: Sequence[Sequence[int]]) -> float:
+        """Seconds of a context token, from scoring one token after each of a few contexts."""
+        end = Response("", tuple(self.lm.eos_ids[:1] or [0]))
+        start = time.perf_counter()
+        self.lm.logprobs([contexts[i] for i in few], [[end] for _ in few], rescore=True)
+        return (time.perf_counter() - start) / sum(len(encoded[i]) for i in few)
+
+    def _copied(self, ys: Sequence[Response], context: str, begun: Response, theirs: Response, protocol: Protocol) -> list:
+        """The responses to another context as responses to this one, after what it has already."""
+        new = [y.token_ids[len(theirs.token_ids) :] for y in ys]
+        origin = {"context": context, "sampled_by": self.lm.identity}
+        return [
+            self.lm.response([*begun.token_ids, *ids], y.finish, protocol, logps=np.full(len(begun.token_ids) + len(ids), -1.0),
+                             **origin) if len(begun.token_ids) + len(ids) else y
+            for y, ids in zip(ys, new, strict=True)
+        ]  # fmt: skip
+
+    def _sampling(self, encoded, out, begun, n: int, protocol: Protocol, decoded: int = 0) -> Passes:
+        """The work of sampling these responses to all contexts. `decoded`: the tokens that the few ones took."""
+        steps = protocol.max_new_tokens
+        lengths = [[len(y.token_ids) - len(b.token_ids) for y in ys] for ys, b in zip(out, begun, strict=True)]
+        kept = sum(sum(lengths[i]) for i in spread_indices(len(out), PROBED))
+        per_token = decoded / kept if decoded and kept else 1.0  # what a stop string cuts off was decoded, too
+        return Passes(
+            self.lm.engine.planned_sampling(encoded, steps)["prefill"],
+            steps_in_slots([max(row) for row in lengths], self._slots([*map(len, encoded)], n, steps)),
+            round(per_token * sum(map(sum, lengths))),
+        )
+
+    def _slots(self, lengths: Sequence[int], n: int, steps: int) -> int:
+        """How many contexts are decoded together."""
+        if self.measures:
+            return max(1, (self.lm.engine.cache_tokens or 10**9) // (max(lengths) + n * steps))
+        memory = float(os.environ.get(MEMORY, "inf"))
+        if memory == float("inf"):
+            return len(lengths)
+        return max(1, contexts_at_a_time(Size(self.lm.engine.model, self.lm.dtype), memory, lengths, n, steps))
+
+    def _note(self, stage: str, items: int, work: Passes, sampled: int, seconds: float, spent: float, **shape: int) -> None:
+        tokens = work.context + work.decoded + work.scored
+        write_note(
+            stage=stage, part=self.lm.name, items=items, tokens=tokens, sampled=sampled, seconds=seconds, spent=spent,
+            **asdict(work), **shape,
+        )  # fmt: skip
+
+    def logprobs(
+        self,
+        contexts: Sequence[str],
+        responses: Sequence[Sequence[Response]],
+        progress: Callable = NO_BAR,
+        rescore: bool = False,
+    ) -> list[list[np.ndarray]]:
+        """As `LanguageModel.logprobs`, with made-up values for all but a few contexts."""
+        began = time.perf_counter()
+        encoded = [self.lm.encode_context(c) for c in contexts]
+        ids = [[y.token_ids for y in ys] for ys in responses]
+        for context, tokens, ys in zip(contexts, encoded, ids, strict=True):
+            check_fits(self.lm, context, len(tokens), max(map(len, ys), default=0), "response tokens")
+
+        def planned(indices: Sequence[int]) -> Passes:
+            tokens = self.lm.engine.planned_scoring([encoded[i] for i in indices], [ids[i] for i in indices])
+            return Passes(scored=tokens["prefill"] + tokens["scored"])
+
+        def compute(indices: Sequence[int]) -> tuple[dict[int, list[np.ndarray]], Passes, float]:
+            start = time.perf_counter()
+            values = self.lm.logprobs([contexts[i] for i in indices], [responses[i] for i in indices], rescore=True)
+            return dict(zip(indices, values, strict=True)), planned(indices), time.perf_counter() - start
+
+        known, seconds, work = {}, 0.0, planned(range(len(contexts)))
+        if self.measures:
+            self.prepare()
+            known, small, took = compute(spread_indices(len(contexts), PROBED))
+            if self.pace.scoring is None:
+                many, large, longer = compute(spread_indices(len(contexts), PROBED_FIRST))
+                known |= many
+                self.pace.fit_scoring([(small, took), (large, longer)])
+            seconds = took if len(contexts) <= PROBED else self.pace.forecast(work, small, took)
+        sampled = sum(len(y) for ys in ids for y in ys)
+        longest_response = max((len(y) for ys in ids for y in ys), default=0)
+        shape = {"longest": max(map(len, encoded)), "n": max(map(len, ids)), "limit": longest_response}
+        self._note("scoring", len(contexts), work, sampled, seconds, time.perf_counter() - began, **shape)
+        rng = np.random.default_rng(len(contexts))
+        return [known.get(i) or [-rng.random(len(y), np.float32) for y in ys] for i, ys in enumerate(ids)]
+
+
+class RehearsedEmbedder:
+    """A sentence encoder that embeds a few of many texts; the others get random unit vectors."""
+
+    def __init__(self, embed):
+        self.embed = embed
+
+    def __getattr__(self, name: str):
+        return getattr(vars(self)["embed"], name)
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors, float32, shape (n_texts, dim)."""
+        some = spread_indices(len(texts), PROBED_TEXTS)
+        self.embed.vectors(["first"])  # loads the model
+        start = time.perf_counter()
+        known = self.embed.vectors([texts[i] for i in some])
+        took = time.perf_counter() - start
+        vectors = np.random.default_rng(len(texts)).standard_normal((len(texts), known.shape[1]), np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors[some] = known
+        _note_texts("embedding", self.embed.name, texts, some, took)
+        return vectors
+
+
+class RehearsedReward:
+    """A reward that scores a few of many responses; the others get the same scores."""
+
+    def __init__(self, reward):
+        self.reward = reward
+
+    def __getattr__(self, name: str):
+        return getattr(vars(self)["reward"], name)
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Made-up rewards, shape (n,)."""
+        some = spread_indices(len(responses), PROBED_TEXTS)
+        if self.reward.model.device == META:
+            _note_texts("rewards", self.reward.name, [x + y for x, y in zip(prompts, responses, strict=True)], [], 0.0)
+            return np.random.default_rng(len(responses)).random(len(responses))
+        start = time.perf_counter()
+        known = self.reward.score([prompts[i] for i in some], [responses[i] for i in some])
+        took = time.perf_counter() - start
+        texts = [x + y for x, y in zip(prompts, responses, strict=True)]
+        _note_texts("rewards", self.reward.name, texts, some, took)
+        values = known[np.arange(len(responses)) % max(1, len(known))] if len(responses) else np.zeros(0)
+        values[some] = known
+        return values
+
+
+def _note_texts(stage: str, part: str, texts: Sequence[str], some: Sequence[int], took: float) -> None:
+    share = sum(map(len, texts)) / max(1, sum(len(texts[i]) for i in some))
+    write_note(stage=stage, part=part, items=len(texts), tokens=0, sampled=0, seconds=took * share, spent=took)
+
+
+def rehearsed(part):
+    """A language model, an encoder or a reward model that rehearses; other rewards cost nothing but their embeddings."""
+    if hasattr(part, "logprobs"):
+        return RehearsedLM(part)
+    if hasattr(part, "vectors"):
+        return RehearsedEmbedder(part)
+    return RehearsedReward(part) if hasattr(part, "model") else part

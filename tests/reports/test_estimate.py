@@ -1,0 +1,104 @@
+"""The forecast of a run: exact where nothing is sampled, and nothing of it is kept."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from conftest import save_tiny_lm
+
+from icdpo_nb.common.errors import InputError
+from icdpo_nb.models.devices import named_device
+from icdpo_nb.models.sizes import size_of
+from icdpo_nb.reports.cli import main
+from icdpo_nb.reports.estimate import Estimate, estimate
+from icdpo_nb.reports.forecast import forecast_text
+from icdpo_nb.reports.job import read_job
+from icdpo_nb.reports.report import run_job
+from icdpo_nb.store.rehearsal import Note
+
+NOTEBOOK = "03_demo_source_nll"
+
+
+def note(stage="sampling", part="a", seconds=10.0, spent=1.0, thread=0, began=0.0, tokens=100, **more) -> Note:
+    return Note(stage, part, 20, tokens, 40, seconds, spent, thread, began, **more)
+
+
+def of_notes(notes: list[Note], rehearsal: float = 20.0, **more) -> Estimate:
+    return Estimate(read_job(NOTEBOOK), notes, rehearsal, 10**9, 2_000_000, 1_000_000, **more)
+
+
+def test_time_adds_up_what_follows_and_overlaps_what_runs_side_by_side():
+    one_after_another = [note(seconds=10, spent=1), note("scoring", seconds=5, spent=2)]
+    assert of_notes(one_after_another).seconds == pytest.approx(20 - 3 + 15)
+    side_by_side = [
+        note(seconds=30, spent=2, thread=1, began=0.0), note(part="b", seconds=10, spent=1, thread=2, began=0.5),
+        note(part="b", seconds=12, spent=1, thread=2, began=1.5),
+    ]  # fmt: skip
+    assert of_notes(side_by_side).seconds == pytest.approx(20 - 2 + 30)
+    later = [note(seconds=7, spent=1, thread=3, began=10.0), note(seconds=9, spent=1, thread=4, began=10.1)]
+    assert of_notes(side_by_side + later).seconds == pytest.approx(20 - 3 + 30 + 9)
+
+
+def test_models_without_weights_are_forecast_from_the_data_sheet():
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32)
+    gpu, size = named_device("A100"), size_of(config)
+    prefill = note(seconds=0.0, spent=0.0, context=100_000, n=3, longest=900, limit=128)
+    found = of_notes([prefill], gpu_name="A100", gpu=gpu, sizes={"a": size})
+    assert found.of(prefill) == pytest.approx(2 * size.in_layers * 100_000 / gpu.operations / 0.4, rel=0.01)
+    decoding = replace(prefill, context=0, steps=1000, decoded=1000)  # one row: bound by reading the weights
+    assert found.of(decoding) == pytest.approx(1000 * size.weights / gpu.bandwidth / 0.4, rel=0.01)
+    text = forecast_text(found)
+    assert "weights 13.5 GB (bfloat16)" in text
+    assert re.search(r"\d+ contexts at a time on 80.0 GB", text)
+    small = replace(found, gpu=gpu._replace(memory=10e9))
+    assert "too large: a fits with ICDPO_DTYPE=int8 (7.0 GB of weights)" in forecast_text(small)
+    tiny = replace(found, gpu=gpu._replace(memory=3e9))
+    assert "fits on no A100, not even with nf4" in forecast_text(tiny)
+
+
+def test_what_would_make_it_fit():
+    job = read_job("01_method")
+    found = replace(of_notes([note(seconds=1000.0, spent=0.0)], rehearsal=100.0), job=job)
+    assert "-p n_prompts 50 takes about 10 min 00 s" in forecast_text(found)  # 100 s + half of 1,000 s
+    assert "-p n_prompts 26 fits into 6 min 00 s" in forecast_text(found, hours=0.1)  # (360 - 100) / 1000 of 100 prompts
+    assert "no number of prompts makes it fit" in forecast_text(found, hours=0.01)
+    assert "0.61 for the machine" in forecast_text(found, price=2.0)
+
+
+def test_a_training_is_not_forecast():
+    with pytest.raises(InputError, match="06_fine_tuning trains models, which is not forecast"):
+        estimate(read_job("06_fine_tuning"))
+
+
+@pytest.fixture
+def few(tmp_path) -> dict:
+    lm = save_tiny_lm(tmp_path / "lm", "llama")
+    return {"lms": [str(lm)], "n_prompts": 30, "preferences": "sandbox", "domains": ["instructions"]}
+
+
+def test_given_texts_are_counted_exactly(few, tmp_path, monkeypatch, capsys):
+    """03 scores given responses only: its tokens are known before it runs, and are those that the run then counts."""
+    monkeypatch.setenv("ICDPO_STORE", str(tmp_path / "store"))
+    job = read_job(NOTEBOOK, few, out=tmp_path / "reports")
+    found = estimate(job)
+    assert not (tmp_path / "store" / "store.sqlite").exists()
+    assert not (tmp_path / "reports").exists()
+    assert found.sampled == 0
+    record = json.loads((run_job(job) / "run.json").read_text())
+    assert found.tokens == record["tokens"] > 0
+    again = estimate(job)
+    assert again.tokens == 0  # the store has all of it
+    assert "the store has all results" in forecast_text(again)
+    command = ["estimate", NOTEBOOK, "-p", "lms", few["lms"][0], "-p", "n_prompts", "30", "-p", "domains", "instructions"]
+    assert main(command) == 0
+    assert "forecast from a few prompts" in capsys.readouterr().out
+
+
+def test_the_command_complains_in_one_sentence(capsys):
+    assert main(["estimate", "01_methods"]) == 2
+    assert "did you mean '01_method'" in capsys.readouterr().err
+    assert main(["estimate", "01_method", "--gpu", "H1000"]) == 2
+    assert "did you mean H100" in capsys.readouterr().err
