@@ -2,7 +2,8 @@
 
 A file holds a part: up to `PART` texts, each as its digest and its vector. A part is written whole as soon as it is computed,
 so an interrupted embedding continues at the part that it was in. The name of a file ends with the checksum of its content; a
-damaged file is removed, and its texts count as new. Processes that embed the same texts share the parts among them.
+damaged file is removed, and its texts count as new. Processes that embed the same texts share the parts among them. One that
+is killed may leave a hidden file behind, which disturbs nobody.
 """
 
 import hashlib
