@@ -10,7 +10,7 @@ import hashlib
 import io
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +69,10 @@ class VectorFiles:
             self._starts.append(len(self) + len(part))
             self._names.add(path.name)
 
-    def rows(self, texts: Iterable[str]) -> np.ndarray:
+    def rows(self, texts: Sequence[str]) -> np.ndarray:
         """The row of each text, int, shape (n_texts,); -1 for a text that is in no file."""
+        if not self._row:
+            return np.full(len(texts), -1)
         return np.array([self._row.get(_digest(text), -1) for text in texts], int)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
