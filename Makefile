@@ -44,6 +44,9 @@ bench: $(INSTALLED) ## time the published procedure against the engine (an hour;
 coverage: $(INSTALLED) ## measure how often the intervals hold the truth, into docs/coverage.md (a quarter of an hour; TIMES=500 for less)
 	$(BIN)/python tests/bench/coverage.py $(TIMES)
 
+scaling: $(INSTALLED) ## measure what grows with what, into docs/scaling.md (five minutes)
+	$(BIN)/python tests/bench/scaling.py
+
 models: $(INSTALLED) ## hold every architecture of transformers against its own forward pass, into docs/models.md (a minute)
 	$(BIN)/python tests/architectures.py
 
@@ -67,4 +70,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 .DEFAULT_GOAL := help
-.PHONY: help install report report-all gallery test test-slow lint lab bench coverage models docs check-docs clean
+.PHONY: help install report report-all gallery test test-slow lint lab bench coverage scaling models docs check-docs clean

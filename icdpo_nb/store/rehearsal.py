@@ -129,8 +129,8 @@ class RehearsedLM:
             found = self.lm.sample(some, n, protocol, seed, begun=starts)
             took, decoded = time.perf_counter() - start, self.lm.work()["decode"] - before["decode"]
             longest = max((len(y.token_ids) for ys in found for y in ys), default=0)
-            planned = self.lm.engine.planned_sampling([encoded[i] for i in indices], protocol.max_new_tokens)
-            work = Passes(planned["prefill"], max(0, longest - len(starts[0].token_ids)), round(decoded))
+            planned = _planned_sampling(self.lm, [encoded[i] for i in indices], protocol.max_new_tokens)
+            work = Passes(planned, max(0, longest - len(starts[0].token_ids)), round(decoded))
             return dict(zip(indices, found, strict=True)), work, took
 
         few = spread_indices(len(contexts), PROBED)
@@ -183,7 +183,7 @@ class RehearsedLM:
         kept = sum(sum(lengths[i]) for i in spread_indices(len(out), PROBED))
         per_token = decoded / kept if decoded and kept else 1.0  # what a stop string cuts off was decoded, too
         return Passes(
-            self.lm.engine.planned_sampling(encoded, steps)["prefill"],
+            _planned_sampling(self.lm, encoded, steps),
             steps_in_slots([max(row) for row in lengths], self._slots([*map(len, encoded)], n, steps)),
             round(per_token * sum(map(sum, lengths))),
         )
@@ -191,7 +191,8 @@ class RehearsedLM:
     def _slots(self, lengths: Sequence[int], n: int, steps: int) -> int:
         """How many contexts are decoded together."""
         if self.measures:
-            return max(1, (self.lm.engine.cache_tokens or 10**9) // (max(lengths) + n * steps))
+            tokens = getattr(getattr(self.lm, "engine", None), "cache_tokens", None) or 10**9  # a server has room, or queues
+            return max(1, tokens // (max(lengths) + n * steps))
         memory = float(os.environ.get(MEMORY, "inf"))
         if memory == float("inf"):
             return len(lengths)
@@ -219,8 +220,7 @@ class RehearsedLM:
             check_fits(self.lm, context, len(tokens), max(map(len, ys), default=0), "response tokens")
 
         def planned(indices: Sequence[int]) -> Passes:
-            tokens = self.lm.engine.planned_scoring([encoded[i] for i in indices], [ids[i] for i in indices])
-            return Passes(scored=tokens["prefill"] + tokens["scored"])
+            return Passes(scored=_planned_scoring(self.lm, [encoded[i] for i in indices], [ids[i] for i in indices]))
 
         def compute(indices: Sequence[int]) -> tuple[dict[int, list[np.ndarray]], Passes, float]:
             start = time.perf_counter()
@@ -242,6 +242,19 @@ class RehearsedLM:
         self._note("scoring", len(contexts), work, sampled, seconds, time.perf_counter() - began, **shape)
         rng = np.random.default_rng(len(contexts))
         return [known.get(i) or [-rng.random(len(y), np.float32) for y in ys] for i, ys in enumerate(ids)]
+
+
+def _planned_sampling(lm: LanguageModel, contexts: Sequence[Sequence[int]], steps: int) -> int:
+    """Tokens that are computed before decoding; those of all contexts where the model does not say."""
+    engine = getattr(lm, "engine", None)
+    return sum(engine.planned_sampling(contexts, steps).values()) if engine else sum(map(len, contexts))
+
+
+def _planned_scoring(lm: LanguageModel, contexts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> int:
+    """Tokens that are computed in scoring; every response with its context where the model does not say."""
+    if engine := getattr(lm, "engine", None):
+        return sum(engine.planned_scoring(contexts, responses).values())
+    return sum(len(c) + len(y) for c, ys in zip(contexts, responses, strict=True) for y in ys)
 
 
 class RehearsedEmbedder:
