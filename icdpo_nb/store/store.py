@@ -20,7 +20,7 @@ from typing import Protocol as Interface
 from ..common.files import cache_folder, checksum, digest
 from . import claims
 from .database import Database, damaged
-from .vectors import VectorFiles, vector_folders
+from .vectors import VectorFiles, folders_of_encoders
 
 SCHEMA = 4  # increase when a code change alters results or their format
 ITEMS_AT_A_TIME = 256  # items that are computed and written together
@@ -165,7 +165,7 @@ class Store:
             {"stage": stage, "inputs": _value(inputs), "results": n, "bytes": size, "created": created}
             for stage, inputs, n, size, created in rows
         ]
-        for folder in vector_folders(self.path.parent):
+        for folder in folders_of_encoders(self.path.parent):
             size = sum(file.stat().st_size for file in folder.glob("*.npy"))
             about = {"stage": "vectors", "inputs": {"folder": folder.name}, "bytes": size}
             found.append(about | {"results": len(VectorFiles(folder)), "created": folder.stat().st_ctime})
@@ -177,7 +177,7 @@ class Store:
         A damaged file of vectors counts as one result.
         """
         n, bad = self.file.use(self._verify)
-        files = [VectorFiles(folder) for folder in vector_folders(self.path.parent)]
+        files = [VectorFiles(folder) for folder in folders_of_encoders(self.path.parent)]
         damaged_files = sum(f.damaged for f in files)
         return n + sum(map(len, files)) + damaged_files, bad + damaged_files
 
@@ -193,7 +193,7 @@ class Store:
     def clean(self) -> int:
         """Remove everything. Returns the number of removed results."""
         n = self.file.use(self._clean)
-        for folder in vector_folders(self.path.parent):
+        for folder in folders_of_encoders(self.path.parent):
             n += len(VectorFiles(folder))
             shutil.rmtree(folder)
         return n

@@ -19,7 +19,7 @@ from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol
 from .rehearsal import rehearsed, rehearsing
 from .store import Store
-from .vectors import VectorFiles, vectors_folder
+from .vectors import VectorFiles, folder_of_encoder
 
 T = TypeVar("T")
 MANY = 4096  # new texts in one call from which on their vectors go to files of their own
@@ -182,7 +182,7 @@ class StoredEmbedder:
         self.store = store
         self._inputs = {"encoder": self.fingerprint}
         self._few = Remembered(self._new)
-        self._many = VectorFiles(vectors_folder(store.path.parent, self.fingerprint))
+        self._many = VectorFiles(folder_of_encoder(store.path.parent, self.fingerprint))
         self._turn = RLock()
 
     def __getattr__(self, name: str):

@@ -26,12 +26,12 @@ WAIT_SECONDS = 0.5  # polling interval while another process computes the last p
 DIGEST_BYTES = 32
 
 
-def vector_folders(store: Path) -> list[Path]:
+def folders_of_encoders(store: Path) -> list[Path]:
     """The folders of vectors beside a store, one for each encoder."""
     return sorted((store / "vectors").glob("*/"))
 
 
-def vectors_folder(store: Path, fingerprint: str) -> Path:
+def folder_of_encoder(store: Path, fingerprint: str) -> Path:
     """The folder of an encoder's vectors beside a store. `store`: the folder of the store."""
     return store / "vectors" / checksum(fingerprint)[:16]
 
