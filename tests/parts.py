@@ -21,6 +21,9 @@ class TinyEmbedder:
                 self.known[t] = v / np.linalg.norm(v)
         return np.stack([self.known[t] for t in texts])
 
+    def keep(self, texts):
+        self(texts)
+
 
 class Fixed:
     """A retriever that always returns the same demonstrations."""

@@ -25,6 +25,7 @@ from icdpo_nb.common.errors import InputError
 from icdpo_nb.common.escaping import visible
 from icdpo_nb.engine.engine import Engine
 from icdpo_nb.models.lm import CausalLM
+from icdpo_nb.cli import main
 from icdpo_nb.reports.job import NOTEBOOKS, notebook_names, open_notebook, read_job
 from icdpo_nb.reports.parameters import COMMON, check_parameters
 from icdpo_nb.reports.report import run_notebook
@@ -556,11 +557,3 @@ def test_your_own_data_with_a_reward(given, tmp_path, monkeypatch):
     assert (tmp_path / "none" / "preference_set.jsonl").read_text() == (
         tmp_path / "sandbox" / "preference_set.jsonl"
     ).read_text()
-
-
-def test_presets_fit_their_notebook():
-    """Every preset names parameters that its notebook has, with values of their types; one serves 06_fine_tuning too."""
-    for path in (NOTEBOOKS / "presets").glob("*.yaml"):
-        notebook = re.search(r"For (\d\d_\w+)", path.read_text(encoding="utf-8"))[1]
-        assert read_job(notebook, preset=path.stem).given
-    assert read_job("06_fine_tuning", preset="instructions").given["paper_data"] == "SyntheticGPT"

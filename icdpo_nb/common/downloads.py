@@ -1,17 +1,14 @@
 """Downloads from the hub: how large one is, and whether there is room for it, is said before it begins."""
 
-import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
-from .files import write_whole
+from .notes import told
 
-NOTE = "ICDPO_NOTE"  # set for a notebook's run: the file in which it says what it waits for, see reports.progress
 TIMEOUT = 10  # seconds that the hub has to say how large the files are
 TOKENIZERS = r"(.*\.(json|jinja|txt)|.*\.model)"
 DATA = re.compile(r".*\.(parquet|arrow|jsonl?|csv|tsv|txt)(\.(gz|zst|xz|bz2))?|.*\.(zip|tar|tar\.gz)")
@@ -40,7 +37,7 @@ def announced(
             f"{hub_id} needs {spoken_size(size)} in {folder}, where {spoken_size(free)} are free; free some space, or set "
             "HF_HOME to a folder on another disk"
         )
-    with _told(f"downloading {hub_id}: {spoken_size(size)} into {folder}" if size else ""):
+    with told(f"downloading {hub_id}: {spoken_size(size)} into {folder}" if size else ""):
         yield
 
 
@@ -55,24 +52,6 @@ def _missing_bytes(hub_id: str, wanted: Callable, revision: str | None, kind: st
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     cached = {f: try_to_load_from_cache(hub_id, f, revision=info.sha, repo_type=kind) for f in wanted([*sizes])}
     return sum(sizes[f] for f, path in cached.items() if not isinstance(path, str))
-
-
-@contextmanager
-def _told(sentence: str) -> Iterator[None]:
-    """Say a sentence for as long as it is true."""
-    note = os.environ.get(NOTE)
-    if sentence and not note:
-        print(sentence, file=sys.stderr, flush=True)
-    if not sentence or not note:
-        yield
-        return
-    with suppress(OSError):
-        write_whole(Path(note), sentence)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            Path(note).unlink()
 
 
 def model_files(names: Sequence[str]) -> list[str]:

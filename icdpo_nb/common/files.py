@@ -3,7 +3,10 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def cache_folder() -> Path:
@@ -21,8 +24,28 @@ def checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file atomically."""
+def digest_of_texts(texts: Iterable[str]) -> str:
+    """The sha256 of many texts in their order, without a copy of all of them."""
+    total = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode()
+        total.update(b"%d:" % len(encoded) + encoded)  # the length keeps ("ab", "c") and ("a", "bc") apart
+    return total.hexdigest()
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes the place of `path` in one step at the end, and only if nothing went wrong."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # UTF-8 cannot encode unpaired surrogates
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            yield file
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with written_whole(path) as file:
+        file.write(text.encode("utf-8", errors="backslashreplace"))  # UTF-8 cannot encode unpaired surrogates

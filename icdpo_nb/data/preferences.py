@@ -132,7 +132,7 @@ def _parts(rows: Sequence["Row"], splits: Sequence[str]) -> tuple[dict[str, tupl
     parts: dict[str, list[Preference]] = {"support": [], "dev": [], "test": []}
     answers = {}
     for split, row in zip(splits, rows, strict=True):
-        parts[split].append(replace(row.pair, chosen=row.demonstration) if split == "support" else row.pair)
+        parts[split].append(row.demonstrated if split == "support" else row.pair)
         if split == "test" and row.answer:
             answers[row.pair.prompt_id] = row.answer
     return {s: tuple(p) for s, p in parts.items()}, answers
@@ -191,6 +191,11 @@ class Row:
     answer: str | None  # the teacher's response, if the row has one as text
     raw: dict | None = None  # the row itself, where it is wanted
 
+    @property
+    def demonstrated(self) -> Preference:
+        """The pair with the demonstration as its `chosen` response."""
+        return self.pair if self.demonstration == self.pair.chosen else replace(self.pair, chosen=self.demonstration)
+
 
 def parse_rows(raw: Rows, column: str, dropped: Counter, keep: bool = False) -> Iterator[Row]:
     """Yield the usable rows, and count the others by reason in `dropped`. `column` holds the support responses.
@@ -232,8 +237,10 @@ def _within(rows: list[Row], max_tokens: tuple[int, int], count_tokens, dropped:
     """The rows whose prompt and responses pass the length filter of Appendix A."""
     prompt_limit, response_limit = max_tokens
     texts = [(r.pair.prompt, r.pair.chosen, r.pair.rejected, r.demonstration) for r in rows]
-    distinct = list(dict.fromkeys(t for row in texts for t in row))
-    length = dict(zip(distinct, count_tokens(distinct), strict=True))
+    length: dict[str, int] = {}
+    for column in zip(*texts, strict=True):  # one at a time: the first three are the same for every source of demonstrations
+        new = [t for t in dict.fromkeys(column) if t not in length]
+        length |= zip(new, count_tokens(new), strict=True)
     for row, (prompt, *responses) in zip(rows, texts, strict=True):
         if length[prompt] > prompt_limit:
             dropped[f"prompt over {prompt_limit} tokens"] += 1

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from ..common.errors import InputError
 from .sources import SPLITS
 
+BROKEN = re.compile("[\0\ud800-\udfff]")
+
 
 def dialogue(messages: Sequence[dict]) -> str:
     """Chat messages as dialogue text: [{"role": "user", "content": "Hi"}] -> "Human: Hi"."""
@@ -149,4 +151,4 @@ def unusable(prompt: str | None, responses: dict[str, str]) -> str | None:
 
 def broken(text: str) -> bool:
     """Whether a text contains NUL or an unpaired surrogate, which JSON can express but UTF-8 cannot."""
-    return re.search("[\0\ud800-\udfff]", text) is not None
+    return BROKEN.search(text) is not None

@@ -161,7 +161,7 @@ def _read_json(file: Path, opened) -> Rows:
 def _parse_json(text: str, file: Path, number: int | None = None):
     """Parse JSON strictly: NaN and repeated names in an object are errors."""
     try:
-        return json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_object)
+        return STRICT.decode(text)
     except RecursionError:
         why = "too deeply nested"
     except json.JSONDecodeError as error:
@@ -182,6 +182,9 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
         names = [name for name, _ in pairs]
         raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} occurs twice in one object")
     return result
+
+
+STRICT = json.JSONDecoder(parse_constant=_reject_constant, object_pairs_hook=_object)
 
 
 def _line(error: Exception) -> str:

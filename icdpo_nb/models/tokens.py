@@ -29,6 +29,7 @@ class Response:
     sampled_by: str = field(default="", repr=False, compare=False)  # the `identity` of the model that sampled it
 
 
+TEXTS_AT_A_TIME = 4096  # whose tokens are in memory together
 EMPTY = Response("", (), "length", logps=np.zeros(0, np.float32))  # a response before its first token
 
 
@@ -54,7 +55,8 @@ class Tokens:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text, for the length filter of `load_preferences`."""
-        return [len(ids) for ids in self._ids(texts)]
+        starts = range(0, len(texts), TEXTS_AT_A_TIME)
+        return [len(ids) for start in starts for ids in self._ids(texts[start : start + TEXTS_AT_A_TIME])]
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not self.tokenizer.is_fast:

@@ -18,6 +18,7 @@ from ..common.errors import InputError
 from ..models.checkpoints import DESCRIBED
 from ..models.devices import REACHED, Device, named_device
 from ..models.sizes import Size, size_of
+from ..models.workers import VARIABLE
 from ..store.rehearsal import MEMORY, REHEARSAL, Note, read_notes
 from ..store.store import store_folder
 from .html import read_record
@@ -55,6 +56,11 @@ class Estimate:
         return sum(note.sampled for note in self.notes if note.stage == "sampling")
 
     @property
+    def workers(self) -> int:
+        """Copies of each model; the rehearsal has none."""
+        return max(int(self.job.values.get("workers", 1)), int(os.environ.get(VARIABLE) or 1))
+
+    @property
     def longest(self) -> int:
         """The tokens of responses that are still to be sampled, if all were as long as they may be."""
         return sum(note.items * note.n * note.limit for note in self.notes if note.stage == "sampling")
@@ -77,8 +83,8 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Seconds of the whole run."""
-        return self.rest + _side_by_side(self.notes, [self.of(note) for note in self.notes])
+        """Seconds of the whole run. Workers share the calls of models."""
+        return self.rest + _side_by_side(self.notes, [self.of(note) for note in self.notes]) / self.workers
 
     def of(self, note: Note) -> float:
         """Seconds of a call: measured, or from the rates of the GPU."""
@@ -125,6 +131,10 @@ def estimate(job: Job, gpu: str = "A100", listener: Listener | None = None) -> E
 def _copied_store(folder: Path) -> int:
     """Copy the store into a folder, so that the rehearsal finds what is there and adds nothing. Returns its size in bytes."""
     folder.mkdir()
+    for file in store_folder().glob("vectors/*/*.npy"):
+        here = folder / file.relative_to(store_folder())
+        here.parent.mkdir(parents=True, exist_ok=True)
+        here.symlink_to(file.resolve())
     path = store_folder() / "store.sqlite"
     if not path.exists():
         return 0

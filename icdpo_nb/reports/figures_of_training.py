@@ -132,7 +132,9 @@ def plot_weight_effects(tables: Mapping[str, pd.DataFrame]) -> np.ndarray:
     axes[0].set(ylabel="smallest cosine of gradients")
     axes[1].set(ylabel="identical answers, %", ylim=(-3, 103))
     for ax in axes:
-        ax.set(xscale="log", xlabel="median |β ω (rᵢ − rⱼ)|, nats")
+        ax.set_xlabel("median |β ω (rᵢ − rⱼ)|, nats")
+        if np.isfinite(ax.dataLim.minposx):  # without a point above 0, an axis has no logarithm
+            ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")  # powers of ten would be set as a formula, which no text here is
         ax.xaxis.set_minor_formatter("")
     axes[0].legend(frameon=False, fontsize=9, loc="lower left")

@@ -5,6 +5,7 @@ Whoever runs it, this process or another, needs nothing else: a job can be saved
 
 import difflib
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -111,7 +112,7 @@ def read_job(
     Texts are read as the declared types. `out`: the project's `reports` if none is given. Raises `InputError` for bad input.
     """
     node, declared = open_notebook(name)
-    read = read_preset(_preset_path(preset), declared, name) if preset else {}
+    read = _of_preset(preset, name.removesuffix(".ipynb"), declared) if preset else {}
     given = read | check_parameters(parameters or {}, declared, name)
     defaults = {p.name: p.default for p in declared.values()}
     folder = Path(out) if out else reports_folder()
@@ -126,6 +127,20 @@ def notebook_names() -> list[str]:
 def preset_names() -> list[str]:
     """The names of all presets."""
     return sorted(path.stem for path in (NOTEBOOKS / "presets").glob("*.yaml"))
+
+
+def preset_notebooks(preset: str) -> list[str]:
+    """The notebooks that a preset is for, as its comment names them: "For 01_method and 06_fine_tuning"."""
+    text = _preset_path(preset).read_text(encoding="utf-8", errors="replace")  # what is wrong with it, `read_preset` says
+    listed = re.search(r"\bFor (\d\d_\w+(?:(?:, | and )\d\d_\w+)*)", text)
+    return re.findall(r"\d\d_\w+", listed[1]) if listed else []
+
+
+def _of_preset(preset: str, notebook: str, declared: Mapping[str, Parameter]) -> dict[str, object]:
+    """The parameters of a preset. If it is for several notebooks, those that only the others have are left out."""
+    named = preset_notebooks(preset)
+    others = {p for other in named for p in open_notebook(other)[1]} if notebook in named else set()
+    return read_preset(_preset_path(preset), declared, notebook, others)
 
 
 def open_notebook(name: str) -> tuple[object, dict[str, Parameter]]:

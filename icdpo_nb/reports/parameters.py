@@ -7,7 +7,7 @@ import ast
 import difflib
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -134,12 +134,16 @@ def check_value(name: str, value: object, kind: type | str) -> object:
     return value
 
 
-def read_preset(path: Path, declared: Mapping[str, Parameter], where: str) -> dict[str, object]:
-    """The parameters in a YAML file, checked as `check_parameters` does. Raises `InputError` with file and line."""
+def read_preset(path: Path, declared: Mapping[str, Parameter], where: str, elsewhere: Container[str] = ()) -> dict[str, object]:
+    """The parameters in a YAML file, checked as `check_parameters` does. Raises `InputError` with file and line.
+
+    `elsewhere`: the parameters of other notebooks that the preset is for, too; those that `declared` lacks are passed over.
+    """
     found: dict[str, object] = {}
     for entry in read_yaml(path, "one parameter a line, `name: value`"):
         try:
-            found |= check_parameters({entry.name: entry.value}, declared, where)
+            if entry.name in declared or entry.name not in elsewhere:
+                found |= check_parameters({entry.name: entry.value}, declared, where)
         except InputError as error:
             raise InputError(f"{path}, line {entry.line}: {error}") from None
     return found

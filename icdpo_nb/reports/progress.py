@@ -43,7 +43,7 @@ class Progress:
 
     `last`: the record of an earlier run with the same parameters, whose `cells` tell how long each cell took. A state holds the
     run, its step, how many of its cells began, when it and its cell began (seconds since 1970), how long this cell and the
-    rest took the last time, or null, and the file `note` in which the notebook says what it waits for, see `common.downloads`.
+    rest took the last time, or null, and the file `note` in which the notebook says what it waits for, see `common.notes`.
     """
 
     def __init__(

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from ..common.downloads import NOTE
 from ..common.errors import InputError
 from ..common.escaping import scrubbed
 from ..common.files import write_whole
+from ..common.notes import NOTE
 from ..store.claims import alive, owner
 from .front import write_front_page
 from .html import is_done, read_record, to_html

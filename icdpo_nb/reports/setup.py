@@ -14,7 +14,8 @@ from ..models.encoder import Embedder
 from ..models.interface import LanguageModel
 from ..models.replicas import load_encoder, load_model
 from ..protocol import Protocol, named_protocol
-from ..retrieval.retrievers import encoder_sentence, settle_leaks
+from ..retrieval.leaks import settle_leaks
+from ..retrieval.retrievers import encoder_sentence
 from ..store.stored import stored
 from .parameters import SETTINGS
 from .run import Run

@@ -1,2 +1,6 @@
-"""Retrieval of demonstrations for a prompt: random, BM25, SBERT and the two-stage R (`retrievers`), and changes to their
-result: order, diversity, no near-duplicates (`reranking`)."""
+"""Retrieval of demonstrations for a prompt.
+
+Reading order (each module imports only from those before it): `bm25`, BM25's index; `retrievers`, random, BM25, SBERT and the
+two-stage R; `reranking`, changes to their result: order, diversity, no near-duplicates; `leaks`, demonstrations of test
+prompts.
+"""

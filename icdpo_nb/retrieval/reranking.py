@@ -60,7 +60,7 @@ class DiverseRetriever:
     def retrieve(self, prompts: Sequence[str], k: int) -> list[list[Preference]]:
         """k demonstrations for each prompt, most similar first."""
         pools = self.retriever.retrieve(prompts, min(max(SBERT_STAGE, k), len(self.support)))
-        self.embed([*prompts, *(d.prompt for ds in pools for d in ds)])  # fill the cache in one efficient call
+        self.embed.keep([*prompts, *(d.prompt for ds in pools for d in ds)])
         return [self._diverse(x, ds, k) for x, ds in zip(prompts, pools, strict=True)]
 
     def _diverse(self, prompt: str, pool: Sequence[Preference], k: int) -> list[Preference]:

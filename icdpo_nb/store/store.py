@@ -9,6 +9,7 @@ that reuses the result can still report its cost.
 
 import json
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from ..common.files import cache_folder, checksum, digest
 from . import claims, journal
 from .database import Database, damaged
 from .upstream import upstream
+from .vectors import VectorFiles, folders_of_encoders
 
 SCHEMA = 4  # increase when a code change alters results or their format
 ITEMS_AT_A_TIME = 256  # items that are computed and written together
@@ -247,14 +249,25 @@ class Store:
             "SELECT stage, inputs, COUNT(key), COALESCE(SUM(LENGTH(value)), 0), created FROM stages LEFT JOIN results "
             "USING (space) GROUP BY space ORDER BY created"
         ).fetchall())  # fmt: skip
-        return [
+        found = [
             {"stage": stage, "inputs": _value(inputs), "results": n, "bytes": size, "created": created}
             for stage, inputs, n, size, created in rows
         ]
+        for folder in folders_of_encoders(self.path.parent):
+            size = sum(file.stat().st_size for file in folder.glob("*.npy"))
+            about = {"stage": "vectors", "inputs": {"folder": folder.name}, "bytes": size}
+            found.append(about | {"results": len(VectorFiles(folder)), "created": folder.stat().st_ctime})
+        return found
 
     def verify(self) -> tuple[int, int]:
-        """Remove damaged results, which are then recomputed. Returns the numbers of all and of damaged results."""
-        return self.file.use(self._verify)
+        """Remove damaged results, which are then recomputed. Returns the numbers of all and of damaged results.
+
+        A damaged file of vectors counts as one result.
+        """
+        n, bad = self.file.use(self._verify)
+        files = [VectorFiles(folder) for folder in folders_of_encoders(self.path.parent)]
+        damaged_files = sum(f.damaged for f in files)
+        return n + sum(map(len, files)) + damaged_files, bad + damaged_files
 
     def _verify(self) -> tuple[int, int]:
         n, bad = 0, []
@@ -267,7 +280,11 @@ class Store:
 
     def clean(self) -> int:
         """Remove everything. Returns the number of removed results."""
-        return self.file.use(self._clean)
+        n = self.file.use(self._clean)
+        for folder in folders_of_encoders(self.path.parent):
+            n += len(VectorFiles(folder))
+            shutil.rmtree(folder)
+        return n
 
     def _clean(self) -> int:
         (n,) = self.file.db.execute("SELECT COUNT(*) FROM results").fetchone()

@@ -7,19 +7,23 @@ language model wrapper also reports the cost of all results that it returned.
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import RLock
 from typing import TypeVar
 
 import numpy as np
 
+from ..common.files import digest_of_texts
 from ..models.encoder import Embedder, Remembered
 from ..models.interface import NO_BAR, SECONDS, TOKENS, LanguageModel, unless_sampled
 from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol
 from .rehearsal import rehearsed, rehearsing
 from .store import Store
+from .vectors import VectorFiles, folder_of_encoder
 
 T = TypeVar("T")
 SPREAD_ITEMS = 1024  # items that replicas compute at a time; each chunk of them is stored as it is done
+MANY = 4096  # new texts in one call from which on their vectors go to files of their own
 
 
 def stored(part: T, wanted: bool = True, store: Store | None = None) -> T:
@@ -50,6 +54,12 @@ def in_parts(part, method: str, items: Mapping[str, Sequence], **same: object) -
 def _at_a_time(part) -> int:
     """How many items of a part the store has computed at a time; 0 for its default."""
     return getattr(part, "at_a_time", SPREAD_ITEMS if hasattr(part, "in_chunks") else 0)
+
+
+def _by_part(store: Store, stage: str, inputs: dict, texts: Sequence[str], run: Callable[[Sequence[str]], object]) -> list:
+    """`run(part)` for every part of `MANY` texts, read from the store where possible. It returns a JSON value."""
+    parts = [texts[i : i + MANY] for i in range(0, len(texts), MANY)]
+    return store.compute(stage, inputs, [digest_of_texts(p) for p in parts], lambda indices: [run(parts[i]) for i in indices])
 
 
 class Meter:
@@ -100,6 +110,13 @@ class StoredLM:
 
     def __getattr__(self, name: str):
         return getattr(vars(self)["lm"], name)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The model's `count_tokens`, with counts of earlier runs where there are many texts, as in a length filter."""
+        if len(texts) < MANY:
+            return self.lm.count_tokens(texts)
+        parts = _by_part(self.store, "tokens", {"model": self.lm.fingerprint}, texts, self.lm.count_tokens)
+        return [n for part in parts for n in part]
 
     def sample(
         self,
@@ -174,26 +191,63 @@ def _array(text: str) -> np.ndarray:
 
 
 class StoredEmbedder:
-    """A sentence encoder that caches its vectors in a store."""
+    """A sentence encoder whose vectors are kept: those of a few texts in a store, those of many in files beside it.
+
+    A store's file would be slow to read as a whole, and many texts would fill the memory; see `vectors`.
+    """
 
     def __init__(self, embed: Embedder, store: Store):
         self.embed = embed
         self.store = store
-        self._cache = Remembered(self._new)
+        self._inputs = {"encoder": self.fingerprint}
+        self._few = Remembered(self._new)
+        self._many = VectorFiles(folder_of_encoder(store.path.parent, self.fingerprint))
+        self._turn = RLock()
 
     def __getattr__(self, name: str):
         return getattr(vars(self)["embed"], name)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32, shape (n_texts, dim). The encoder is loaded only if a vector is missing."""
-        return self._cache(texts)
+        with self._turn:
+            rows = self._kept(texts)
+            few, many = np.flatnonzero(rows < 0), np.flatnonzero(rows >= 0)
+            if not len(many):
+                return self._few(texts)
+            found = self._many.read(rows[many])
+            if not len(few):
+                return found
+            both = np.concatenate([found, self._few([texts[i] for i in few])])
+            return both[np.argsort(np.concatenate([many, few]))]
+
+    def keep(self, texts: Sequence[str]) -> None:
+        """Compute the vectors that are missing, all at once, and say how long many of them take."""
+        with self._turn:
+            self._kept(texts)
+
+    def _kept(self, texts: Sequence[str]) -> np.ndarray:
+        """The rows of the texts in the files, to which many new texts are added; -1 for those that the store has or gets."""
+        rows = self._many.rows(texts)
+        new = [t for t in dict.fromkeys(texts[i] for i in np.flatnonzero(rows < 0)) if t not in self._few]
+        if len(new) >= MANY:
+            new = [new[i] for i in self.store.missing("embed", self._inputs, new)]
+        if len(new) < MANY:
+            self._few.keep(new)
+            return rows
+        self._many.add(new, self.embed.vectors)
+        self.embed.warn_of_cut(new)
+        return self._many.rows(texts)
+
+    def cut_note(self, texts: Sequence[str]) -> str:
+        """The encoder's `cut_note`, with counts of earlier runs."""
+        return self.embed.cut_note(texts, lambda distinct: sum(_by_part(self.store, "cut", self._inputs, distinct, self.n_cut)))
 
     def _new(self, texts: Sequence[str]) -> np.ndarray:
         def run(indices: list[int]) -> Iterator[tuple[Sequence[int], list]]:
             for places, vectors in in_parts(self.embed, "vectors", {"texts": [texts[i] for i in indices]}):
                 yield places, [_floats(v) for v in vectors]
 
-        vectors = self.store.compute("embed", {"encoder": self.fingerprint}, texts, run, chunk=_at_a_time(self.embed))
+        vectors = self.store.compute("embed", self._inputs, texts, run, chunk=_at_a_time(self.embed))
         self.embed.warn_of_cut(texts)
         return np.stack([_array(v) for v in vectors])
 

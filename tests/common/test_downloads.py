@@ -11,8 +11,9 @@ import pytest
 from huggingface_hub import constants
 
 from icdpo_nb.common import downloads
-from icdpo_nb.common.downloads import NOTE, announced, data_files, encoder_files, model_files
+from icdpo_nb.common.downloads import announced, data_files, encoder_files, model_files
 from icdpo_nb.common.errors import InputError
+from icdpo_nb.common.notes import NOTE
 from icdpo_nb.data.preferences import load_preferences
 from icdpo_nb.judging.rewards import load_reward
 from icdpo_nb.models.encoder import Embedder

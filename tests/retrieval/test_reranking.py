@@ -58,6 +58,9 @@ class Plane:
     def __call__(self, texts):
         return np.array([self.VECTORS[t] for t in texts], np.float32)
 
+    def keep(self, texts):
+        pass
+
 
 class All:
     """Returns its support in order."""

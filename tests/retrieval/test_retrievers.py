@@ -14,6 +14,7 @@ from icdpo_nb.common.errors import InputError
 from icdpo_nb.data.preferences import Preference, PreferenceSet
 from icdpo_nb.models.encoder import MINILM_SHA256
 from icdpo_nb.protocol import PAPER
+from icdpo_nb.retrieval import retrievers
 from icdpo_nb.retrieval.retrievers import (  # fmt: skip
     BM25Retriever,
     RandomRetriever,
@@ -21,10 +22,6 @@ from icdpo_nb.retrieval.retrievers import (  # fmt: skip
     TwoStageRetriever,
     by_domain,
     encoder_sentence,
-    leaked_prompts,
-    leaks_sentence,
-    settle_leaks,
-    without_leaks,
     words,
 )
 from icdpo_nb.store.store import Store
@@ -83,6 +80,35 @@ def test_sbert_by_hand(pairs):
     embed = TinyEmbedder()
     found = SBERTRetriever(pairs, embed).retrieve(["Human: How do I boil rice?"], 2)[0]
     assert found[0].prompt_id == "helpful-0"
+
+
+class Counts:
+    """Vectors of whole numbers, whose products are exact in any block."""
+
+    def __call__(self, texts):
+        return np.array([[t.count(c) for c in "w0123456789"] for t in texts], np.float32)
+
+    def keep(self, texts):
+        pass
+
+
+@pytest.mark.parametrize(("samples", "scores"), [(7, 21), (64, 64), (2**14, 2**23)])
+def test_the_best_by_sbert_are_those_of_all_at_once(samples, scores, monkeypatch):
+    """In blocks of any size, with ties in the order of the support set."""
+    monkeypatch.setattr(retrievers, "SAMPLES_AT_A_TIME", samples)
+    monkeypatch.setattr(retrievers, "SCORES_AT_A_TIME", scores)
+    texts, queries = [p.prompt for p in corpus(100, 8)] * 2, [p.prompt for p in corpus(10, 9)]  # every text twice
+    embed = Counts()
+    found = SBERTRetriever([Preference(str(i), "all", text, "a", "b") for i, text in enumerate(texts)], embed)
+    for row, demos in zip(embed(queries) @ embed(texts).T, found.retrieve(queries, 9), strict=True):
+        assert [int(d.prompt_id) for d in demos] == sorted(range(200), key=lambda i: (-row[i], i))[:9]
+
+
+def test_bm25_over_blocks_of_prompts(monkeypatch):
+    support, queries = corpus(80, 10), [p.prompt for p in corpus(25, 11)]
+    whole = BM25Retriever(support).retrieve(queries, 5)
+    monkeypatch.setattr(retrievers, "SCORES_AT_A_TIME", 300)
+    assert BM25Retriever(support).retrieve(queries, 5) == whole
 
 
 def test_two_stage_reranks_the_hits_of_bm25():
@@ -249,51 +275,3 @@ def test_support_of_one_domain_or_mixed(pairs):
     assert len(by_domain("random", pairs, ["helpful", "harmless"], PAPER)["helpful"].support) == len(pairs)
     with pytest.raises(InputError, match="retriever is 'bm25', but must be one of random, BM25"):
         by_domain("bm25", pairs, ["helpful"])
-
-
-def test_leaked_prompts_are_found_apart_from_case_and_space(pairs):
-    shouted = Preference("t1", "helpful", pairs[0].prompt.upper().replace("HUMAN:", "Human:") + " ", "x", "y")
-    fresh = Preference("t2", "helpful", "Human: How do I fry an egg?", "x", "y")
-    assert leaked_prompts(pairs, [shouted, fresh]) == ["t1"]
-
-
-def leaky(pairs):
-    """A set whose support has one test prompt, in other letters; and its test prompts."""
-    shouted = Preference("t1", "helpful", pairs[0].prompt.upper().replace("HUMAN:", "Human:") + " ", "x", "y")
-    fresh = Preference("t2", "helpful", "Human: How do I fry an egg?", "x", "y")
-    support, test = tuple(pairs), (shouted, fresh)
-    return PreferenceSet("set", "local", "raw", support, (), test, {"empty chosen": 2}, "digest of what was loaded"), test
-
-
-def test_leaks_are_kept_or_left_out_and_counted(pairs):
-    loaded, test = leaky(pairs)
-    assert without_leaks(loaded, test, "keep") is loaded
-    clean = without_leaks(loaded, test)
-    assert [p.prompt_id for p in clean.support] == [p.prompt_id for p in pairs[1:]]
-    assert leaked_prompts(clean.support, test) == []
-    assert clean.dropped == {"empty chosen": 2, "demonstrations of test prompts": 1}
-    assert clean.sha256 not in (loaded.sha256, without_leaks(loaded, [], "drop").sha256)
-    assert len(clean.sha256) == 64
-    assert clean.test == loaded.test
-    assert "dropped: 2 empty chosen, 1 demonstrations of test prompts" in clean.describe()
-    assert without_leaks(loaded, test[1:]) is loaded, "nothing to leave out"
-    settled, said = settle_leaks({"raw": loaded}, test, "drop")
-    assert settled == {"raw": clean}
-    assert "raw 1 (t1). These demonstrations are left out" in said, "counted before they are"
-    with pytest.raises(InputError, match="leaks is 'dorp', but must be keep or drop"):
-        without_leaks(loaded, test, "dorp")
-    with pytest.raises(InputError, match="every demonstration of set has the prompt of a test prompt"):
-        without_leaks(loaded, pairs)
-
-
-def test_leaks_are_counted_for_every_source(pairs):
-    loaded, test = leaky(pairs)
-    data = {"raw": loaded, "clean": without_leaks(loaded, test)}
-    assert leaks_sentence(data, test) == (
-        "Test prompts that also occur among the demonstrations, of 2: raw 1 (t1), clean 0. "
-        "These demonstrations are kept (leaks: keep)."
-    )
-    assert leaks_sentence(data, test, "drop").endswith("These demonstrations are left out (leaks: drop).")
-    assert leaks_sentence({"clean": data["clean"]}, test) == (
-        "Test prompts that also occur among the demonstrations, of 2: clean 0."
-    )
