@@ -25,8 +25,7 @@ from icdpo_nb.common.errors import InputError
 from icdpo_nb.common.escaping import visible
 from icdpo_nb.engine.engine import Engine
 from icdpo_nb.models.lm import CausalLM
-from icdpo_nb.cli import main
-from icdpo_nb.reports.job import NOTEBOOKS, notebook_names, open_notebook, read_job
+from icdpo_nb.reports.job import NOTEBOOKS, notebook_names, open_notebook
 from icdpo_nb.reports.parameters import COMMON, check_parameters
 from icdpo_nb.reports.report import run_notebook
 from icdpo_nb.reports.run import RUN_DIR

@@ -8,12 +8,12 @@ from transformers import AutoTokenizer
 
 from icdpo_nb.analyses import teaching
 from icdpo_nb.analyses.teaching import AT_A_TIME, ModelTeacher, teach
+from icdpo_nb.cli import main
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.data.preferences import load_preferences
 from icdpo_nb.data.teachers import records
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
-from icdpo_nb.reports.cli import main
 from icdpo_nb.store.store import Store
 from icdpo_nb.templates import base_context
 
