@@ -1,5 +1,5 @@
 """Language models that sample and score responses, and sentence encoders, loaded by name.
 
 Reading order (each module imports only from those before it): `encoder`, `oasst`, `packaged`, `placement`, `devices`,
-`sizes`, `checkpoints`, `chat`, `tokens`, `interface`, `lm`, `crew`, `workers`, `copies`, `replicas`.
+`sizes`, `checkpoints`, `chat`, `tokens`, `interface`, `lm`, `cluster`, `crew`, `workers`, `copies`, `replicas`.
 """
