@@ -7,10 +7,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import psutil
+
 from ..common.errors import InputError, first_line
 from .placement import SPREAD
 
-STARTS = 3  # times that Ray is started before it is given up
+STARTS = 4  # times that Ray is started before it is given up
 CONNECT_SECONDS = 10.0  # that a cluster has to answer
 STORE_BYTES = 256 * 2**20  # memory that Ray sets aside for arguments and results
 QUIET = {
@@ -39,12 +41,16 @@ def begin_ray(address: str = "") -> bool:
     local = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": STORE_BYTES}
     why = ""
     for _ in range(1 if address else STARTS):  # on a busy machine Ray may not be there in the time that it gives itself
+        before = set(psutil.Process().children(recursive=True))
         try:
             ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level=logging.ERROR)
             return True
         except Exception as error:  # some of Ray's are of this class itself
             ray.shutdown()
             why = first_line(error)
+        for process in set(psutil.Process().children(recursive=True)) - before:  # Ray leaves what it had begun
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
     where = f"the Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
     raise InputError(f"{where} ({why}); see ray status")
 
