@@ -49,8 +49,9 @@ def begin_ray(address: str = "") -> bool:
             ray.shutdown()
             why = first_line(error)
         for process in set(psutil.Process().children(recursive=True)) - before:  # Ray leaves what it had begun
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+            with suppress(psutil.Error):
+                if "/ray/" in " ".join(process.cmdline()):
+                    process.kill()
     where = f"the Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
     raise InputError(f"{where} ({why}); see ray status")
 
