@@ -19,6 +19,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as Ray will do from now on; without it, it warns
     "RAY_prestart_worker_first_driver": "0",  # actors with an environment of their own would not use those processes
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # once Ray has ended, nothing starts it unasked
 }
 PASSED_ON = ("ICDPO_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "TQDM_")  # variables of the environment that workers need, too
 

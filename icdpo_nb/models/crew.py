@@ -97,7 +97,8 @@ class Crew:
         self.tasks: PriorityQueue = PriorityQueue()
         self.numbers = count()
         self.places: dict[object, dict] = {}  # of the actors that are there
-        self.closed, self.failure, self.seen = Event(), "", time.monotonic()
+        self.closed, self.failure = Event(), ""
+        self.began = self.seen = time.monotonic()  # seen: when an actor was there
         self.keepers = [Thread(target=self._keep, daemon=True) for _ in range(n)]
         for keeper in self.keepers:
             keeper.start()
@@ -118,7 +119,7 @@ class Crew:
 
     def wait_for_all(self) -> None:
         """Wait until all actors are there, or a while."""
-        ends = self.seen + PATIENCE_SECONDS
+        ends = self.began + PATIENCE_SECONDS
         while len(self.places) < self.n and time.monotonic() < ends and any(keeper.is_alive() for keeper in self.keepers):
             time.sleep(0.02)
 
