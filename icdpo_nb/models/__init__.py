@@ -2,5 +2,5 @@
 
 Reading order (each module imports only from those before it): `encoder`, `oasst`, `packaged`, `placement`, `devices`,
 `sizes`, `checkpoints`, `licence`, `chat`, `tokens`, `interface`, `addresses`, `completions`, `abilities`, `server`,
-`conversation`, `lm`, `crew`, `workers`, `copies`, `replicas`.
+`conversation`, `lm`, `cluster`, `crew`, `workers`, `copies`, `replicas`.
 """

@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from threading import Lock
 
 from ..common.errors import InputError
-from .crew import Crew, Part, Task, own_errors
+from .cluster import own_errors
+from .crew import Crew, Part, Task
 
 VARIABLE = "ICDPO_WORKERS"
 

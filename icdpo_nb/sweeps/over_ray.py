@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..common.errors import InputError, first_line
-from ..models.crew import PASSED_ON, begin_ray, cause, lost, own_errors
+from ..models.cluster import PASSED_ON, begin_ray, cause, lost, own_errors
 from ..reports.job import load_job
 from ..store.store import store_folder
 from .backend import ERR, JOB, KILLED, OUT, STATE, options

@@ -128,7 +128,7 @@ def test_a_chunk_that_kills_every_worker_ends_the_run(two, tmp_path):
 @pytest.mark.slow
 def test_a_cluster_without_room_says_so(two, tmp_path, monkeypatch):
     monkeypatch.setattr(crew_module, "START_SECONDS", 3.0)
-    monkeypatch.setattr(crew_module, "_share", lambda n, threads: {"num_cpus": 1000})
+    monkeypatch.setattr(crew_module, "share", lambda n, threads: {"num_cpus": 1000})
     two.close()  # it starts again when it is needed
     crowd = Workers(1)
     with pytest.raises(InputError, match=r"no worker of 1 is left \(Ray had no room for one within 3 s\)"):
