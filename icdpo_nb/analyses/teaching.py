@@ -14,7 +14,7 @@ from typing import Protocol as Interface
 from ..common.errors import InputError
 from ..common.files import digest, write_whole
 from ..data.frames import read_rows
-from ..data.preferences import Row, assigned_splits, parse_rows
+from ..data.pairs import Row, assigned_splits, parse_rows
 from ..data.rows import messages, named_split
 from ..data.teachers import column_of, record_file, records, teacher_column, write_records
 from ..models.addresses import is_address
