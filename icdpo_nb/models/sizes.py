@@ -10,8 +10,9 @@ from functools import cached_property
 import torch
 
 from ..common.errors import InputError, first_line
-from ..engine.base import vocabulary
+from ..engine.base import PROBE_TOKENS, vocabulary
 from ..engine.engine import LOGITS_AT_A_TIME, Engine
+from ..engine.memory import peak_bytes
 from .placement import FLOATS, QUANTISED
 
 BITS = {"nf4": 4.5, "int8": 8.0}  # of a quantised weight; nf4 has a float32 scale for each 64 weights
@@ -59,7 +60,15 @@ class Size:
 
     @cached_property
     def per_token(self) -> tuple[float, float]:
-        """Bytes of a token in the cache, and of a token during a pass besides; as `Engine.token_bytes` measures."""
+        """Bytes of a token in the cache, and of a token during a pass besides; as `Engine.token_bytes` measures.
+
+        A classifier has no cache.
+        """
+        if self.model.get_output_embeddings() is None:
+            ids = torch.zeros(1, PROBE_TOKENS, dtype=torch.long, device="meta")
+            mask = torch.ones(1, 1, PROBE_TOKENS, PROBE_TOKENS, dtype=torch.bool, device="meta")  # whole: nothing looks into it
+            peak = peak_bytes(lambda: self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False))
+            return 0.0, peak / PROBE_TOKENS
         engine = Engine(self.model)
         engine.body, engine.head = self.model.base_model, self.model.get_output_embeddings()
         engine.batch_tokens = engine.cache_tokens = engine.probe_tokens
@@ -106,4 +115,4 @@ def contexts_at_a_time(size: Size, memory: int, contexts: Sequence[int], n: int,
     if size.least_memory(longest, n, steps) > memory:
         return 0
     budget = (memory - size.weights) / 2 * 3 / 4
-    return max(1, min(len(contexts), int(budget / in_cache / (longest + n * steps))))
+    return max(1, min(len(contexts), int(budget / max(in_cache, 1) / (longest + n * steps))))

@@ -68,7 +68,7 @@ class Estimate:
     @property
     def shapes(self) -> dict[str, tuple[list[int], int, int]]:
         """For each model without weights: longest context of each call, responses to a context, longest response."""
-        calls = [note for note in self.notes if note.n]
+        calls = [note for note in self.notes if note.described]
         of = {name: [note for note in calls if note.part == name] for name in self.sizes or {}}
         return {
             name: ([note.longest for note in notes], max(note.n for note in notes), max(note.limit for note in notes))
@@ -123,7 +123,7 @@ def estimate(job: Job, gpu: str = "A100", listener: Listener | None = None) -> E
         found, record = read_notes(notes), read_record(made / "run.json")
         grown = max(0, (store / "store.sqlite").stat().st_size - before) if (store / "store.sqlite").exists() else 0
         report = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
-        sizes = {name: _described_size(name) for name in _without_weights(record)}
+        sizes = {note.part: _described_size(note) for note in {n.part: n for n in found if n.described}.values()}
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Estimate(job, found, record["seconds"], peak, grown, report, gpu, device, sizes)
 
@@ -151,15 +151,10 @@ def _link_reports(out: Path, there: Path) -> None:
             (there / run.parent.name).symlink_to(run.parent.resolve(), target_is_directory=True)
 
 
-def _without_weights(record: Mapping) -> list[str]:
-    models = ((record.get("uses") or {}).get("models") or {}).items()
-    return [name for name, used in models if used["device"] == "meta"]
-
-
-def _described_size(name: str) -> Size:
+def _described_size(note: Note) -> Size:
     from transformers import AutoConfig
 
-    return size_of(AutoConfig.from_pretrained(name), os.environ.get("ICDPO_DTYPE", "bfloat16"))
+    return size_of(AutoConfig.from_pretrained(note.part), os.environ.get("ICDPO_DTYPE", "bfloat16"), note.described)
 
 
 def _side_by_side(notes: Sequence[Note], seconds: Sequence[float]) -> float:

@@ -50,7 +50,13 @@ def _memory(e: Estimate) -> list[str]:
         size = e.sizes[name]
         least = size.least_memory(max(lengths), n, steps)
         at_a_time = contexts_at_a_time(size, e.gpu.memory, lengths, n, steps)
-        fits = f"{at_a_time} contexts at a time on {spoken_size(e.gpu.memory)}" if at_a_time else "does not fit"
+        fits = (
+            "does not fit"
+            if not at_a_time
+            else f"{at_a_time} contexts at a time on {spoken_size(e.gpu.memory)}"
+            if n
+            else "fits"
+        )
         found.append(
             f"memory  {name}: weights {spoken_size(size.weights)} ({size.dtype}), at least {spoken_size(least)}; {fits}"
         )

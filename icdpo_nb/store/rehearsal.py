@@ -51,6 +51,7 @@ class Note:
     n: int = 0  # responses to each context
     limit: int = 0  # their largest number of tokens
     money: float = 0.0  # at most, in the currency of the judge's prices
+    described: str = ""  # for a model without weights, its task: CausalLM or SequenceClassification
 
 
 def rehearsing() -> bool:
@@ -198,10 +199,10 @@ class RehearsedLM:
         return max(1, contexts_at_a_time(Size(self.lm.engine.model, self.lm.dtype), memory, lengths, n, steps))
 
     def _note(self, stage: str, items: int, work: Passes, sampled: int, seconds: float, spent: float, **shape: int) -> None:
-        tokens = work.context + work.decoded + work.scored
+        tokens, described = work.context + work.decoded + work.scored, "" if self.measures else "CausalLM"
         write_note(
             stage=stage, part=self.lm.name, items=items, tokens=tokens, sampled=sampled, seconds=seconds, spent=spent,
-            **asdict(work), **shape,
+            described=described, **asdict(work), **shape,
         )  # fmt: skip
 
     def logprobs(
@@ -292,7 +293,7 @@ class RehearsedReward:
         """Made-up rewards, shape (n,)."""
         some = spread_indices(len(responses), PROBED_TEXTS)
         if self.reward.model.device == META:
-            _note_texts("rewards", self.reward.name, [x + y for x, y in zip(prompts, responses, strict=True)], [], 0.0)
+            self._describe(prompts, responses)
             return np.random.default_rng(len(responses)).random(len(responses))
         start = time.perf_counter()
         known = self.reward.score([prompts[i] for i in some], [responses[i] for i in some])
@@ -302,6 +303,14 @@ class RehearsedReward:
         values = known[np.arange(len(responses)) % max(1, len(known))] if len(responses) else np.zeros(0)
         values[some] = known
         return values
+
+    def _describe(self, prompts: Sequence[str], responses: Sequence[str]) -> None:
+        """Note the tokens that a reward model without weights would read."""
+        texts = [f"{x}\n\nAssistant: {y}" for x, y in zip(prompts, responses, strict=True)]
+        lengths = [len(ids) for ids in self.reward.tokenizer(texts)["input_ids"]] if texts else [0]
+        shape = {"items": len(texts), "tokens": sum(lengths), "context": sum(lengths), "longest": max(lengths)}
+        numbers = {"sampled": 0, "seconds": 0.0, "spent": 0.0, "described": "SequenceClassification"}
+        write_note(stage="rewards", part=self.reward.name, **shape, **numbers)
 
 
 def _note_texts(stage: str, part: str, texts: Sequence[str], some: Sequence[int], took: float) -> None:

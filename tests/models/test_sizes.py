@@ -76,7 +76,10 @@ def test_operations_by_hand():
 
 def test_a_reward_model_has_a_size():
     config = GPTNeoXConfig(**SEVEN, vocab_size=50_288, intermediate_size=16_384, num_labels=1)
-    assert size_of(config, task="SequenceClassification").weights == pytest.approx(2 * 6.65e9, rel=0.01)
+    size = size_of(config, task="SequenceClassification")
+    assert size.weights == pytest.approx(2 * 6.65e9, rel=0.01)
+    assert size.per_token[0] == 0
+    assert size.weights < size.least_memory(1024, 0, 0) < size.weights + 2e9
 
 
 def test_bad_input():
