@@ -1,8 +1,10 @@
 """What a sweep says: lines for what has ended, and on a terminal the runs that go on with counts."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 from sweeping import leave_report, saved, small_notebooks
 
 from icdpo_nb.reports.progress import Display
@@ -48,6 +50,11 @@ def test_the_table_has_the_runs_that_go_on_and_counts(jobs, tmp_path):
     )
     assert display.head == "5 runs: 1 done, 1 failed, 2 begun, 1 waiting"
     assert [*display.states] == [jobs[0].run_id]
+    console = Console(width=100, file=io.StringIO())
+    console.print(display.live.get_renderable())
+    head, line = console.file.getvalue().splitlines()
+    assert head.strip() == display.head
+    assert line.split()[:5] == [jobs[0].run_id, "scoring", "cell", "2", "of"]
     watch.look({}, 1, [Outcome(jobs[1], 0)])
     assert not display.states
     assert display.head == "5 runs: 1 done, 1 waiting"
