@@ -205,6 +205,9 @@ class Lengths:
         found = np.array([[len(t), ord(t[-1]) - 48.0, 3.0] for t in texts], np.float32)
         return found / np.linalg.norm(found, axis=1, keepdims=True)
 
+    def keep(self, texts):
+        pass
+
 
 @contextmanager
 def training_in(cache):
