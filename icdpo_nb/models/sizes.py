@@ -10,9 +10,8 @@ from functools import cached_property
 import torch
 
 from ..common.errors import InputError, first_line
-from ..engine.base import PROBE_TOKENS, vocabulary
+from ..engine.base import vocabulary
 from ..engine.engine import LOGITS_AT_A_TIME, Engine
-from ..engine.memory import peak_bytes
 from .placement import FLOATS, QUANTISED
 
 BITS = {"nf4": 4.5, "int8": 8.0}  # of a quantised weight; nf4 has a float32 scale for each 64 weights
@@ -62,13 +61,13 @@ class Size:
     def per_token(self) -> tuple[float, float]:
         """Bytes of a token in the cache, and of a token during a pass besides; as `Engine.token_bytes` measures.
 
-        A classifier has no cache.
+        A classifier has no cache; its passes are taken to be those of a language model of this shape.
         """
         if self.model.get_output_embeddings() is None:
-            ids = torch.zeros(1, PROBE_TOKENS, dtype=torch.long, device="meta")
-            mask = torch.ones(1, 1, PROBE_TOKENS, PROBE_TOKENS, dtype=torch.bool, device="meta")  # whole: nothing looks into it
-            peak = peak_bytes(lambda: self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False))
-            return 0.0, peak / PROBE_TOKENS
+            try:
+                return 0.0, size_of(self.model.config, self.dtype).per_token[1]
+            except InputError:  # an encoder: the tensors of one layer
+                return 0.0, 16 * self.model.config.hidden_size * self.bytes_per_number
         engine = Engine(self.model)
         engine.body, engine.head = self.model.base_model, self.model.get_output_embeddings()
         engine.batch_tokens = engine.cache_tokens = engine.probe_tokens

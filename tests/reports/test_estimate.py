@@ -45,7 +45,7 @@ def test_models_without_weights_are_forecast_from_the_data_sheet():
 
     config = LlamaConfig(hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32)
     gpu, size = named_device("A100"), size_of(config)
-    prefill = note(seconds=0.0, spent=0.0, context=100_000, n=3, longest=900, limit=128)
+    prefill = note(seconds=0.0, spent=0.0, context=100_000, n=3, longest=900, limit=128, described="CausalLM")
     found = of_notes([prefill], gpu_name="A100", gpu=gpu, sizes={"a": size})
     assert found.of(prefill) == pytest.approx(2 * size.in_layers * 100_000 / gpu.operations / 0.4, rel=0.01)
     decoding = replace(prefill, context=0, steps=1000, decoded=1000)  # one row: bound by reading the weights
