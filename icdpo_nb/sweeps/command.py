@@ -22,7 +22,7 @@ def sweep(path: str, on: str | None = None, jobs: int | None = None, out: str | 
         print(plan_text(found))
         return 0
     backend = open_backend(found.on, on, jobs)
-    prepare(found.jobs)
+    prepare(job for job in found.jobs if not is_current(job))
     with Display() if sys.stderr.isatty() else nullcontext() as display:
         outcomes, joined = run_jobs(found, backend, Watch(len(found.jobs), display), Store())
     if joined.new or joined.different:

@@ -33,9 +33,10 @@ def answer_of(sweep: Sweep, outcomes: Sequence[Outcome], claims: pd.DataFrame) -
     if len(groups) == 1:
         how = "comes out the same in every setting" if same else "depends on the setting"
         return [f"The one comparison {how}: {(same + other)[0]}.", *said]
-    first = f"Of {len(groups)} comparisons, {len(same) or 'none'} come out the same in every setting"
-    first += f": {listed(same)}." if same else "."
-    return [first, *([f"{len(other)} depend on the setting: {listed(other)}."] if other else []), *said]
+    said = [f"{len(other)} {'depends' if len(other) == 1 else 'depend'} on the setting: {listed(other)}."] * bool(other) + said
+    come = "1 comes" if len(same) == 1 else f"{len(same) or 'none'} come"
+    named = f": {listed(same)}" if same else ""
+    return [f"Of {len(groups)} comparisons, {come} out the same in every setting{named}.", *said]
 
 
 def _counted(counts: pd.Series) -> str:

@@ -120,4 +120,16 @@ def test_the_answer_says_what_does_not_depend_on_the_setting(grid):
         "The one comparison comes out the same in every setting: ICDPO > ICL (higher).",
         "1 of 4 runs failed and left no results.",
     ]
+    claims = pd.concat(
+        [claims, claims.assign(claim="A > B"), claims.assign(claim="C > D", finding=["higher", "lower", "higher"])]
+    )
+    assert answer_of(found, outcomes[:3], claims) == [
+        "Of 3 comparisons, 2 come out the same in every setting: ICDPO > ICL (higher) and A > B (higher).",
+        "1 depends on the setting: C > D (higher in 2, lower in 1).",
+    ]
+    claims = claims[claims["claim"] != "A > B"]
+    assert answer_of(found, outcomes[:3], claims)[0].startswith(
+        "Of 2 comparisons, 1 comes out the same in every setting: ICDPO"
+    )
+    claims = claims[claims["claim"] == "C > D"]
     assert setting_labels(claims, found) == ["size 1, x", "size 1, y", "size 2, x"]
