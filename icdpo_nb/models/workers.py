@@ -72,7 +72,7 @@ class Workers:
 
     def call(self, part: Part, do: Callable) -> object:
         """`do(copy)` in one worker."""
-        return next(iter(self.spread(part, None, do, [{}], [part.name])))[1]
+        return next(iter(self.spread(part, None, do, [{}], [f"setting up {part.name}"])))[1]
 
     def each(self, part: Part, settle: Callable, do: Callable) -> None:
         """`do(copy)` in every worker. Waits a while for those that are still starting."""

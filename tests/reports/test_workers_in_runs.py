@@ -77,7 +77,9 @@ def kill_one(store: Path, killed: list[int]) -> None:
     """SIGKILL to a worker of this process's run that works on a chunk, as soon as another chunk was sampled."""
     while not killed:
         time.sleep(0.01)
-        if not (store / "store.sqlite").exists() or not any(s["stage"] == "sample" for s in Store(store).stages()):
+        if not (store / "store.sqlite").exists() or not any(
+            s["results"] for s in Store(store).stages() if s["stage"] == "sample"
+        ):
             continue
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
