@@ -43,6 +43,7 @@ def as_svg(figure: plt.Figure) -> str:
 
 
 def drawn_settings(means: pd.DataFrame, value: str = "mean") -> str:
-    """`plot_settings` in the house style, as SVG."""
-    set_style()
-    return as_svg(plot_settings(means, value))
+    """`plot_settings` in the house style, as SVG; the style of other figures stays as it is."""
+    with plt.rc_context():
+        set_style()
+        return as_svg(plot_settings(means, value))

@@ -34,7 +34,7 @@ from .exhibits import (
     wide_claims,
     wide_means,
 )  # fmt: skip
-from .findings import as_text, claims_of, done_records, means_of, together, verdict_counts
+from .gathered import as_text, claims_of, done_records, means_of, together, verdict_counts
 from .plan import NOTEBOOK, Outcome, Sweep
 
 

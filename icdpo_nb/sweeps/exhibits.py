@@ -9,7 +9,7 @@ from ..statistics.answers import OTHERS
 from ..statistics.estimates import as_text as intervals
 from ..statistics.findings import SIGNS, listed
 from ..statistics.verdicts import family_sentence
-from .findings import as_text
+from .gathered import as_text
 from .plan import Outcome, Sweep
 
 NO_BEST = (

@@ -22,7 +22,7 @@ def points(ax):
 def test_a_panel_for_each_method_and_a_row_for_each_setting():
     """The first setting on top, all panels of one scale; a method without a setting leaves its row empty."""
     figure = plot_settings(MEANS)
-    base, icdpo = [ax for ax in figure.axes if ax.get_title()]
+    base, icdpo = [ax for ax in figure.axes if ax.get_title() or ax.get_title("left")]
     assert [text.get_text() for text in base.get_yticklabels()] == ["c", "b", "a"]
     assert points(base) == [([0.5, 2.0], 2), ([1.0], 2), ([0.5, 2.0], 1), ([1.0], 1), ([0.5, 2.0], 0), ([1.0], 0)]
     assert points(icdpo) == [([1.5, 3.0], 2), ([2.0], 2), ([1.5, 3.0], 1), ([2.0], 1)]
@@ -38,7 +38,9 @@ def test_means_without_intervals_and_too_many_settings(monkeypatch):
 
 
 def test_the_same_bytes():
+    figures, style = plt.get_fignums(), dict(plt.rcParams)
     first, second = (drawn_settings(MEANS) for _ in range(2))
     assert first == second
     assert first.count("<svg") == 1
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == figures
+    assert dict(plt.rcParams) == style

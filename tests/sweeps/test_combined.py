@@ -10,7 +10,7 @@ from sweeping import leave_report, saved, small_notebooks, texts_of
 
 from icdpo_nb.sweeps.combined import write_combined_report
 from icdpo_nb.sweeps.exhibits import answer_of, setting_labels
-from icdpo_nb.sweeps.findings import claims_of, done_records, together
+from icdpo_nb.sweeps.gathered import claims_of, done_records, together
 from icdpo_nb.sweeps.plan import Outcome, read_sweep
 
 HOSTILE = "<script>alert(1)</script><img src=x> `$5` **bold** [a](http://x.example) \u202egnp.exe"

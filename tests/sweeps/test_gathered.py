@@ -10,7 +10,7 @@ from scipy.stats import t as student
 from sweeping import leave_report, saved, small_notebooks
 
 from icdpo_nb.statistics.seeds import over_seeds
-from icdpo_nb.sweeps.findings import claims_of, done_records, means_of, together, verdict_counts
+from icdpo_nb.sweeps.gathered import claims_of, done_records, means_of, together, verdict_counts
 from icdpo_nb.sweeps.plan import Outcome, read_sweep
 
 
