@@ -16,6 +16,7 @@ from ..common.endpoint import OPENAI, host_of, key_of, reason
 from ..common.errors import InputError
 from ..common.escaping import scrubbed, visible
 from ..common.files import digest
+from ..store.rehearsal import rehearsing, write_note
 from ..store.store import Store
 
 KEY = "ICDPO_JUDGE_KEY"  # the environment variable that holds an endpoint's key
@@ -129,9 +130,11 @@ class EndpointJudge:
 
         New verdicts are stored; unparsable and failed replies are not. Raises `InputError` if more than `max_calls` calls are
         needed, if the endpoint rejects the key or the model, or if a whole round of calls yields no verdict. Verdicts before
-        the error are stored.
+        the error are stored. In a rehearsal nothing is asked, and every pair is a tie.
         """
         items = list(zip(prompts, firsts, seconds, strict=True))
+        if rehearsing():
+            return self._rehearse(items)
         asked = [item for item in items if item[1] != item[2]]
         if len(self.store.missing("judge", self.identity, asked)) > self.max_calls:
             cost = self.preview(prompts, firsts, seconds)
@@ -157,15 +160,27 @@ class EndpointJudge:
     def preview(self, prompts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> str:
         """The number of calls still to be paid for, their tokens and, if prices are known, their maximum cost."""
         items = list({item: None for item in zip(prompts, firsts, seconds, strict=True) if item[1] != item[2]})
+        n_missing, prompt_tokens, reply_tokens, cost = self._price(items)
+        maximum = f", at most {cost:,.2f} in the currency of the prices" if cost else ""
+        return (
+            f"{n_missing:,} of {len(items):,} calls to {self.name} are still to be paid for: about {prompt_tokens:,} prompt "
+            f"tokens, at most {reply_tokens:,} reply tokens{maximum}."
+        )
+
+    def _price(self, items: Sequence[tuple[str, str, str]]) -> tuple[int, int, int, float]:
+        """Calls still to be paid for, their prompt tokens (about) and reply tokens (at most), and their maximum cost."""
         missing = [items[i] for i in self.store.missing("judge", self.identity, items)]
         prompt_tokens = sum(len(_question(item, self.prompt)) for item in missing) // CHARACTERS_PER_TOKEN
         reply_tokens = len(missing) * self.settings["max_completion_tokens"]
         cost = (prompt_tokens * self.price[0] + reply_tokens * self.price[1]) / 1e6
-        maximum = f", at most {cost:,.2f} in the currency of the prices" if cost else ""
-        return (
-            f"{len(missing):,} of {len(items):,} calls to {self.name} are still to be paid for: about {prompt_tokens:,} prompt "
-            f"tokens, at most {reply_tokens:,} reply tokens{maximum}."
-        )
+        return len(missing), prompt_tokens, reply_tokens, cost
+
+    def _rehearse(self, items: Sequence[tuple[str, str, str]]) -> list[Reply]:
+        """Note what the calls would cost."""
+        n, prompt_tokens, reply_tokens, cost = self._price([item for item in items if item[1] != item[2]])
+        tokens = {"tokens": prompt_tokens + reply_tokens, "sampled": reply_tokens}
+        write_note(stage="judging", part=self.name, items=n, seconds=0.0, spent=0.0, money=cost, **tokens)
+        return [Reply("C", "not asked in a rehearsal")] * len(items)
 
     def _call(self, item: tuple[str, str, str]) -> Reply:
         """One call. The reply is untrusted: it is parsed strictly, and any key in it is removed."""

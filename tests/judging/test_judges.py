@@ -25,6 +25,7 @@ from icdpo_nb.judging.endpoint import (
     parse,
 )
 from icdpo_nb.judging.judges import RewardJudge, judge_pairs, load_judge, outcome
+from icdpo_nb.store.rehearsal import REHEARSAL, read_notes
 from icdpo_nb.store.store import Store
 
 pytest.importorskip("openai")
@@ -208,6 +209,16 @@ def test_the_cost_counts_the_question_that_is_asked(judge):
         tokens[question] = len(_question(("x", "a", "b"), prompt)) // CHARACTERS_PER_TOKEN
         assert f"about {tokens[question]:,} prompt tokens" in judge(question=question).preview(["x"], ["a"], ["b"])
     assert len(set(tokens.values())) == len(QUESTIONS)
+
+
+def test_a_rehearsal_asks_nothing_and_notes_the_price(endpoint, judge, tmp_path, monkeypatch):
+    monkeypatch.setenv(REHEARSAL, str(tmp_path / "notes"))
+    made = judge(price=(10.0, 20.0), reply_tokens=100, max_calls=0)
+    assert judge_pairs(made, X, OURS, THEIRS)["verdict"].tolist() == ["tie"] * 4
+    assert not endpoint.asked
+    (note,) = read_notes(tmp_path / "notes")
+    assert (note.stage, note.items, note.sampled) == ("judging", 6, 600)
+    assert note.money == pytest.approx(((note.tokens - 600) * 10 + 600 * 20) / 1e6)
 
 
 def test_a_judge_that_favours_a_place_decides_nothing(endpoint, judge):
