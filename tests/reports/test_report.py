@@ -424,7 +424,7 @@ def test_kernels_are_encrypted_and_no_token_is_kept(ending, monkeypatch):
     record = json.loads((folder / "run.json").read_text())
     assert set(record) == {
         "run", "notebook", "title", "preset", "status", "exception", "parameters", "seed", "git", "versions", "provenance",
-        "origins", "began", "finished", "seconds", "cells", "headline", "uses", "work", "tokens", "added tokens",
+        "origins", "began", "finished", "seconds", "cells", "headline", "uses", "workers", "work", "tokens", "added tokens",
     }  # fmt: skip
 
 
