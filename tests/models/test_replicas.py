@@ -84,6 +84,7 @@ def by_chunks(lm: CausalLM, settings: dict, contexts=CONTEXTS, n: int = 3, seed:
     return [ys for part in parts for ys in part]
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed_and_the_results_are_those_of_one_model(two, folder, tmp_path, one_thread):
     (log := tmp_path / "log").mkdir()
     deadly = CONTEXTS[CHUNK + 3]

@@ -79,6 +79,7 @@ def few(tmp_path) -> dict:
     return {"lms": [str(lm)], "n_prompts": 30, "preferences": "sandbox", "domains": ["instructions"]}
 
 
+@pytest.mark.slow
 def test_given_texts_are_counted_exactly(few, tmp_path, monkeypatch, capsys):
     """03 scores given responses only: its tokens are known before it runs, and are those that the run then counts."""
     monkeypatch.setenv("ICDPO_STORE", str(tmp_path / "store"))

@@ -45,6 +45,7 @@ def test_one_fails_once_one_always_and_the_rest_goes_on(small, tmp_path, capsys)
     assert capsys.readouterr().out.count("as it was") == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_processes(small, tmp_path):
     """As a terminal sends it, to the driver alone: one line, and nothing goes on; those that ran are kept as failed."""
     path = saved(tmp_path, "notebooks: 05_small\ngrid: {name: [slow], size: [1, 2, 3]}\n")
