@@ -16,7 +16,7 @@ from ..common.endpoint import OPENAI, host_of, key_of, reason
 from ..common.errors import InputError
 from ..common.escaping import scrubbed, visible
 from ..common.files import digest
-from ..store.rehearsal import rehearsing, write_note
+from ..store.notes import rehearsing, write_note
 from ..store.store import Store
 
 KEY = "ICDPO_JUDGE_KEY"  # the environment variable that holds an endpoint's key

@@ -19,7 +19,8 @@ from ..models.checkpoints import DESCRIBED
 from ..models.devices import REACHED, Device, named_device
 from ..models.sizes import Size, size_of
 from ..models.workers import VARIABLE
-from ..store.rehearsal import MEMORY, REHEARSAL, Note, read_notes
+from ..store.notes import REHEARSAL, Note, read_notes
+from ..store.rehearsal import MEMORY
 from ..store.store import store_folder
 from .html import read_record
 from .job import Job

@@ -1,17 +1,13 @@
 """A rehearsal: of the items of a call a few are computed and stand for the others, and what all would cost is noted.
 
-In a process whose environment names a file in ICDPO_REHEARSAL, `stored` gives parts that rehearse. The notes are lines of
-JSON in that file, one a call; `reports.estimate` adds them up. The numbers of a rehearsed run are those of other items, so
-whoever rehearses throws its store and its report away.
+In a process whose environment names a file in ICDPO_REHEARSAL, `stored` gives parts that rehearse. `reports.estimate` adds up
+the notes. The numbers of a rehearsed run are those of other items, so whoever rehearses throws its store and its report away.
 """
 
-import json
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -20,58 +16,14 @@ from ..models.interface import NO_BAR, LanguageModel, check_fits
 from ..models.sizes import Size, contexts_at_a_time
 from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol
+from .notes import write_note
 from .pace import Pace, Passes, steps_in_slots
 
-REHEARSAL = "ICDPO_REHEARSAL"  # set for a rehearsal: the file of its notes
 MEMORY = "ICDPO_MEMORY"  # set for models without weights: bytes of the device that they are to run on
 PROBED = 3  # prompts of each call that are computed
 PROBED_FIRST = 12  # of a model's first call, to tell what grows with their number
 PROBED_TEXTS = 64  # texts that an encoder or a reward computes of a large call
 META = torch.device("meta")  # of a model without weights
-
-
-@dataclass(frozen=True)
-class Note:
-    """What a call will cost, and what it cost in the rehearsal."""
-
-    stage: str  # sampling, scoring, embedding or rewards
-    part: str  # the name of the model
-    items: int
-    tokens: int  # exact, but for the lengths of responses that are not sampled yet
-    sampled: int  # of these, those of responses
-    seconds: float  # forecast; for a model without weights, 0
-    spent: float  # in the rehearsal
-    thread: int  # 0: the notebook's own
-    began: float  # when, seconds since 1970
-    context: int = 0  # tokens by kind, for a model whose time is forecast from them
-    steps: int = 0
-    decoded: int = 0
-    scored: int = 0
-    longest: int = 0  # tokens of the longest context
-    n: int = 0  # responses to each context
-    limit: int = 0  # their largest number of tokens
-    money: float = 0.0  # at most, in the currency of the judge's prices
-    described: str = ""  # for a model without weights, its task: CausalLM or SequenceClassification
-
-
-def rehearsing() -> bool:
-    """Whether this process rehearses."""
-    return REHEARSAL in os.environ
-
-
-def write_note(**values) -> None:
-    """Add a line to the notes."""
-    thread = 0 if threading.current_thread() is threading.main_thread() else threading.get_ident()
-    line = json.dumps(asdict(Note(thread=thread, began=time.time() - values["spent"], **values))) + "\n"
-    with open(os.environ[REHEARSAL], "a", encoding="utf-8") as file:
-        file.write(line)
-
-
-def read_notes(path: Path) -> list[Note]:
-    """The notes of a rehearsal, in order."""
-    if not path.exists():
-        return []
-    return [Note(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def spread_indices(n: int, k: int) -> list[int]:

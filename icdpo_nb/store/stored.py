@@ -17,7 +17,8 @@ from ..models.encoder import Embedder, Remembered
 from ..models.interface import NO_BAR, SECONDS, TOKENS, LanguageModel, unless_sampled
 from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol
-from .rehearsal import rehearsed, rehearsing
+from .notes import rehearsing
+from .rehearsal import rehearsed
 from .store import Store
 from .vectors import VectorFiles, folder_of_encoder
 

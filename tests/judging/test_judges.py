@@ -25,7 +25,7 @@ from icdpo_nb.judging.endpoint import (
     parse,
 )
 from icdpo_nb.judging.judges import RewardJudge, judge_pairs, load_judge, outcome
-from icdpo_nb.store.rehearsal import REHEARSAL, read_notes
+from icdpo_nb.store.notes import REHEARSAL, read_notes
 from icdpo_nb.store.store import Store
 
 pytest.importorskip("openai")

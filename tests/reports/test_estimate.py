@@ -15,7 +15,7 @@ from icdpo_nb.reports.estimate import Estimate, estimate
 from icdpo_nb.reports.forecast import forecast_text
 from icdpo_nb.reports.job import read_job
 from icdpo_nb.reports.report import run_job
-from icdpo_nb.store.rehearsal import Note
+from icdpo_nb.store.notes import Note
 
 NOTEBOOK = "03_demo_source_nll"
 

@@ -9,7 +9,8 @@ from conftest import save_tiny_lm
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.models.tokens import Response
 from icdpo_nb.protocol import RECOMMENDED
-from icdpo_nb.store.rehearsal import PROBED_TEXTS, REHEARSAL, read_notes, rehearsed, spread_indices
+from icdpo_nb.store.notes import REHEARSAL, read_notes
+from icdpo_nb.store.rehearsal import PROBED_TEXTS, rehearsed, spread_indices
 from icdpo_nb.store.store import Store
 from icdpo_nb.store.stored import StoredLM, stored
 
