@@ -7,7 +7,6 @@ forecast rests on its configuration, on its tokenizer, and on the data sheet of 
 
 import os
 import resource
-import sqlite3
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,10 @@ from ..models.checkpoints import DESCRIBED
 from ..models.devices import REACHED, Device, named_device
 from ..models.sizes import Size, size_of
 from ..models.workers import VARIABLE
+from ..store.joining import snapshot
 from ..store.notes import REHEARSAL, Note, read_notes
 from ..store.rehearsal import MEMORY
-from ..store.store import store_folder
+from ..store.store import Store, store_folder
 from .html import read_record
 from .job import Job
 from .progress import Listener
@@ -136,11 +136,9 @@ def _copied_store(folder: Path) -> int:
         here = folder / file.relative_to(store_folder())
         here.parent.mkdir(parents=True, exist_ok=True)
         here.symlink_to(file.resolve())
-    path = store_folder() / "store.sqlite"
-    if not path.exists():
+    if not (store_folder() / "store.sqlite").exists():
         return 0
-    with sqlite3.connect(path) as source, sqlite3.connect(folder / "store.sqlite") as target:
-        source.backup(target)
+    snapshot(Store(), folder / "store.sqlite")
     return (folder / "store.sqlite").stat().st_size
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Sequence
 
 import psutil
 
+from .database import transaction
+
 LEASE_SECONDS = 1800.0  # lifetime of a claim of a process on another host
 TABLE = """
 CREATE TABLE IF NOT EXISTS claims (space TEXT, key TEXT, owner TEXT, until REAL, PRIMARY KEY (space, key)) WITHOUT ROWID;
@@ -28,23 +30,21 @@ def claim(
     `done(keys)` returns the keys that have a result.
     """
     process, now = owner(), time.time()
-    db.execute("BEGIN IMMEDIATE")
-    existing = db.execute("SELECT key, owner, until FROM claims WHERE space = ?", (space,)).fetchall()
-    busy = {key for key, other, until in existing if other != process and alive(other, until)}
-    free = [key for key in keys if key not in busy]
-    finished = done(free)  # another process may have released its claim since the caller looked
-    claimed = [key for key in free if key not in finished]
-    rows = [(space, key, process, now + LEASE_SECONDS) for key in claimed]
-    db.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", rows)
-    db.execute("COMMIT")
+    with transaction(db):
+        existing = db.execute("SELECT key, owner, until FROM claims WHERE space = ?", (space,)).fetchall()
+        busy = {key for key, other, until in existing if other != process and alive(other, until)}
+        free = [key for key in keys if key not in busy]
+        finished = done(free)  # another process may have released its claim since the caller looked
+        claimed = [key for key in free if key not in finished]
+        rows = [(space, key, process, now + LEASE_SECONDS) for key in claimed]
+        db.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", rows)
     return claimed
 
 
 def release(db: sqlite3.Connection, space: str, keys: Sequence[str]) -> None:
     """Release the claims on the given keys."""
-    db.execute("BEGIN IMMEDIATE")  # one write to the disk for all of them
-    db.executemany("DELETE FROM claims WHERE space = ? AND key = ?", [(space, key) for key in keys])
-    db.execute("COMMIT")
+    with transaction(db):  # one write to the disk for all of them
+        db.executemany("DELETE FROM claims WHERE space = ? AND key = ?", [(space, key) for key in keys])
 
 
 def owner() -> str:

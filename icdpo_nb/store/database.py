@@ -3,7 +3,8 @@
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -62,6 +63,14 @@ class Database:
             f"the store {self.path} cannot be used ({error}); free some space, repair or remove it, or set ICDPO_STORE to "
             "another folder"
         )
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """What the block writes comes to the disk in one step, or not at all if an error leaves it."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        yield
 
 
 def damaged(why: str) -> sqlite3.DatabaseError:

@@ -1,6 +1,5 @@
 """The union of two stores, and a copy of one that another machine can begin with."""
 
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -8,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..common.errors import InputError
+from ..common.files import written_whole
 from .journal import Added, Rows
 from .store import Store
 
@@ -69,6 +69,5 @@ def snapshot(store: Store, target: Path) -> None:
         db = sqlite3.connect(copy, isolation_level=None)
         db.execute("DELETE FROM claims")
         db.close()
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.copyfile(copy, partial)
-        os.replace(partial, target)
+        with open(copy, "rb") as made, written_whole(target) as file:
+            shutil.copyfileobj(made, file)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol as Interface
 
 from ..common.errors import InputError
-from ..common.files import checksum
+from ..common.files import checksum, written_whole
 
 JOURNAL = "ICDPO_JOURNAL"  # the folder to which a process writes what its store commits; unset for none
 TABLES = ("stages", "results", "costs")
@@ -66,21 +66,14 @@ def record(rows: Rows, folder: Path | str | None = None) -> None:
     lines = (json.dumps([table, *row], ensure_ascii=False) for table in TABLES for row in rows.get(table, ()))
     text = "".join(f"{line}\n" for line in lines)
     try:
-        _write_durably(Path(folder), f"{time.time_ns()}-{checksum(text)}{SUFFIX}", text)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with written_whole(Path(folder) / f"{time.time_ns()}-{checksum(text)}{SUFFIX}") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())  # it is on the disk when this returns
     except OSError as error:
         why = error.strerror or str(error)
         raise InputError(f"the journal {folder} cannot be written ({why}); free some space, or unset {JOURNAL}") from None
-
-
-def _write_durably(folder: Path, name: str, text: str) -> None:
-    """Write a file that is whole under its name, and on the disk when this returns."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{name}.{os.getpid()}"
-    with open(partial, "wb") as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / name)
 
 
 def replay(folder: Path | str, store: Adds, seen: set[Path] | None = None) -> Added:

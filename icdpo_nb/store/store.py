@@ -7,31 +7,24 @@ Every result has a checksum; damaged results are recomputed. The cost of each re
 that reuses the result can still report its cost.
 """
 
-import json
 import os
 import shutil
-import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import RLock
 from typing import Protocol as Interface
 
-from ..common.files import cache_folder, checksum, digest
+from ..common.files import cache_folder, digest
 from . import claims, journal
-from .database import Database, damaged
+from .database import damaged
+from .results import Results, as_text
 from .upstream import upstream
 from .vectors import VectorFiles, folders_of_encoders
 
 SCHEMA = 4  # increase when a code change alters results or their format
 ITEMS_AT_A_TIME = 256  # items that are computed and written together
 WAIT_SECONDS = 0.2  # polling interval while another process computes an item
-
-TABLES = """
-CREATE TABLE IF NOT EXISTS stages (space TEXT PRIMARY KEY, stage TEXT, inputs TEXT, created REAL);
-CREATE TABLE IF NOT EXISTS results (space TEXT, key TEXT, value TEXT, sha256 TEXT, PRIMARY KEY (space, key)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS costs (space TEXT, key TEXT, cost TEXT, sha256 TEXT, PRIMARY KEY (space, key)) WITHOUT ROWID;
-"""
 
 
 class Meter(Interface):
@@ -59,7 +52,7 @@ class Store:
 
     def __init__(self, folder: Path | str | None = None):
         self.path = Path(folder or store_folder()) / "store.sqlite"
-        self.file = Database(self.path, TABLES + claims.TABLE)
+        self.file = Results(self.path)
         self.file.use(self.file.open)
         self.upstream = upstream()
         self.turn = RLock()  # a connection has one transaction at a time, so threads that share a store take turns
@@ -90,7 +83,7 @@ class Store:
                 meter.start()
             done = run(indices)
             for places, values in [(range(len(indices)), done)] if isinstance(done, list) else done:
-                sizes = [len(_text(items[indices[p]])) for p in places]
+                sizes = [len(as_text(items[indices[p]])) for p in places]
                 yield places, values, [None] * len(values) if meter is None else _shares(meter.spent(), sizes)
                 if meter is not None:
                     meter.start()
@@ -99,7 +92,7 @@ class Store:
             values = self.file.use(lambda: self._values(space, stage, inputs, first, work, bar, chunk or ITEMS_AT_A_TIME))
             if meter is not None:
                 new = [key for key in first if (space, key) not in meter.used]
-                costs = self.file.use(lambda: self._read(space, new, "costs", "cost"))
+                costs = self.file.use(lambda: self.file.read(space, new, "costs"))
                 meter.used |= {(space, key): costs.get(key) for key in new}
         return [values[key] for key in keys]
 
@@ -107,12 +100,12 @@ class Store:
         """The indices of the items without a stored value; for equal items, only the first index."""
         space, first = digest([SCHEMA, stage, inputs]), _first([digest(item) for item in items])
         with self.turn:
-            stored = self.file.use(lambda: self._read(space, list(first)))
+            stored = self.file.use(lambda: self.file.read(space, list(first)))
         return [i for key, i in first.items() if key not in stored]
 
     def _values(self, space: str, stage: str, inputs: dict, first: dict[str, int], work, bar, chunk: int) -> dict[str, object]:
         """The values of the keys of `first`, which maps each key to the index of its item."""
-        self.file.db.execute("INSERT OR IGNORE INTO stages VALUES (?, ?, ?, ?)", (space, stage, _text(inputs), time.time()))
+        self.file.begin(space, stage, inputs)
         values: dict[str, object] = {}
         written: set[str] = set()
         while missing := [key for key in first if key not in values]:
@@ -144,37 +137,28 @@ class Store:
             self._release(space, keys)
 
     def _keep(self, space: str, keys: list[str], values: Sequence, costs: Sequence[dict | None]) -> set[str]:
-        """Store results and their costs in one transaction. Returns the keys that have a value."""
-        texts = {k: _text(value) for k, value in zip(keys, values, strict=True) if value is not None}
-        cost_texts = {k: _text(cost) for k, cost in zip(keys, costs, strict=True) if k in texts and cost is not None}
-        rows = {name: _rows(space, entries) for name, entries in (("results", texts), ("costs", cost_texts))}
-        if rows["results"]:
-            stage = self.file.db.execute("SELECT * FROM stages WHERE space = ?", (space,)).fetchall()
-            journal.record({"stages": stage, **rows})
+        """Store results and their costs, here and wherever else they go. Returns the keys that have a value."""
+        found = {k: value for k, value in zip(keys, values, strict=True) if value is not None}
+        spent = {k: cost for k, cost in zip(keys, costs, strict=True) if k in found and cost is not None}
+        if found:
+            rows = self.file.new_rows(space, found, spent)
+            journal.record(rows)
             if self.upstream:
-                self.upstream.add({"stages": stage, **rows})
-        try:
-            self.file.db.execute("BEGIN IMMEDIATE")
-            for table, entries in rows.items():
-                self.file.db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", entries)
-            self.file.db.execute("COMMIT")
-        except sqlite3.Error:
-            if self.file.db.in_transaction:
-                self.file.db.execute("ROLLBACK")
-            raise
-        return texts.keys()
+                self.upstream.add(rows)
+            self.file.write(rows)
+        return found.keys()
 
     def _found(self, space: str, keys: Sequence[str]) -> dict[str, object]:
         """The stored values of the keys, with those that the store upstream has."""
-        here = self._read(space, keys)
+        here = self.file.read(space, keys)
         if self.upstream and len(here) < len(keys):
-            self._add(self.upstream.read(space, [key for key in keys if key not in here]))
-            here = self._read(space, keys)
+            self.file.add(self.upstream.read(space, [key for key in keys if key not in here]))
+            here = self.file.read(space, keys)
         return here
 
     def _claim(self, space: str, keys: Sequence[str]) -> list[str]:
         """Claim the keys that nobody has claimed and that have no result, here and upstream, and return them."""
-        claimed = claims.claim(self.file.db, space, keys, lambda keys: self._read(space, keys))
+        claimed = claims.claim(self.file.db, space, keys, lambda keys: self.file.read(space, keys))
         if not self.upstream:
             return claimed
         granted = self.upstream.claim(space, claimed)
@@ -186,29 +170,10 @@ class Store:
         if self.upstream:
             self.upstream.release(space, keys)
 
-    def _read(self, space: str, keys: Sequence[str], table: str = "results", column: str = "value") -> dict[str, object]:
-        """The stored and undamaged values (or costs) of the keys."""
-        entries = {}
-        for start in range(0, len(keys), 500):
-            part = keys[start : start + 500]
-            marks = ",".join("?" * len(part))
-            rows = self.file.db.execute(
-                f"SELECT key, {column}, sha256 FROM {table} WHERE space = ? AND key IN ({marks})", (space, *part)
-            )
-            entries |= {key: json.loads(text) for key, text, check in rows if _intact(text, check)}
-        return entries
-
     def rows(self, space: str, keys: Sequence[str]) -> journal.Rows:
         """The stored results of the keys, with their costs, for another store."""
         with self.turn:
-            return self.file.use(lambda: self._rows_of(space, keys))
-
-    def _rows_of(self, space: str, keys: Sequence[str]) -> journal.Rows:
-        stages = self.file.db.execute("SELECT * FROM stages WHERE space = ?", (space,)).fetchall()
-        query = "SELECT * FROM {} WHERE space = ? AND key = ?"
-        found = {table: [self.file.db.execute(query.format(table), (space, key)).fetchone() for key in keys]
-                 for table in ("results", "costs")}  # fmt: skip
-        return {"stages": stages, **{table: [row for row in rows if row] for table, rows in found.items()}}
+            return self.file.use(lambda: self.file.rows(space, keys))
 
     def claim(self, space: str, keys: Sequence[str]) -> list[str]:
         """Claim items for another store: those that no other process has claimed and that have no result."""
@@ -221,38 +186,13 @@ class Store:
             self.file.use(lambda: self._release(space, keys))
 
     def add(self, rows: journal.Rows) -> journal.Added:
-        """Add the rows of another store or of a journal that are intact and new, in one transaction.
-
-        Where both have a value for the same key, the one that is here stays. Costs come with the results that are new.
-        """
+        """Add the rows of another store or of a journal that are intact and new; see `Results.add`."""
         with self.turn:
-            return self.file.use(lambda: self._add(rows))
-
-    def _add(self, rows: journal.Rows) -> journal.Added:
-        intact = [row for row in rows["results"] if len(row) == 4 and _intact(*row[2:])]
-        db, query = self.file.db, "SELECT value, sha256 FROM results WHERE space = ? AND key = ?"
-        with db:  # rolls back if an error leaves it
-            db.execute("BEGIN IMMEDIATE")
-            found = {row[:2]: db.execute(query, row[:2]).fetchone() or (None, None) for row in intact}
-            here = {pair: value for pair, (value, check) in found.items() if _intact(value, check)}
-            new = {row[:2]: row for row in intact if row[:2] not in here}
-            costs = [row for row in rows["costs"] if len(row) == 4 and row[:2] in new and _intact(*row[2:])]
-            db.executemany("INSERT OR IGNORE INTO stages VALUES (?, ?, ?, ?)", [r for r in rows["stages"] if len(r) == 4])
-            for table, entries in (("results", new.values()), ("costs", costs)):
-                db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", entries)
-        different = sum(here.get(row[:2], row[2]) != row[2] for row in intact)
-        return journal.Added(len(new), len(intact) - len(new) - different, len(rows["results"]) - len(intact), different)
+            return self.file.use(lambda: self.file.add(rows))
 
     def stages(self) -> list[dict]:
         """The contents of the store: stage, inputs, number of results, bytes and creation time."""
-        rows = self.file.use(lambda: self.file.db.execute(
-            "SELECT stage, inputs, COUNT(key), COALESCE(SUM(LENGTH(value)), 0), created FROM stages LEFT JOIN results "
-            "USING (space) GROUP BY space ORDER BY created"
-        ).fetchall())  # fmt: skip
-        found = [
-            {"stage": stage, "inputs": _value(inputs), "results": n, "bytes": size, "created": created}
-            for stage, inputs, n, size, created in rows
-        ]
+        found = self.file.use(self.file.contents)
         for folder in folders_of_encoders(self.path.parent):
             size = sum(file.stat().st_size for file in folder.glob("*.npy"))
             about = {"stage": "vectors", "inputs": {"folder": folder.name}, "bytes": size}
@@ -264,38 +204,18 @@ class Store:
 
         A damaged file of vectors counts as one result.
         """
-        n, bad = self.file.use(self._verify)
+        n, bad = self.file.use(self.file.verify)
         files = [VectorFiles(folder) for folder in folders_of_encoders(self.path.parent)]
         damaged_files = sum(f.damaged for f in files)
         return n + sum(map(len, files)) + damaged_files, bad + damaged_files
 
-    def _verify(self) -> tuple[int, int]:
-        n, bad = 0, []
-        for space, key, text, check in self.file.db.execute("SELECT space, key, value, sha256 FROM results"):
-            n += 1
-            if not _intact(text, check):
-                bad.append((space, key))
-        self.file.db.executemany("DELETE FROM results WHERE space = ? AND key = ?", bad)
-        return n, len(bad)
-
     def clean(self) -> int:
         """Remove everything. Returns the number of removed results."""
-        n = self.file.use(self._clean)
+        n = self.file.use(self.file.clean)
         for folder in folders_of_encoders(self.path.parent):
             n += len(VectorFiles(folder))
             shutil.rmtree(folder)
         return n
-
-    def _clean(self) -> int:
-        (n,) = self.file.db.execute("SELECT COUNT(*) FROM results").fetchone()
-        for table in ("results", "costs", "stages", "claims"):
-            self.file.db.execute(f"DELETE FROM {table}")
-        self.file.db.execute("VACUUM")
-        return n
-
-
-def _text(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _shares(cost: dict, sizes: Sequence[int]) -> list[dict]:
@@ -304,25 +224,9 @@ def _shares(cost: dict, sizes: Sequence[int]) -> list[dict]:
     return [{k: v * fraction if isinstance(v, int | float) else v for k, v in cost.items()} for fraction in fractions]
 
 
-def _rows(space: str, entries: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
-    return [(space, key, text, checksum(text)) for key, text in entries.items()]
-
-
 def _first(keys: Sequence[str]) -> dict[str, int]:
     """Map each key to the index of its first item."""
     first: dict[str, int] = {}
     for i, key in enumerate(keys):
         first.setdefault(key, i)
     return first
-
-
-def _intact(text: object, check: object) -> bool:
-    return isinstance(text, str) and checksum(text) == check
-
-
-def _value(text: object) -> object:
-    """The JSON value of a text, or {} if the text is damaged."""
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError):
-        return {}

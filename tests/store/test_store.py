@@ -24,6 +24,7 @@ from icdpo_nb.data.preferences import Preference
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.retrieval.retrievers import RandomRetriever
+from icdpo_nb.store.results import Results
 from icdpo_nb.store.store import Store
 from icdpo_nb.store.stored import SECONDS, TOKENS, StoredEmbedder, StoredLM
 
@@ -252,8 +253,8 @@ def test_what_is_damaged_is_never_believed(tmp_path, kept, harm):
 @pytest.mark.filterwarnings("ignore:the store")
 def test_a_store_that_loses_what_is_written_is_put_aside(tmp_path, monkeypatch):
     """A damaged index may take a row and never find it again; SQLite does not notice, and nothing is computed for ever."""
-    store, read, log = Store(tmp_path), Store._read, []
-    monkeypatch.setattr(Store, "_read", lambda self, *args: {} if self.path.stat().st_ino == inode else read(self, *args))
+    store, read, log = Store(tmp_path), Results.read, []
+    monkeypatch.setattr(Results, "read", lambda self, *args: {} if self.path.stat().st_ino == inode else read(self, *args))
     inode = store.path.stat().st_ino
     assert squares(store, list(range(5)), log) == [i**2 for i in range(5)]
     assert len(log) == 10, "once before it was noticed, once in the new file"
