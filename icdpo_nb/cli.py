@@ -7,27 +7,22 @@ import argparse
 import os
 import signal
 import sys
-import tempfile
-import time
-from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
 from .common.errors import InputError
 from .common.escaping import scrubbed, visible
-from .reports.compare import read_run, report_differences
+from .reports.compare import report_differences
 from .reports.completion import SHELLS, script
 from .reports.front import write_front_page
 from .reports.gallery import publish
-from .reports.html import read_record
 from .reports.job import Job, load_job, notebook_names, open_notebook, read_job
-from .reports.processes import side_by_side
-from .reports.progress import STATE_FILE, Display, Listener, Watcher, expectation, in_line, to_file
-from .reports.report import is_current, run_job
+from .reports.making import make, make_several
+from .reports.progress import STATE_FILE, Watcher, display_on_terminal, to_file
 from .reports.run import provenance, reports_folder, writing
 from .reports.runner import RunError
 from .reports.teach import add_teach, run_teach
+from .store.command import add_store, run_store
 
 WELCOME = """What would you like to do?
 
@@ -101,10 +96,10 @@ def _add_what_runs(commands) -> None:
     estimate.add_argument(
         "--gpu", default="A100", help="for models whose weights are not here: a GPU by its name (default: A100)"
     )
-    estimate.set_defaults(command=_estimate)
+    estimate.set_defaults(command=_estimate, out=None, timeout=None, resume=False)
     sweep = commands.add_parser("sweep", help="run a grid of notebooks, and report what they find together")
     sweep.add_argument("file", help="a YAML file, see docs/sweeps.md")
-    sweep.add_argument("--on", metavar="BACKEND", help="where the runs go: local, or slurm (default: as the file says)")
+    sweep.add_argument("--on", metavar="BACKEND", help="where the runs go: local, slurm or ray (default: as the file says)")
     sweep.add_argument("-j", "--jobs", type=_count, help="runs at a time (default: one, or one a GPU; on slurm: no limit)")
     sweep.add_argument("-o", "--out", help="folder of the reports (default: the project's reports)")
     sweep.add_argument("--dry-run", action="store_true", help="check the file and list its runs")
@@ -120,12 +115,7 @@ def _add_what_manages(commands) -> None:
     compare.add_argument("a", help="folder of a run, for example reports/01_method")
     compare.add_argument("b", help="folder of another")
     compare.set_defaults(command=_compare)
-    store = commands.add_parser("store", help="what was sampled and scored so far, and is found again")
-    store.add_argument(
-        "what", choices=("list", "verify", "clean", "join"), help="list it, check every result, remove all, or join two"
-    )
-    store.add_argument("stores", nargs="*", help="for join: the store that grows, and the one that is added to it")
-    store.set_defaults(command=_store)
+    add_store(commands).set_defaults(command=_store)
     gallery = commands.add_parser("gallery", help="make the front page of a folder of reports again")
     gallery.add_argument("folder", nargs="?", help="a folder of reports (default: the project's)")
     gallery.add_argument("--publish", metavar="FOLDER", help="copy the finished reports there, without their large files")
@@ -160,11 +150,11 @@ def _count(text: str) -> int:
 def _report(args: argparse.Namespace) -> int:
     _unwind()
     todo = [_job(name, args) for name in args.notebook]  # all of them are checked before any runs
-    with Display() if sys.stderr.isatty() else nullcontext() as display:
+    with display_on_terminal() as display:
         if args.jobs > 1 and len(todo) > 1:
-            return _several(todo, args.jobs, Watcher(display) if display else None)
+            return make_several(todo, args.jobs, Watcher(display) if display else None)
         for job in todo:
-            print(_one(job, display.show if display else None, display), flush=True)
+            print(make(job, display.show if display else None, display), flush=True)
     return 0
 
 
@@ -174,30 +164,16 @@ def _estimate(args: argparse.Namespace) -> int:
     from .reports.forecast import forecast_text
 
     job = _job(args.notebook[0], args)
-    with Display() if sys.stderr.isatty() else nullcontext() as display:
+    with display_on_terminal() as display:
         found = estimate(job, args.gpu, display.show if display else None)
     print(forecast_text(found, args.hours, args.price))
     return 0
 
 
-def _several(todo: Sequence[Job], jobs: int, watcher: Watcher | None) -> int:
-    """Make reports side by side, each in a process of its own. Returns the largest exit code."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{i}.json" for i in range(len(todo))]
-        for job, file in zip(todo, files, strict=True):
-            job.save(file)
-        commands = [[sys.executable, "-m", "icdpo_nb", "run", str(file)] for file in files]
-        try:
-            return side_by_side(commands, jobs, _after(todo), watcher)
-        finally:  # two that end at once, by an interrupt say, may each have missed the other
-            if todo[0].out.is_dir():
-                write_front_page(todo[0].out)
-
-
 def _run(args: argparse.Namespace) -> int:
     _unwind()
     try:
-        print(_one(load_job(args.job), to_file(os.environ[STATE_FILE]) if STATE_FILE in os.environ else None), flush=True)
+        print(make(load_job(args.job), to_file(os.environ[STATE_FILE]) if STATE_FILE in os.environ else None), flush=True)
     except KeyboardInterrupt:
         return 130  # in silence: `report`, which passed the interrupt on, says it once for all
     return 0
@@ -210,34 +186,12 @@ def _unwind() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _one(job: Job, listener: Listener | None = None, display: Display | None = None) -> str:
-    """Make a report, or leave it as it is; the line that says so."""
-    if job.resume and is_current(job):
-        return in_line(job.folder, read_run(job.folder), "as it was")
-    if said := expectation(job.run_id, read_record(job.folder / "run.json")):
-        print(said, file=sys.stderr, flush=True)
-    try:
-        folder = run_job(job, listener)
-    finally:
-        if display:
-            display.clear()
-    return in_line(folder, read_run(folder))
-
-
-def _after(todo: Sequence[Job]) -> list[set[int]]:
-    """For each job the numbers of those before it whose reports it reads."""
-    return [{j for j in range(i) if todo[j].notebook in job.reads} for i, job in enumerate(todo)]
-
-
 def _job(name: str, args: argparse.Namespace) -> Job:
     """The job of one notebook: with the parameters of the preset, and of -p, which come after it."""
     names = [n for n, _ in args.parameter]
     if twice := [n for n in names if names.count(n) > 1]:
         raise InputError(f"parameter {twice[0]} is given twice; keep one -p {twice[0]}")
-    given = vars(args)  # an estimate has no folder, time-out or resumption
-    return read_job(
-        name, dict(args.parameter), args.preset, *(given.get(k) for k in ("out", "timeout")), given.get("resume", False)
-    )
+    return read_job(name, dict(args.parameter), args.preset, args.out, args.timeout, args.resume)
 
 
 def _welcome(args: argparse.Namespace) -> int:
@@ -300,26 +254,7 @@ def _sweep(args: argparse.Namespace) -> int:
 
 def _store(args: argparse.Namespace) -> int:
     _unwind()
-    from .store.joining import join, store_at
-    from .store.store import Store
-
-    if (args.what == "join") != (len(args.stores) == 2) or len(args.stores) not in (0, 2):
-        raise InputError("join takes two stores, and nothing else takes any; write icdpo-nb store join A B")
-    store = store_at(args.stores[0]) if args.stores else Store()
-    if args.what == "join":
-        print(join(store, args.stores[1]).sentence)
-    elif args.what == "list":
-        print(f"{store.path}: {sum(s['results'] for s in store.stages())} results")
-        for s in store.stages():
-            began = time.strftime("%Y-%m-%d %H:%M", time.localtime(s["created"]))
-            said = ", ".join(f"{k} {str(v)[:12]}" for k, v in s["inputs"].items())
-            print(f"  {s['stage']:8}{s['results']:7} results {s['bytes'] / 1e6:8.1f} MB  since {began}  {said}")
-    elif args.what == "verify":
-        n, bad = store.verify()
-        print(f"{n} results, {bad} damaged and removed")
-    else:
-        print(f"{store.clean()} results removed")
-    return 0
+    return run_store(args)
 
 
 if __name__ == "__main__":

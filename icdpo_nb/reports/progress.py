@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -215,6 +215,13 @@ class Display:
             ]
             table.add_row(*(Text(cell) for cell in cells))  # as text: a heading may hold brackets
         return Group(Text(self.head), table) if self.head else table
+
+
+@contextmanager
+def display_on_terminal() -> Iterator[Display | None]:
+    """A display where stderr is a terminal; None elsewhere."""
+    with Display() if sys.stderr.isatty() else nullcontext() as display:
+        yield display
 
 
 class Watcher:

@@ -1,10 +1,9 @@
 """`icdpo-nb sweep FILE.yaml`."""
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
-from ..reports.progress import Display
+from ..reports.progress import display_on_terminal
 from ..reports.report import is_current
 from ..store.store import Store
 from .backends import open_backend
@@ -23,7 +22,7 @@ def sweep(path: str, on: str | None = None, jobs: int | None = None, out: str | 
         return 0
     backend = open_backend(found.on, on, jobs)
     prepare(job for job in found.jobs if not is_current(job))
-    with Display() if sys.stderr.isatty() else nullcontext() as display:
+    with display_on_terminal() as display:
         outcomes, joined = run_jobs(found, backend, Watch(len(found.jobs), display), Store())
     if joined.new or joined.different:
         print(f"from the jobs' own stores: {joined.sentence}", file=sys.stderr)

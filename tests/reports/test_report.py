@@ -16,10 +16,11 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from icdpo_nb.cli import main, side_by_side
+from icdpo_nb.cli import main
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.reports import job, origins, report
 from icdpo_nb.reports.parameters import check_parameters, declared_parameters
+from icdpo_nb.reports.processes import side_by_side
 from icdpo_nb.reports.run import Run, project
 from icdpo_nb.store.claims import owner
 
@@ -517,7 +518,7 @@ def test_side_by_side_waits_for_what_is_read(tmp_path):
 
 def test_a_notebook_waits_for_those_that_it_reads(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("icdpo_nb.cli.side_by_side", lambda commands, jobs, after, watcher: asked.extend(after) or 0)
+    monkeypatch.setattr("icdpo_nb.reports.making.side_by_side", lambda commands, jobs, after, watcher: asked.extend(after) or 0)
     named = ["03_demo_source_nll", "01_method", "00_start_here", "03_demo_source_nll.ipynb"]
     assert main(["report", *named, "-j", "2", "-o", str(tmp_path)]) == 0
     assert asked == [set(), set(), set(), {1}]
@@ -546,7 +547,7 @@ def test_each_of_several_reports_is_asked_for_with_the_same_options(ending, monk
         asked.extend([jobs, *(job.load_job(command[-1]) for command in commands)])
         return 0
 
-    monkeypatch.setattr("icdpo_nb.cli.side_by_side", noted)
+    monkeypatch.setattr("icdpo_nb.reports.making.side_by_side", noted)
     given = ["-o", str(ending), "--timeout", "9", "--resume", "-p", "n", "4"]
     assert main(["report", "06_ending", "06_ending", "-j", "2", *given]) == 0
     assert asked == [2] + 2 * [job.read_job("06_ending", {"n": 4}, out=ending, timeout=9.0, resume=True)]
