@@ -3,7 +3,6 @@
 Whoever runs it, this process or another, needs nothing else: a job can be saved and loaded.
 """
 
-import difflib
 import json
 import re
 import shlex
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
-from ..common.errors import InputError
+from ..common.errors import InputError, hint
 from ..common.files import checksum
 from .origins import origins, reads
 from .parameters import Parameter, check_parameters, declared_parameters, read_preset
@@ -149,9 +148,7 @@ def open_notebook(name: str) -> tuple[object, dict[str, Parameter]]:
 
     stem = name.removesuffix(".ipynb")
     if stem not in notebook_names():
-        near = difflib.get_close_matches(stem, notebook_names(), 1, 0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(notebook_names())}"
-        raise InputError(f"there is no notebook {name!r}; {hint}")
+        raise InputError(f"there is no notebook {name!r}; {hint(stem, notebook_names(), cutoff=0.4)}")
     path = NOTEBOOKS / f"{stem}.ipynb"
     try:
         node = nbformat.read(path, as_version=4)

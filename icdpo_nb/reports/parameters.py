@@ -4,14 +4,13 @@ papermill only warns about an unknown name and runs on with the default, and it 
 """
 
 import ast
-import difflib
 import math
 import reprlib
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ..common.errors import InputError
+from ..common.errors import InputError, hint
 from ..protocol import RECOMMENDED, Protocol, named_protocol
 
 KINDS = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
@@ -97,9 +96,7 @@ def check_parameters(given: Mapping[str, object], declared: Mapping[str, Paramet
     checked = {}
     for name, value in given.items():
         if name not in declared:
-            near = difflib.get_close_matches(name, declared, 1, 0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(declared)}"
-            raise InputError(f"{where} has no parameter {name!r}; {hint}")
+            raise InputError(f"{where} has no parameter {name!r}; {hint(name, declared, 'it takes')}")
         kind = declared[name].kind
         checked[name] = check_value(name, _read(name, value, kind) if isinstance(value, str) else value, kind)
         if checked[name] == [] != declared[name].default and "none given" not in declared[name].help:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol as Interface
 
-from ..common.errors import InputError
+from ..common.errors import InputError, hint
 from ..reports.processes import end
 from ..reports.progress import STATE_FILE
 from ..reports.report import hidden_folder
@@ -114,13 +114,9 @@ def fill(own: Path, work: Path) -> None:
 
 def options(given: Mapping[str, object], known: Mapping[str, type], backend: str) -> dict[str, object]:
     """The options of a sweep file's section `on`, checked. `known`: their names and types, a list for lists of texts."""
-    import difflib
-
     for name, value in given.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
-            raise InputError(f"the backend {backend} has no option {name!r}; {hint}")
+            raise InputError(f"the backend {backend} has no option {name!r}; {hint(name, known)}")
         fits = isinstance(value, known[name]) and not (isinstance(value, bool) and known[name] is not bool)
         if not fits or (isinstance(value, int) and value < (0 if name == "gpus" else 1)):
             raise InputError(f"option {name} of the backend {backend} must be {known[name].__name__}, not {value!r}")

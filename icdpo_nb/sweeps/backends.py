@@ -1,9 +1,8 @@
 """The backends by name."""
 
-import difflib
 from collections.abc import Mapping
 
-from ..common.errors import InputError
+from ..common.errors import InputError, hint
 from .backend import Backend
 from .local import Local
 from .over_ray import OverRay
@@ -21,8 +20,7 @@ def open_backend(on: Mapping[str, object], name: str | None = None, jobs: int | 
     of_file = str(on.get("backend", "local"))
     name = name or of_file
     if name not in BACKENDS:
-        near = difflib.get_close_matches(name, BACKENDS, 1, 0.5)
-        raise InputError(f"there is no backend {name!r}; {f'did you mean {near[0]!r}?' if near else f'there are {names()}'}")
+        raise InputError(f"there is no backend {name!r}; {hint(name, BACKENDS)}")
     options = {key: value for key, value in on.items() if key != "backend"} if name == of_file else {}
     return BACKENDS[name](options, jobs)
 

@@ -16,11 +16,11 @@ one of almost the same name (`lm` for `lms`), that notebook was probably meant, 
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
-from ..common.errors import InputError
+from ..common.errors import InputError, hint
 from ..reports.job import Job, open_notebook, read_job
 from ..reports.parameters import Entry, Parameter, check_parameters, read_yaml
 
@@ -47,7 +47,7 @@ class SweepFile:
         self.sections = {entry.name: entry for entry in read_yaml(path, "sections such as `notebooks: [01_method]`")}
         for name, entry in self.sections.items():
             if name not in SECTIONS:
-                raise self.wrong(name, f"unknown section {name!r}; {_nearest(name, SECTIONS)}")
+                raise self.wrong(name, f"unknown section {name!r}; {hint(name, sorted(SECTIONS))}")
             if name in MAPPINGS and entry.value is not None and not isinstance(entry.value, dict):
                 raise self.wrong(name, f"{name} must be {SECTIONS[name]}")
         names = [str(name).removesuffix(".ipynb") for name in self._list("notebooks")]
@@ -122,7 +122,7 @@ class SweepFile:
         """Raises `InputError` for a name that no notebook has, or that one lacks which has one of almost the same name."""
         known = {name for declared in self.declared.values() for name in declared}
         if entry.name not in known:
-            said = f"no notebook here has a parameter {entry.name!r}; {_nearest(entry.name, known)}"
+            said = f"no notebook here has a parameter {entry.name!r}; {hint(entry.name, sorted(known))}"
             raise _wrong(self.path, entry, said)
         for notebook, declared in self.declared.items():
             near = difflib.get_close_matches(entry.name, declared, 1, ALIKE)
@@ -181,8 +181,3 @@ def _wrong(path: Path, entry: Entry, said: str) -> InputError:
 def _values(value: object) -> list:
     """One value or several as a list."""
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
