@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import torch
+from loopback import listening_on
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 NAME = "served"
@@ -286,18 +287,8 @@ def handler(server: Server):
 @contextmanager
 def listening(server: Server, port: int = 0):
     """The server, listening on a port until the end of the block."""
-    made = ThreadingHTTPServer(("127.0.0.1", port), handler(server))
-    made.daemon_threads = True
-    server.port = made.server_port
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with listening_on(handler(server), server.over, port) as server.port:
         yield server
-    finally:
-        server.over.set()
-        made.shutdown()
-        made.server_close()
-        thread.join()
 
 
 @contextmanager

@@ -1,7 +1,11 @@
 """Small parts that several tests build with: an encoder, a retriever, a reward, a candidates table."""
 
+import sys
+from contextlib import contextmanager
+
 import numpy as np
 import pandas as pd
+import pytest
 
 
 class TinyEmbedder:
@@ -64,3 +68,17 @@ def made(rewards, s, s_hat) -> pd.DataFrame:
         for j in range(len(rewards[i]))
     ]
     return pd.DataFrame(rows)
+
+
+@contextmanager
+def two_workers(module: str):
+    """Two workers on this machine, to which what a test module has is sent as it is: they cannot import that module."""
+    from icdpo_nb.models.workers import Workers
+
+    cloudpickle = pytest.importorskip("ray").cloudpickle
+    cloudpickle.register_pickle_by_value(sys.modules[module])
+    made = Workers(2)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_tiny_lm
+from parts import two_workers
 
 from icdpo_nb.common.errors import InputError, TooLongError
 from icdpo_nb.judging.rewards import RewardModel
@@ -37,12 +37,8 @@ def folder(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def two():
-    """Two workers on this machine, to which what is below is sent as it is: they cannot import this module."""
-    cloudpickle = pytest.importorskip("ray").cloudpickle
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    made = Workers(2)
-    yield made
-    made.close()
+    with two_workers(__name__) as made:
+        yield made
 
 
 def load_noted(folder: str, log: Path, deadly: str) -> CausalLM:

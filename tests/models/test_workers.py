@@ -5,7 +5,6 @@ What starts Ray is slow; `test_replicas.py` has a fast test with a worker that i
 
 import os
 import signal
-import sys
 import time
 import warnings
 from collections import Counter
@@ -13,6 +12,7 @@ from functools import partial
 
 import pandas as pd
 import pytest
+from parts import two_workers
 
 from icdpo_nb.analyses.cost import cost_facts
 from icdpo_nb.common.errors import InputError
@@ -24,12 +24,8 @@ from icdpo_nb.models.workers import Workers, account, account_text, choose_worke
 
 @pytest.fixture(scope="module")
 def two():
-    """Two workers on this machine, to which the functions below are sent as they are: they cannot import this module."""
-    cloudpickle = pytest.importorskip("ray").cloudpickle
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    made = Workers(2)
-    yield made
-    made.close()
+    with two_workers(__name__) as made:
+        yield made
 
 
 @pytest.fixture
