@@ -1,5 +1,7 @@
 """The models of an OpenAI-compatible server by name: ADDRESS#MODEL#TOKENIZER, such as http://host:8000/v1#llama-2-7b."""
 
+from collections.abc import Mapping
+
 from ..common.endpoint import Endpoint, RefusedError
 from ..common.errors import InputError
 from ..common.escaping import visible
@@ -19,6 +21,11 @@ def split_address(name: str) -> tuple[str, str, str]:
     if any(more):
         raise InputError(f"model {visible(name, 100)!r} has more than two signs #; write {FORM}")
     return address.rstrip("/"), model, tokenizer
+
+
+def revision_of(entry: Mapping, otherwise: str) -> str:
+    """Who serves a model and from where, as far as its entry says."""
+    return ", ".join(str(entry[k]) for k in ("owned_by", "root") if entry.get(k)) or otherwise
 
 
 def served_model(endpoint: Endpoint, model: str) -> dict:

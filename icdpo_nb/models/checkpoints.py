@@ -13,7 +13,7 @@ from ..common.downloads import announced, model_files
 from ..common.errors import InputError, first_line
 from ..engine.turns import make_room
 from .packaged import PACKAGED, SMOLLM2_SHA256, check_packaged, smollm2_folder
-from .placement import weight_options, weight_precision
+from .placement import precision_on_gpu, weight_options, weight_precision
 from .sizes import size_of
 
 DESCRIBED = "ICDPO_WITHOUT_WEIGHTS"  # set where a run is only forecast
@@ -37,14 +37,15 @@ def load_checkpoint(
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # `_check_complete` reports loading problems instead
-    weights = weight_options(dtype, device)
     folder, version = _locate(name)
+    described = os.environ.get(DESCRIBED) and not _has_weights(folder or name)
+    weights = {} if described else weight_options(dtype, device)
     options = {"revision": revision, "local_files_only": folder is not None, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(folder or name, **options)
         if task == "CausalLM":
             _check_causal(name, config)
-        if os.environ.get(DESCRIBED) and not _has_weights(folder or name):
+        if described:
             return _described(config, dtype, task), AutoTokenizer.from_pretrained(folder or name, **options), name, "described"
         if "" in weights.get("device_map", ()):  # the whole model goes onto one GPU
             make_room(weights["device_map"][""], size_of(config, weight_precision(weights), task).weights)
@@ -99,8 +100,7 @@ def load_tokenizer(names: Sequence[str], revision: str | None = None) -> tuple:
 
 def _described(config, dtype: str, task: str) -> object:
     """A model without weights, named as if it were loaded."""
-    dtype = os.environ.get("ICDPO_DTYPE", "auto") if dtype == "auto" else dtype
-    model = size_of(config, "bfloat16" if dtype == "auto" else dtype, task).model
+    model = size_of(config, precision_on_gpu(dtype), task).model
     model.name_or_path = config.name_or_path
     return model
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..common.endpoint import OPENAI, Endpoint, host_of
-from .addresses import KEY, served_model, split_address
+from .addresses import KEY, revision_of, served_model, split_address
 
 PATH = "/chat/completions"
 
@@ -30,7 +30,7 @@ class ChatServer:
         self.endpoint, self.name = Endpoint(address, KEY, **options), name
         entry = served_model(self.endpoint, model)
         self.model = entry["id"]
-        self.revision = ", ".join(str(entry[k]) for k in ("owned_by", "root") if entry.get(k)) or "not stated"
+        self.revision = revision_of(entry, "not stated")
 
     def request(self, messages: Sequence[dict], settings: dict) -> dict:
         """The body of a request. `settings`: max_new_tokens, temperature, top_p and seed.

@@ -24,7 +24,7 @@ def weight_options(dtype: str, device: str | Mapping) -> dict:
     """
     import torch
 
-    dtype = os.environ.get("ICDPO_DTYPE", dtype) if dtype == "auto" else dtype
+    dtype = _asked(dtype)
     device = os.environ.get("ICDPO_DEVICE", device) if device == "auto" else device
     spread = isinstance(device, Mapping) or device in SPREAD
     if not spread:
@@ -42,6 +42,16 @@ def weight_options(dtype: str, device: str | Mapping) -> dict:
     if spread:
         options["offload_folder"] = str(cache_folder() / "offload")
     return options
+
+
+def _asked(dtype: str) -> str:
+    return os.environ.get("ICDPO_DTYPE", dtype) if dtype == "auto" else dtype
+
+
+def precision_on_gpu(dtype: str = "auto") -> str:
+    """The precision of weights that are not on this machine, if they are loaded onto a GPU: as asked for, or bfloat16."""
+    asked = _asked(dtype)
+    return "bfloat16" if asked == "auto" else asked
 
 
 def weight_precision(options: Mapping) -> str:

@@ -22,7 +22,7 @@ from ..common.files import digest
 from ..protocol import RECOMMENDED, Protocol, seed_of
 from ..templates import server_stops
 from .abilities import PATH, check_text, find_out
-from .addresses import KEY, served_model, split_address
+from .addresses import KEY, revision_of, served_model, split_address
 from .checkpoints import load_tokenizer
 from .completions import Vocabulary, choice_of, generated, of_prompt, sampling_body, scoring_body
 from .interface import NO_BAR, SECONDS, TOKENS, check_fits, published_sampling, published_scoring, unless_sampled
@@ -56,7 +56,7 @@ class ServerLM(Tokens):
     def __init__(self, endpoint: Endpoint, name: str, entry: Mapping, tokenizer, settings: SimpleNamespace):
         super().__init__(tokenizer, eos_ids(settings, tokenizer))
         self.endpoint, self.name, self.model = endpoint, name, entry["id"]
-        self.revision = ", ".join(str(entry[k]) for k in ("owned_by", "root") if entry.get(k)) or self.model
+        self.revision = revision_of(entry, self.model)
         meta = entry.get("meta") or {}  # llama.cpp's
         self.n_parameters, self.max_length = meta.get("n_params", 0), entry.get("max_model_len") or meta.get("n_ctx")
         self.identity = uuid4().hex

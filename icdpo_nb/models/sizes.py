@@ -3,7 +3,6 @@
 The model is built without weights, on torch's `meta` device, where a pass allocates nothing and its tensors still have sizes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +11,7 @@ import torch
 from ..common.errors import InputError, first_line
 from ..engine.base import vocabulary
 from ..engine.engine import LOGITS_AT_A_TIME, Engine
+from .devices import REACHED, Device
 from .placement import FLOATS, QUANTISED
 
 BITS = {"nf4": 4.5, "int8": 8.0}  # of a quantised weight; nf4 has a float32 scale for each 64 weights
@@ -81,6 +81,26 @@ class Size:
         logits = 3 * 4 * LOGITS_AT_A_TIME * vocabulary(self.model)  # float32, their log-softmax, and a copy
         return round(self.weights + (context + n * steps) * (in_cache + in_pass) + logits)
 
+    def contexts_at_a_time(self, memory: float, context: int, n: int, steps: int) -> int:
+        """How many contexts of this length are decoded together in so much memory, by the engine's own rule; 0 if none fits.
+
+        Half of what the weights leave free is for batches, three quarters of that for the cache.
+        """
+        if self.least_memory(context, n, steps) > memory:
+            return 0
+        budget = (memory - self.weights) / 2 * 3 / 4
+        return max(1, int(budget / max(self.per_token[0], 1) / (context + n * steps)))
+
+    def seconds_on(self, device: Device, *, context: int, steps: int, decoded: int, scored: int, keys: float) -> float:
+        """Seconds of passes by the data sheet of a device, of whose rates `REACHED` is taken to be reached.
+
+        Tokens of contexts and scored ones are bound by products. Decoding steps are bound by the products of the decoded
+        tokens or by reading the weights in each step and `keys` tokens of the cache in all, whichever takes longer.
+        """
+        products = self.operations(context + scored, logits=scored) / device.operations
+        read = (steps * self.weights + keys * self.per_token[0]) / device.bandwidth
+        return (products + max(self.operations(decoded, logits=decoded) / device.operations, read)) / REACHED
+
     def operations(self, tokens: int, keys: int = 0, logits: int = 0) -> int:
         """Operations of computing tokens that look at `keys` keys in all, with logits for some of them."""
         config = self.model.config.get_text_config()
@@ -102,16 +122,3 @@ def size_of(config, dtype: str = "bfloat16", task: str = "CausalLM") -> Size:
     except Exception as error:  # transformers raises many exception types
         raise InputError(f"a {config.model_type} model cannot be built from its configuration ({first_line(error)})") from None
     return Size(model.eval(), dtype)
-
-
-def contexts_at_a_time(size: Size, memory: int, contexts: Sequence[int], n: int, steps: int) -> int:
-    """How many contexts (by their lengths) are decoded together in this much memory, by the engine's own rule; 0 if none fits.
-
-    Half of what the weights leave free is for batches, three quarters of that for the cache.
-    """
-    in_cache, _ = size.per_token
-    longest = max(contexts)
-    if size.least_memory(longest, n, steps) > memory:
-        return 0
-    budget = (memory - size.weights) / 2 * 3 / 4
-    return max(1, min(len(contexts), int(budget / max(in_cache, 1) / (longest + n * steps))))

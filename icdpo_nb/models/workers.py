@@ -127,6 +127,14 @@ def choose_workers(n: int) -> None:
     _chosen = n
 
 
+def workers_for(n: int) -> int:
+    """The number of workers where n are asked for: with 1, as many as ICDPO_WORKERS says; 0 if models run in this process."""
+    said = os.environ.get(VARIABLE, "")
+    if said and not (said.isdigit() and int(said)):
+        raise InputError(f"{VARIABLE} is {said!r}, but must be a whole number of at least 1")
+    return n if n > 1 else int(said or 0)
+
+
 def workers() -> Workers | None:
     """The workers of this process, or None if models run in it, or are only described."""
     from .checkpoints import DESCRIBED
@@ -134,10 +142,7 @@ def workers() -> Workers | None:
     global _workers
     if os.environ.get(DESCRIBED):
         return None
-    said = os.environ.get(VARIABLE, "")
-    if said and not (said.isdigit() and int(said)):
-        raise InputError(f"{VARIABLE} is {said!r}, but must be a whole number of at least 1")
-    n = _chosen if _chosen > 1 else int(said or 0)
+    n = workers_for(_chosen)
     if _workers is not None and _workers.n != n:
         _workers.close()
         _workers = None

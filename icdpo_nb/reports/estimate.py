@@ -5,19 +5,19 @@ happens as in the run. Results that the store has count as nothing. Where a mode
 forecast rests on its configuration, on its tokenizer, and on the data sheet of a GPU.
 """
 
-import os
 import resource
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..common.errors import InputError
 from ..models.checkpoints import DESCRIBED
-from ..models.devices import REACHED, Device, named_device
+from ..models.devices import Device, named_device
+from ..models.placement import precision_on_gpu
 from ..models.sizes import Size, size_of
-from ..models.workers import VARIABLE
+from ..models.workers import workers_for
 from ..store.joining import snapshot
 from ..store.notes import REHEARSAL, Note, read_notes
 from ..store.rehearsal import MEMORY
@@ -44,7 +44,7 @@ class Estimate:
     report: int  # bytes of the report's folder
     gpu_name: str = ""
     gpu: Device | None = None  # for models without weights
-    sizes: Mapping[str, Size] | None = None  # of these models
+    sizes: Mapping[str, Size] = field(default_factory=dict)  # of these models
 
     @property
     def tokens(self) -> int:
@@ -58,8 +58,8 @@ class Estimate:
 
     @property
     def workers(self) -> int:
-        """Copies of each model; the rehearsal has none."""
-        return max(int(self.job.values.get("workers", 1)), int(os.environ.get(VARIABLE) or 1))
+        """How many copies of each model compute; the rehearsal has none."""
+        return max(1, workers_for(self.job.values.get("workers", 1)))
 
     @property
     def longest(self) -> int:
@@ -67,14 +67,12 @@ class Estimate:
         return sum(note.items * note.n * note.limit for note in self.notes if note.stage == "sampling")
 
     @property
-    def shapes(self) -> dict[str, tuple[list[int], int, int]]:
-        """For each model without weights: longest context of each call, responses to a context, longest response."""
-        calls = [note for note in self.notes if note.described]
-        of = {name: [note for note in calls if note.part == name] for name in self.sizes or {}}
+    def shapes(self) -> dict[str, tuple[int, int, int]]:
+        """For each model without weights: its longest context, most responses to one, and longest response."""
+        of = {name: [note for note in self.notes if note.part == name] for name in self.sizes}
         return {
-            name: ([note.longest for note in notes], max(note.n for note in notes), max(note.limit for note in notes))
+            name: tuple(max(getattr(note, k) for note in notes) for k in ("longest", "n", "limit"))
             for name, notes in of.items()
-            if notes
         }
 
     @property
@@ -89,12 +87,12 @@ class Estimate:
 
     def of(self, note: Note) -> float:
         """Seconds of a call: measured, or from the rates of the GPU."""
-        size = (self.sizes or {}).get(note.part)
+        size = self.sizes.get(note.part)
         if size is None:
             return note.seconds
-        operations = size.operations(note.context + note.decoded + note.scored, logits=note.decoded + note.scored)
-        read = note.steps * size.weights + note.decoded * size.per_token[0] * (note.context / max(1, note.items))
-        return max(operations / self.gpu.operations, read / self.gpu.bandwidth) / REACHED
+        work = {kind: getattr(note, kind) for kind in ("context", "steps", "decoded", "scored")}
+        keys = note.decoded / max(1, note.n) * (note.context / max(1, note.items) + note.n * note.limit / 2)
+        return size.seconds_on(self.gpu, **work, keys=keys)
 
     def by_stage(self) -> list[tuple[str, str, int, int, float]]:
         """Stage, model, items, tokens and seconds of each model in each stage; models that work side by side overlap."""
@@ -153,7 +151,7 @@ def _link_reports(out: Path, there: Path) -> None:
 def _described_size(note: Note) -> Size:
     from transformers import AutoConfig
 
-    return size_of(AutoConfig.from_pretrained(note.part), os.environ.get("ICDPO_DTYPE", "bfloat16"), note.described)
+    return size_of(AutoConfig.from_pretrained(note.part), precision_on_gpu(), note.described)
 
 
 def _side_by_side(notes: Sequence[Note], seconds: Sequence[float]) -> float:

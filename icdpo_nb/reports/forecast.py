@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..common.downloads import spoken_size
-from ..models.sizes import Size, contexts_at_a_time
+from ..models.sizes import Size
 from .estimate import Estimate
 from .progress import spoken
 
@@ -46,10 +46,9 @@ def _memory(e: Estimate) -> list[str]:
     if not e.sizes:
         return [f"memory  about {spoken_size(e.peak)}"]
     found = []
-    for name, (lengths, n, steps) in e.shapes.items():
-        size = e.sizes[name]
-        least = size.least_memory(max(lengths), n, steps)
-        at_a_time = contexts_at_a_time(size, e.gpu.memory, lengths, n, steps)
+    for name, shape in e.shapes.items():
+        size, n = e.sizes[name], shape[1]
+        least, at_a_time = size.least_memory(*shape), size.contexts_at_a_time(e.gpu.memory, *shape)
         fits = (
             "does not fit"
             if not at_a_time
@@ -64,7 +63,7 @@ def _memory(e: Estimate) -> list[str]:
 
 
 def _disk(e: Estimate) -> str:
-    weights = sum(size.weights for size in (e.sizes or {}).values())
+    weights = sum(size.weights for size in e.sizes.values())
     downloads = f", {spoken_size(weights)} of weights that are not here yet" if weights else ""
     return f"disk    {spoken_size(e.store)} in the store, {spoken_size(e.report)} for the report{downloads}"
 
@@ -90,11 +89,10 @@ def _changes(e: Estimate, hours: float) -> list[str]:
 
 
 def _smaller(e: Estimate, name: str, size: Size) -> list[str]:
-    lengths, n, steps = e.shapes[name]
-    if size.least_memory(max(lengths), n, steps) <= e.gpu.memory:
+    if size.least_memory(*e.shapes[name]) <= e.gpu.memory:
         return []
     for dtype in SMALLER:
         other = Size(size.model, dtype)
-        if other.least_memory(max(lengths), n, steps) <= e.gpu.memory:
+        if other.least_memory(*e.shapes[name]) <= e.gpu.memory:
             return [f"too large: {name} fits with ICDPO_DTYPE={dtype} ({spoken_size(other.weights)} of weights)"]
     return [f"too large: {name} fits on no {e.gpu_name}, not even with nf4; ICDPO_DEVICE=balanced spreads it over several"]

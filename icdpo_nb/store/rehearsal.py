@@ -8,12 +8,14 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from ..models.interface import NO_BAR, LanguageModel, check_fits
-from ..models.sizes import Size, contexts_at_a_time
+from ..models.placement import precision_on_gpu
+from ..models.sizes import Size
 from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol
 from .notes import write_note
@@ -72,7 +74,7 @@ class RehearsedLM:
         for context, ids in zip(contexts, encoded, strict=True):
             check_fits(self.lm, context, len(ids), protocol.max_new_tokens, "new tokens")
         if not self.measures:
-            return self._longest(contexts, encoded, n, protocol, begun)
+            return self._longest(contexts, encoded, n, protocol, begun, began)
         self.prepare()
 
         def compute(indices: Sequence[int]) -> tuple[dict[int, list[Response]], Passes, float]:
@@ -95,11 +97,10 @@ class RehearsedLM:
                for i, c in enumerate(contexts)]  # fmt: skip
         work = self._sampling(encoded, out, begun, n, protocol, small.decoded)
         seconds = took if len(out) <= PROBED else self.pace.forecast(work, small, took)
-        shape = {"longest": max(map(len, encoded)), "n": n, "limit": protocol.max_new_tokens}
-        self._note("sampling", len(out), work, work.decoded, seconds, time.perf_counter() - began, **shape)
+        self._note("sampling", encoded, n, protocol.max_new_tokens, work, work.decoded, seconds, began)
         return out
 
-    def _longest(self, contexts, encoded, n: int, protocol: Protocol, begun: Sequence[Response]) -> list[list[Response]]:
+    def _longest(self, contexts, encoded, n: int, protocol: Protocol, begun, began: float) -> list[list[Response]]:
         """Responses of `max_new_tokens` tokens each, which a model without weights is taken to sample."""
         word, out = self.lm.tokenize(" the")[-1], []
         for context, start in zip(contexts, begun, strict=True):
@@ -107,8 +108,7 @@ class RehearsedLM:
             origin = {"context": context, "sampled_by": self.lm.identity}
             out.append([self.lm.response(ids, "length", protocol, logps=np.full(len(ids), -1.0), **origin) for _ in range(n)])
         work = self._sampling(encoded, out, begun, n, protocol)
-        shape = {"longest": max(map(len, encoded)), "n": n, "limit": protocol.max_new_tokens}
-        self._note("sampling", len(out), work, work.decoded, 0.0, 0.0, **shape)
+        self._note("sampling", encoded, n, protocol.max_new_tokens, work, work.decoded, 0.0, began)
         return out
 
     def _context_seconds(self, contexts: Sequence[str], few: Sequence[int], encoded: Sequence[Sequence[int]]) -> float:
@@ -145,16 +145,22 @@ class RehearsedLM:
         if self.measures:
             tokens = getattr(getattr(self.lm, "engine", None), "cache_tokens", None) or 10**9  # a server has room, or queues
             return max(1, tokens // (max(lengths) + n * steps))
-        memory = float(os.environ.get(MEMORY, "inf"))
-        if memory == float("inf"):
-            return len(lengths)
-        return max(1, contexts_at_a_time(Size(self.lm.engine.model, self.lm.dtype), memory, lengths, n, steps))
+        memory = os.environ.get(MEMORY)
+        at_a_time = self._size.contexts_at_a_time(float(memory), max(lengths), n, steps) if memory else len(lengths)
+        return max(1, at_a_time)
 
-    def _note(self, stage: str, items: int, work: Passes, sampled: int, seconds: float, spent: float, **shape: int) -> None:
-        tokens, described = work.context + work.decoded + work.scored, "" if self.measures else "CausalLM"
+    @cached_property
+    def _size(self) -> Size:
+        """The size of a model without weights."""
+        return Size(self.lm.engine.model, precision_on_gpu())
+
+    def _note(self, stage: str, encoded, n: int, limit: int, work: Passes, sampled: int, seconds: float, began: float) -> None:
+        """Note a call with these contexts, and at most n responses of at most `limit` tokens to each."""
+        tokens = work.context + work.decoded + work.scored
         write_note(
-            stage=stage, part=self.lm.name, items=items, tokens=tokens, sampled=sampled, seconds=seconds, spent=spent,
-            described=described, **asdict(work), **shape,
+            stage=stage, part=self.lm.name, items=len(encoded), tokens=tokens, sampled=sampled, seconds=seconds,
+            spent=time.perf_counter() - began, described="" if self.measures else "CausalLM", **asdict(work),
+            longest=max(map(len, encoded)), n=n, limit=limit,
         )  # fmt: skip
 
     def logprobs(
@@ -188,10 +194,8 @@ class RehearsedLM:
                 known |= many
                 self.pace.fit_scoring([(small, took), (large, longer)])
             seconds = took if len(contexts) <= PROBED else self.pace.forecast(work, small, took)
-        sampled = sum(len(y) for ys in ids for y in ys)
-        longest_response = max((len(y) for ys in ids for y in ys), default=0)
-        shape = {"longest": max(map(len, encoded)), "n": max(map(len, ids)), "limit": longest_response}
-        self._note("scoring", len(contexts), work, sampled, seconds, time.perf_counter() - began, **shape)
+        lengths = [len(y) for ys in ids for y in ys]
+        self._note("scoring", encoded, max(map(len, ids)), max(lengths, default=0), work, sum(lengths), seconds, began)
         rng = np.random.default_rng(len(contexts))
         return [known.get(i) or [-rng.random(len(y), np.float32) for y in ys] for i, ys in enumerate(ids)]
 

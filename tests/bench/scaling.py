@@ -17,7 +17,7 @@ import icdpo_nb as nb
 from icdpo_nb.common.downloads import spoken_size
 from icdpo_nb.models.devices import DEVICES, REACHED
 from icdpo_nb.models.packaged import PACKAGED
-from icdpo_nb.models.sizes import Size, contexts_at_a_time, size_of
+from icdpo_nb.models.sizes import Size, size_of
 
 TARGET = Path(__file__).parents[2] / "docs" / "scaling.md"
 MODELS = ("sandbox-small", "sandbox-medium", "sandbox-large", "smollm2")
@@ -115,14 +115,14 @@ def extrapolated(sizes: dict[str, list[Size]]) -> list[list[object]]:
 
 def _hours(size: Size, device) -> str:
     context, n, steps = SHAPE.values()
-    together = contexts_at_a_time(size, device.memory, [context] * ASKED, n, steps)
+    together = min(ASKED, size.contexts_at_a_time(device.memory, context, n, steps))
     if not together:
         return "–"
-    computed = ASKED * (2 * context + 2 * n * steps)  # [d+; x] once and [d-; x] once, responses under two more contexts
-    products = size.operations(computed + ASKED * n * steps, logits=3 * ASKED * n * steps) / device.operations
-    passes = steps * -(-ASKED // together)
-    read = passes * (size.weights + together * (context + n * steps / 2) * size.per_token[0]) / device.bandwidth
-    return f"{(products + read) / REACHED / 3600:.2f} h ({together})"
+    work = {  # [d+; x] once and [d-; x] once, responses under two more contexts
+        "context": ASKED * 2 * context, "scored": ASKED * 2 * n * steps, "decoded": ASKED * n * steps,
+        "steps": steps * -(-ASKED // together), "keys": ASKED * steps * (context + n * steps / 2),
+    }  # fmt: skip
+    return f"{size.seconds_on(device, **work) / 3600:.2f} h ({together})"
 
 
 def main() -> None:

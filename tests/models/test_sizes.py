@@ -8,7 +8,7 @@ from transformers import AutoConfig, GPTNeoXConfig, LlamaConfig, MistralConfig
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.models.devices import DEVICES, named_device
 from icdpo_nb.models.lm import load_lm
-from icdpo_nb.models.sizes import contexts_at_a_time, size_of
+from icdpo_nb.models.sizes import size_of
 
 SEVEN = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
 PAPER = {  # configuration of each base model and of the reward model, and its number of weights as published
@@ -47,9 +47,9 @@ def test_each_stage_of_the_paper_fits_on_a_card_of_24_gb():
     assert sum(size.weights for size in sizes[:2]) > memory
     assert all(size.least_memory(2 * 448 + 448, 3, 128) < memory for size in sizes)
     quantised = size_of(PAPER["LLaMA"][0], "nf4")
-    shape = ([1344] * 100, 3, 128)
-    assert contexts_at_a_time(quantised, memory, *shape) > contexts_at_a_time(sizes[0], memory, *shape) > 0
-    assert contexts_at_a_time(sizes[0], 12e9, *shape) == 0
+    shape = (1344, 3, 128)
+    assert quantised.contexts_at_a_time(memory, *shape) > sizes[0].contexts_at_a_time(memory, *shape) > 0
+    assert sizes[0].contexts_at_a_time(12e9, *shape) == 0
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "cohere"])

@@ -53,6 +53,7 @@ def test_models_without_weights_are_forecast_from_the_data_sheet():
     text = forecast_text(found)
     assert "weights 13.5 GB (bfloat16)" in text
     assert re.search(r"\d+ contexts at a time on 80.0 GB", text)
+    assert f" {size.contexts_at_a_time(gpu.memory, 900, 3, 128)} contexts at a time" in text
     small = replace(found, gpu=gpu._replace(memory=10e9))
     assert "too large: a fits with ICDPO_DTYPE=int8 (7.0 GB of weights)" in forecast_text(small)
     tiny = replace(found, gpu=gpu._replace(memory=3e9))
