@@ -8,7 +8,7 @@ or a policy fine-tuned with the method of that name. Responses sampled from the 
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, count
 from typing import TypeVar
 
 import pandas as pd
@@ -22,9 +22,11 @@ from ..models.interface import LanguageModel
 from ..protocol import Protocol
 from ..retrieval.retrievers import by_domain
 from ..scoring import is_empty
+from ..store.notes import BESIDE, Beside
 
 T = TypeVar("T")
 NONE = "none"  # source and retriever of responses sampled from the prompt alone
+GROUPS = count(1)  # of models that compute side by side
 BASE = "base"  # policy of a language model without guidance or fine-tuning
 
 
@@ -37,12 +39,13 @@ def for_models(models: Mapping[str, LanguageModel], run: Callable[[str], T]) -> 
     import torch
 
     threads = torch.get_num_threads()
-    workers = min(threads, len(models)) if all(lm.device == "cpu" for lm in models.values()) else 1
+    group, workers = next(GROUPS), min(threads, len(models)) if all(lm.device == "cpu" for lm in models.values()) else 1
     if workers == 1:
         return {name: run(name) for name in models}
 
     def alone(name: str) -> T:
         torch.set_num_threads(max(1, threads // workers))  # applies to the current thread
+        BESIDE.set(Beside(group, workers, name))
         return run(name)
 
     largest_first = sorted(models, key=lambda name: -models[name].n_parameters)

@@ -8,8 +8,10 @@ forecast rests on its configuration, on its tokenizer, and on the data sheet of 
 import resource
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from ..common.errors import InputError
@@ -20,6 +22,7 @@ from ..models.sizes import Size, size_of
 from ..models.workers import workers_for
 from ..store.joining import snapshot
 from ..store.notes import REHEARSAL, Note, read_notes
+from ..store.pace import Pace, lasting
 from ..store.rehearsal import MEMORY
 from ..store.store import Store, store_folder
 from .html import read_record
@@ -78,21 +81,38 @@ class Estimate:
     @property
     def rest(self) -> float:
         """Seconds of what is not a model's work: data, statistics, figures, the report."""
-        return max(0.0, self.rehearsal - _side_by_side(self.notes, [note.spent for note in self.notes]))
+        return max(0.0, self.rehearsal - sum(note.spent for note in self.notes))
 
     @property
     def seconds(self) -> float:
         """Seconds of the whole run. Workers share the calls of models."""
-        return self.rest + _side_by_side(self.notes, [self.of(note) for note in self.notes]) / self.workers
+        return self.rest + self._of_models() / self.workers
+
+    def _of_models(self) -> float:
+        """Seconds of all calls, of which those of some models run side by side."""
+        total, groups = 0.0, defaultdict(Counter)
+        for note in self.notes:
+            if note.beside:
+                groups[note.beside.group, note.beside.at_a_time][note.beside.name] += self.of(note)
+            else:
+                total += self.of(note)
+        return total + sum(lasting(sorted(of.values(), reverse=True), at_a_time) for (_, at_a_time), of in groups.items())
 
     def of(self, note: Note) -> float:
-        """Seconds of a call: measured, or from the rates of the GPU."""
-        size = self.sizes.get(note.part)
-        if size is None:
-            return note.seconds
-        work = {kind: getattr(note, kind) for kind in ("context", "steps", "decoded", "scored")}
-        keys = note.decoded / max(1, note.n) * (note.context / max(1, note.items) + note.n * note.limit / 2)
-        return size.seconds_on(self.gpu, **work, keys=keys)
+        """Seconds of a call: from measured ones of the model, or from the rates of the GPU."""
+        if size := self.sizes.get(note.part):
+            return size.seconds_on(self.gpu, **asdict(note.work))
+        return note.seconds + self.paces[note.part].seconds(note.work)
+
+    @cached_property
+    def paces(self) -> dict[str, Pace]:
+        """How fast each part is, by its name."""
+        return {part: Pace([call for n in self.notes if n.part == part for call in n.measured]) for part in self.parts}
+
+    @property
+    def parts(self) -> set[str]:
+        """The names of all models, encoders, rewards and judges."""
+        return {note.part for note in self.notes}
 
     def by_stage(self) -> list[tuple[str, str, int, int, float]]:
         """Stage, model, items, tokens and seconds of each model in each stage; models that work side by side overlap."""
@@ -152,17 +172,3 @@ def _described_size(note: Note) -> Size:
     from transformers import AutoConfig
 
     return size_of(AutoConfig.from_pretrained(note.part), precision_on_gpu(), note.described)
-
-
-def _side_by_side(notes: Sequence[Note], seconds: Sequence[float]) -> float:
-    """Seconds of calls some of which ran in threads side by side: those of the slowest thread of each such group."""
-    alone = sum(s for note, s in zip(notes, seconds, strict=True) if not note.thread)
-    total, ends, group = alone, 0.0, {}
-    for note, s in sorted(zip(notes, seconds, strict=True), key=lambda pair: pair[0].began):
-        if not note.thread:
-            continue
-        if note.began >= ends and note.thread not in group:  # a new group: all threads of the last one had ended
-            total, group = total + max(group.values(), default=0.0), {}
-        group[note.thread] = group.get(note.thread, 0.0) + s
-        ends = max(ends, note.began + note.spent)
-    return total + max(group.values(), default=0.0)

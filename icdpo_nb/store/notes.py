@@ -5,12 +5,25 @@ They are lines of JSON in the file that ICDPO_REHEARSAL names, one a call.
 
 import json
 import os
-import threading
-import time
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from .pace import Passes
 
 REHEARSAL = "ICDPO_REHEARSAL"  # set for a rehearsal: the file of its notes
+
+
+class Beside(NamedTuple):
+    """What runs side by side with others of its group, so many at a time."""
+
+    group: int
+    at_a_time: int
+    name: str
+
+
+BESIDE: ContextVar[Beside | None] = ContextVar("beside", default=None)  # set in each thread of those that run side by side
 
 
 @dataclass(frozen=True)
@@ -22,14 +35,11 @@ class Note:
     items: int
     tokens: int  # exact, but for the lengths of responses that are not sampled yet
     sampled: int  # of these, those of responses
-    seconds: float  # forecast; for a model without weights, 0
     spent: float  # in the rehearsal
-    thread: int  # 0: the notebook's own
-    began: float  # when, seconds since 1970
-    context: int = 0  # tokens by kind, for a model whose time is forecast from them
-    steps: int = 0
-    decoded: int = 0
-    scored: int = 0
+    beside: Beside | None  # None: nothing ran side by side with it
+    seconds: float = 0.0  # forecast for an encoder or a reward
+    work: Passes = Passes()  # of a language model
+    measured: tuple[tuple[Passes, float], ...] = ()  # calls with a few of the items, and their seconds
     longest: int = 0  # tokens of the longest context
     n: int = 0  # responses to each context
     limit: int = 0  # their largest number of tokens
@@ -44,8 +54,7 @@ def rehearsing() -> bool:
 
 def write_note(**values) -> None:
     """Add a line to the notes."""
-    thread = 0 if threading.current_thread() is threading.main_thread() else threading.get_ident()
-    line = json.dumps(asdict(Note(thread=thread, began=time.time() - values["spent"], **values))) + "\n"
+    line = json.dumps(asdict(Note(beside=BESIDE.get(), **values))) + "\n"
     with open(os.environ[REHEARSAL], "a", encoding="utf-8") as file:
         file.write(line)
 
@@ -54,4 +63,9 @@ def read_notes(path: Path) -> list[Note]:
     """The notes of a rehearsal, in order."""
     if not path.exists():
         return []
-    return [Note(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [_read(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _read(beside: list | None, work: dict, measured: list, **values) -> Note:
+    calls = tuple((Passes(**done), seconds) for done, seconds in measured)
+    return Note(beside=Beside(*beside) if beside else None, work=Passes(**work), measured=calls, **values)

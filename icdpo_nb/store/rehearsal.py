@@ -6,9 +6,10 @@ the notes. The numbers of a rehearsed run are those of other items, so whoever r
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property, wraps
+from threading import RLock
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ from ..models.sizes import Size
 from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol
 from .notes import write_note
-from .pace import Pace, Passes, steps_in_slots
+from .pace import Passes, lasting
 
 MEMORY = "ICDPO_MEMORY"  # set for models without weights: bytes of the device that they are to run on
 PROBED = 3  # prompts of each call that are computed
-PROBED_FIRST = 12  # of a model's first call, to tell what grows with their number
+PROBED_MORE, PROBED_MOST = 12, 48  # of its first call, and of one with longer contexts, to tell what grows with their number
+PROBING = 3.0  # seconds that more than `PROBED_MORE` of them may take at the rate of the few
 PROBED_TEXTS = 64  # texts that an encoder or a reward computes of a large call
+TURN = RLock()  # whoever has it computes
 META = torch.device("meta")  # of a model without weights
 
 
@@ -37,11 +40,23 @@ def spread_indices(n: int, k: int) -> list[int]:
     return [i * n // k for i in range(k)] if k < n else [*range(n)]
 
 
+def one_at_a_time(call: Callable) -> Callable:
+    """A method that no thread runs beside another one, since the interpreter's lock would slow down short measured calls."""
+
+    @wraps(call)
+    def alone(*args, **kwargs):
+        with TURN:
+            return call(*args, **kwargs)
+
+    return alone
+
+
 class RehearsedLM:
     """A `LanguageModel` that computes a few of the contexts that it is given; the others get copies of their results."""
 
     def __init__(self, lm: LanguageModel):
-        self.lm, self.pace = lm, Pace()
+        self.lm = lm
+        self.probed: dict[str, int] = {}  # tokens of the longest contexts of which more than a few were computed, by stage
         self.measures = lm.device != "meta"  # a model without weights takes no time
 
     def __getattr__(self, name: str):
@@ -57,6 +72,7 @@ class RehearsedLM:
         if self.measures:
             self.lm.prepare()
 
+    @one_at_a_time
     def sample(
         self,
         contexts: Sequence[str],
@@ -76,29 +92,34 @@ class RehearsedLM:
         if not self.measures:
             return self._longest(contexts, encoded, n, protocol, begun, began)
         self.prepare()
-
-        def compute(indices: Sequence[int]) -> tuple[dict[int, list[Response]], Passes, float]:
+        known, measured, decoded, kept = {}, [], 0, 0
+        few = spread_indices(len(contexts), PROBED)
+        for indices in self._probes("sampling", encoded, measured):
             before, start = self.lm.work(), time.perf_counter()
             some, starts = [contexts[i] for i in indices], [begun[i] for i in indices]
             found = self.lm.sample(some, n, protocol, seed, begun=starts)
-            took, decoded = time.perf_counter() - start, self.lm.work()["decode"] - before["decode"]
-            longest = max((len(y.token_ids) for ys in found for y in ys), default=0)
-            planned = _planned_sampling(self.lm, [encoded[i] for i in indices], protocol.max_new_tokens)
-            work = Passes(planned, max(0, longest - len(starts[0].token_ids)), round(decoded))
-            return dict(zip(indices, found, strict=True)), work, took
-
-        few = spread_indices(len(contexts), PROBED)
-        known, small, took = compute(few)
-        if self.pace.sampling is None:
-            many, large, longer = compute(spread_indices(len(contexts), PROBED_FIRST))
-            known |= many
-            self.pace.fit_sampling(self._context_seconds(contexts, few, encoded), [(small, took), (large, longer)])
+            took, computed = time.perf_counter() - start, round(self.lm.work()["decode"] - before["decode"])
+            work = self._sampling([encoded[i] for i in indices], found, starts, protocol)
+            measured.append((replace(work, decoded=computed), took))
+            decoded, kept = decoded + computed, kept + work.decoded
+            known |= dict(zip(indices, found, strict=True))
         out = [known.get(i) or self._copied(known[few[i % len(few)]], c, begun[i], begun[few[i % len(few)]], protocol)
                for i, c in enumerate(contexts)]  # fmt: skip
-        work = self._sampling(encoded, out, begun, n, protocol, small.decoded)
-        seconds = took if len(out) <= PROBED else self.pace.forecast(work, small, took)
-        self._note("sampling", encoded, n, protocol.max_new_tokens, work, work.decoded, seconds, began)
+        work = self._sampling(encoded, out, begun, protocol)
+        # What a stop string cuts off was decoded, too.
+        work = replace(work, decoded=round(work.decoded * decoded / max(1, kept)))
+        self._note("sampling", encoded, n, protocol.max_new_tokens, work, work.decoded, measured, began)
         return out
+
+    def _probes(self, stage: str, encoded: Sequence[Sequence[int]], measured: Sequence) -> Iterator[list[int]]:
+        """The indices of a few contexts; then of more of them, if they are longer than any of which so many were computed."""
+        few = spread_indices(len(encoded), PROBED)
+        yield few
+        tokens = sum(len(encoded[i]) for i in few)
+        if tokens > 2 * self.probed.get(stage, 0):
+            self.probed[stage] = tokens
+            in_time = int(PROBED * PROBING / max(measured[-1][1], 1e-3))
+            yield spread_indices(len(encoded), min(max(PROBED_MORE, in_time), PROBED_MOST))
 
     def _longest(self, contexts, encoded, n: int, protocol: Protocol, begun, began: float) -> list[list[Response]]:
         """Responses of `max_new_tokens` tokens each, which a model without weights is taken to sample."""
@@ -107,16 +128,9 @@ class RehearsedLM:
             ids = [*start.token_ids, *[word] * protocol.max_new_tokens]
             origin = {"context": context, "sampled_by": self.lm.identity}
             out.append([self.lm.response(ids, "length", protocol, logps=np.full(len(ids), -1.0), **origin) for _ in range(n)])
-        work = self._sampling(encoded, out, begun, n, protocol)
-        self._note("sampling", encoded, n, protocol.max_new_tokens, work, work.decoded, 0.0, began)
+        work = self._sampling(encoded, out, begun, protocol)
+        self._note("sampling", encoded, n, protocol.max_new_tokens, work, work.decoded, [], began)
         return out
-
-    def _context_seconds(self, contexts: Sequence[str], few: Sequence[int], encoded: Sequence[Sequence[int]]) -> float:
-        """Seconds of a context token, from scoring one token after each of a few contexts."""
-        end = Response("", tuple(self.lm.eos_ids[:1] or [0]))
-        start = time.perf_counter()
-        self.lm.logprobs([contexts[i] for i in few], [[end] for _ in few], rescore=True)
-        return (time.perf_counter() - start) / sum(len(encoded[i]) for i in few)
 
     def _copied(self, ys: Sequence[Response], context: str, begun: Response, theirs: Response, protocol: Protocol) -> list:
         """The responses to another context as responses to this one, after what it has already."""
@@ -128,16 +142,17 @@ class RehearsedLM:
             for y, ids in zip(ys, new, strict=True)
         ]  # fmt: skip
 
-    def _sampling(self, encoded, out, begun, n: int, protocol: Protocol, decoded: int = 0) -> Passes:
-        """The work of sampling these responses to all contexts. `decoded`: the tokens that the few ones took."""
-        steps = protocol.max_new_tokens
+    def _sampling(self, encoded, out, begun, protocol: Protocol) -> Passes:
+        """The work of sampling these responses."""
+        steps, n = protocol.max_new_tokens, len(out[0]) if out else 0
         lengths = [[len(y.token_ids) - len(b.token_ids) for y in ys] for ys, b in zip(out, begun, strict=True)]
-        kept = sum(sum(lengths[i]) for i in spread_indices(len(out), PROBED))
-        per_token = decoded / kept if decoded and kept else 1.0  # what a stop string cuts off was decoded, too
+        longest = [max(row) for row in lengths]
+        keys = sum(k * (len(context) + n * k / 2) for context, k in zip(encoded, longest, strict=True))
         return Passes(
-            _planned_sampling(self.lm, encoded, steps),
-            steps_in_slots([max(row) for row in lengths], self._slots([*map(len, encoded)], n, steps)),
-            round(per_token * sum(map(sum, lengths))),
+            context=_planned_sampling(self.lm, encoded, steps),
+            steps=lasting(longest, self._slots([*map(len, encoded)], n, steps)),
+            decoded=sum(map(sum, lengths)),
+            keys=round(keys),
         )
 
     def _slots(self, lengths: Sequence[int], n: int, steps: int) -> int:
@@ -154,15 +169,16 @@ class RehearsedLM:
         """The size of a model without weights."""
         return Size(self.lm.engine.model, precision_on_gpu())
 
-    def _note(self, stage: str, encoded, n: int, limit: int, work: Passes, sampled: int, seconds: float, began: float) -> None:
+    def _note(self, stage: str, encoded, n: int, limit: int, work: Passes, sampled: int, measured, began: float) -> None:
         """Note a call with these contexts, and at most n responses of at most `limit` tokens to each."""
         tokens = work.context + work.decoded + work.scored
         write_note(
-            stage=stage, part=self.lm.name, items=len(encoded), tokens=tokens, sampled=sampled, seconds=seconds,
-            spent=time.perf_counter() - began, described="" if self.measures else "CausalLM", **asdict(work),
+            stage=stage, part=self.lm.name, items=len(encoded), tokens=tokens, sampled=sampled, measured=measured, work=work,
+            spent=time.perf_counter() - began, described="" if self.measures else "CausalLM",
             longest=max(map(len, encoded)), n=n, limit=limit,
         )  # fmt: skip
 
+    @one_at_a_time
     def logprobs(
         self,
         contexts: Sequence[str],
@@ -180,22 +196,17 @@ class RehearsedLM:
         def planned(indices: Sequence[int]) -> Passes:
             return Passes(scored=_planned_scoring(self.lm, [encoded[i] for i in indices], [ids[i] for i in indices]))
 
-        def compute(indices: Sequence[int]) -> tuple[dict[int, list[np.ndarray]], Passes, float]:
-            start = time.perf_counter()
-            values = self.lm.logprobs([contexts[i] for i in indices], [responses[i] for i in indices], rescore=True)
-            return dict(zip(indices, values, strict=True)), planned(indices), time.perf_counter() - start
-
-        known, seconds, work = {}, 0.0, planned(range(len(contexts)))
+        known, measured = {}, []
         if self.measures:
             self.prepare()
-            known, small, took = compute(spread_indices(len(contexts), PROBED))
-            if self.pace.scoring is None:
-                many, large, longer = compute(spread_indices(len(contexts), PROBED_FIRST))
-                known |= many
-                self.pace.fit_scoring([(small, took), (large, longer)])
-            seconds = took if len(contexts) <= PROBED else self.pace.forecast(work, small, took)
+            for indices in self._probes("scoring", encoded, measured):
+                start = time.perf_counter()
+                values = self.lm.logprobs([contexts[i] for i in indices], [responses[i] for i in indices], rescore=True)
+                measured.append((planned(indices), time.perf_counter() - start))
+                known |= dict(zip(indices, values, strict=True))
+        work = planned(range(len(contexts)))
         lengths = [len(y) for ys in ids for y in ys]
-        self._note("scoring", encoded, max(map(len, ids)), max(lengths, default=0), work, sum(lengths), seconds, began)
+        self._note("scoring", encoded, max(map(len, ids)), max(lengths, default=0), work, sum(lengths), measured, began)
         rng = np.random.default_rng(len(contexts))
         return [known.get(i) or [-rng.random(len(y), np.float32) for y in ys] for i, ys in enumerate(ids)]
 
@@ -222,6 +233,7 @@ class RehearsedEmbedder:
     def __getattr__(self, name: str):
         return getattr(vars(self)["embed"], name)
 
+    @one_at_a_time
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors, float32, shape (n_texts, dim)."""
         some = spread_indices(len(texts), PROBED_TEXTS)
@@ -245,6 +257,7 @@ class RehearsedReward:
     def __getattr__(self, name: str):
         return getattr(vars(self)["reward"], name)
 
+    @one_at_a_time
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Made-up rewards, shape (n,)."""
         some = spread_indices(len(responses), PROBED_TEXTS)
@@ -264,9 +277,10 @@ class RehearsedReward:
         """Note the tokens that a reward model without weights would read."""
         texts = [f"{x}\n\nAssistant: {y}" for x, y in zip(prompts, responses, strict=True)]
         lengths = [len(ids) for ids in self.reward.tokenizer(texts)["input_ids"]] if texts else [0]
-        shape = {"items": len(texts), "tokens": sum(lengths), "context": sum(lengths), "longest": max(lengths)}
-        numbers = {"sampled": 0, "seconds": 0.0, "spent": 0.0, "described": "SequenceClassification"}
-        write_note(stage="rewards", part=self.reward.name, **shape, **numbers)
+        write_note(
+            stage="rewards", part=self.reward.name, items=len(texts), tokens=sum(lengths), sampled=0, spent=0.0,
+            work=Passes(context=sum(lengths)), longest=max(lengths), described="SequenceClassification",
+        )  # fmt: skip
 
 
 def _note_texts(stage: str, part: str, texts: Sequence[str], some: Sequence[int], took: float) -> None:

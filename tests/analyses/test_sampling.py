@@ -15,6 +15,7 @@ from icdpo_nb.models.lm import load_lm
 from icdpo_nb.models.tokens import Response
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.retrieval.retrievers import RandomRetriever
+from icdpo_nb.store.notes import BESIDE
 
 
 @pytest.fixture
@@ -80,6 +81,10 @@ def test_models_side_by_side_give_what_each_gives_alone(tmp_path_factory, pairs)
     try:
         together = for_models(names, run)
         assert torch.get_num_threads() == 2
+        beside = for_models(names, lambda name: BESIDE.get())
+        assert {(of.at_a_time, of.name) for of in beside.values()} == {(2, name) for name in names}
+        assert len({of.group for of in beside.values()}) == 1
+        assert BESIDE.get() is None
         with pytest.raises(ZeroDivisionError):
             for_models(names, lambda name: 1 / 0)
     finally:

@@ -15,13 +15,14 @@ from icdpo_nb.reports.estimate import Estimate, estimate
 from icdpo_nb.reports.forecast import forecast_text
 from icdpo_nb.reports.job import read_job
 from icdpo_nb.reports.report import run_job
-from icdpo_nb.store.notes import Note
+from icdpo_nb.store.notes import Beside, Note
+from icdpo_nb.store.pace import Passes
 
 NOTEBOOK = "03_demo_source_nll"
 
 
-def note(stage="sampling", part="a", seconds=10.0, spent=1.0, thread=0, began=0.0, tokens=100, **more) -> Note:
-    return Note(stage, part, 20, tokens, 40, seconds, spent, thread, began, **more)
+def note(stage="sampling", part="a", seconds=10.0, spent=1.0, beside=None, tokens=100, **more) -> Note:
+    return Note(stage, part, 20, tokens, 40, spent, beside, seconds, **more)
 
 
 def of_notes(notes: list[Note], rehearsal: float = 20.0, **more) -> Estimate:
@@ -31,13 +32,22 @@ def of_notes(notes: list[Note], rehearsal: float = 20.0, **more) -> Estimate:
 def test_time_adds_up_what_follows_and_overlaps_what_runs_side_by_side():
     one_after_another = [note(seconds=10, spent=1), note("scoring", seconds=5, spent=2)]
     assert of_notes(one_after_another).seconds == pytest.approx(20 - 3 + 15)
-    side_by_side = [
-        note(seconds=30, spent=2, thread=1, began=0.0), note(part="b", seconds=10, spent=1, thread=2, began=0.5),
-        note(part="b", seconds=12, spent=1, thread=2, began=1.5),
+    side_by_side = [  # two at a time: a with 30 s, then b with 10 and 12 s and c with 15 s beside it
+        note(seconds=30, spent=2, beside=Beside(1, 2, "a")), note(part="b", seconds=10, beside=Beside(1, 2, "b")),
+        note(part="b", seconds=12, beside=Beside(1, 2, "b")), note(part="c", seconds=15, beside=Beside(1, 2, "c")),
     ]  # fmt: skip
-    assert of_notes(side_by_side).seconds == pytest.approx(20 - 2 + 30)
-    later = [note(seconds=7, spent=1, thread=3, began=10.0), note(seconds=9, spent=1, thread=4, began=10.1)]
-    assert of_notes(side_by_side + later).seconds == pytest.approx(20 - 3 + 30 + 9)
+    assert of_notes(side_by_side).seconds == pytest.approx(20 - 5 + (10 + 12 + 15))
+    later = [note(seconds=7, beside=Beside(2, 2, "a")), note(part="b", seconds=9, beside=Beside(2, 2, "b"))]
+    assert of_notes(side_by_side + later).seconds == pytest.approx(20 - 7 + 37 + 9)
+
+
+def test_language_models_are_forecast_from_all_their_measured_calls():
+    few = [(Passes(scored=100), 0.3), (Passes(scored=400), 0.6)]  # 0.2 s and 1 ms a token
+    calls = [note("scoring", seconds=0.0, spent=0.3, work=Passes(scored=1000), measured=(call,)) for call in few]
+    other = note("scoring", part="b", seconds=0.0, spent=0.0, work=Passes(scored=1000), measured=((Passes(scored=10), 0.1),))
+    found = of_notes([*calls, other])
+    assert [found.of(n) for n in calls] == pytest.approx([1.2, 1.2])
+    assert found.seconds == pytest.approx(20 - 0.6 + 2.4 + found.of(other))
 
 
 def test_models_without_weights_are_forecast_from_the_data_sheet():
@@ -45,10 +55,11 @@ def test_models_without_weights_are_forecast_from_the_data_sheet():
 
     config = LlamaConfig(hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32)
     gpu, size = named_device("A100"), size_of(config)
-    prefill = note(seconds=0.0, spent=0.0, context=100_000, n=3, longest=900, limit=128, described="CausalLM")
+    work = Passes(context=100_000)
+    prefill = note(seconds=0.0, spent=0.0, work=work, n=3, longest=900, limit=128, described="CausalLM")
     found = of_notes([prefill], gpu_name="A100", gpu=gpu, sizes={"a": size})
     assert found.of(prefill) == pytest.approx(2 * size.in_layers * 100_000 / gpu.operations / 0.4, rel=0.01)
-    decoding = replace(prefill, context=0, steps=1000, decoded=1000)  # one row: bound by reading the weights
+    decoding = replace(prefill, work=Passes(steps=1000, decoded=1000))  # one row: bound by reading the weights
     assert found.of(decoding) == pytest.approx(1000 * size.weights / gpu.bandwidth / 0.4, rel=0.01)
     text = forecast_text(found)
     assert "weights 13.5 GB (bfloat16)" in text

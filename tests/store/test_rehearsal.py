@@ -1,6 +1,8 @@
 """A rehearsal counts what a run computes, and computes little of it."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from conftest import save_tiny_lm
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.models.tokens import Response
 from icdpo_nb.protocol import RECOMMENDED
+from icdpo_nb.store import rehearsal
 from icdpo_nb.store.notes import REHEARSAL, read_notes
 from icdpo_nb.store.rehearsal import PROBED_TEXTS, rehearsed, spread_indices
 from icdpo_nb.store.store import Store
@@ -41,10 +44,10 @@ def test_tokens_are_those_of_the_engine(lm, notes):
     sampling, scoring = notes()
     before = dict(lm.engine.work)
     lm.sample(CONTEXTS, 2, PROTOCOL)
-    assert sampling.context == lm.engine.work["prefill"] - before["prefill"]
+    assert sampling.work.context == lm.engine.work["prefill"] - before["prefill"]
     before = dict(lm.engine.work)
     lm.logprobs([c + " x" for c in CONTEXTS], responses, rescore=True)
-    assert scoring.scored == sum(lm.engine.work[k] - before.get(k, 0) for k in ("prefill", "scored"))
+    assert scoring.work.scored == sum(lm.engine.work[k] - before.get(k, 0) for k in ("prefill", "scored"))
     assert scoring.sampled == sum(len(y.token_ids) for ys in responses for y in ys)
 
 
@@ -54,14 +57,53 @@ def test_most_contexts_are_not_computed(notes, tmp_path, monkeypatch):
     sample = lm.sample
     monkeypatch.setattr(lm, "sample", lambda contexts, *a, **k: computed.extend(contexts) or sample(contexts, *a, **k))
     many = [f"{c} {k}" for c in CONTEXTS for k in range(5)]
+    monkeypatch.setattr(rehearsal, "PROBING", 0.0)  # no more than the least
     rehearsing = rehearsed(lm)
     rehearsing.sample(many, 2, PROTOCOL)
     assert len(computed) == 3 + 12  # the first call measures a small and a large one
     rehearsing.sample([c + " again" for c in many], 2, PROTOCOL)
     assert len(computed) == 3 + 12 + 3
-    first, second = notes()
-    assert first.items == second.items == 100
-    assert second.seconds > second.spent / 4 > 0
+    rehearsing.sample([3 * c for c in many], 2, PROTOCOL)
+    assert len(computed) == 3 + 12 + 3 + 3 + 12  # and so does one with longer contexts
+    assert [note.items for note in notes()] == [100] * 3
+    assert [len(note.measured) for note in notes()] == [2, 1, 2]
+    for note in notes():
+        assert 0 < sum(seconds for _, seconds in note.measured) <= note.spent
+        assert all(0 < work.context < note.work.context and 0 < work.keys < note.work.keys for work, _ in note.measured)
+
+
+def test_a_fast_model_is_measured_on_more_prompts(notes, tmp_path, monkeypatch):
+    lm = load_lm(str(save_tiny_lm(tmp_path / "llama", "llama")))
+    monkeypatch.setattr(rehearsal, "PROBING", 1e9)
+    computed = []
+    logprobs = lm.logprobs
+    monkeypatch.setattr(lm, "logprobs", lambda contexts, *a, **k: computed.append(len(contexts)) or logprobs(contexts, *a, **k))
+    many = [f"{c} {k}" for c in CONTEXTS for k in range(5)]
+    rehearsed(lm).logprobs(many, [[lm.encode_response(" x")] for _ in many])
+    assert computed == [3, rehearsal.PROBED_MOST]
+
+
+def test_one_thread_computes_at_a_time(notes, tmp_path, monkeypatch):
+    """What runs beside a measured call would slow it down."""
+    lm = load_lm(str(save_tiny_lm(tmp_path / "llama", "llama")))
+    computing, most = [], []
+    logprobs = lm.logprobs
+
+    def watched(*args, **options):
+        computing.append(1)
+        most.append(len(computing))
+        time.sleep(0.01)
+        found = logprobs(*args, **options)
+        computing.pop()
+        return found
+
+    monkeypatch.setattr(lm, "logprobs", watched)
+    y = lm.encode_response(" x")
+    with ThreadPoolExecutor(2) as pool:
+        copies = [rehearsed(lm), rehearsed(lm)]
+        [*pool.map(lambda copy: copy.logprobs(CONTEXTS, [[y]] * len(CONTEXTS)), copies)]
+    assert len(most) == 4
+    assert max(most) == 1
 
 
 def test_copies_continue_what_was_begun(notes, tmp_path):
@@ -111,11 +153,11 @@ def test_a_model_without_weights_is_counted_alike(notes, tmp_path, monkeypatch):
     described.logprobs([c + " x" for c in CONTEXTS], responses)
     sampling, scoring = notes()
     lm.sample(CONTEXTS, 2, PROTOCOL)
-    assert sampling.context == lm.engine.work["prefill"]
-    assert sampling.seconds == scoring.seconds == 0  # no rate was measured
+    assert sampling.work.context == lm.engine.work["prefill"]
+    assert sampling.measured == scoring.measured == ()  # no rate was measured
     lm.engine.work.clear()
     lm.logprobs([c + " x" for c in CONTEXTS], responses, rescore=True)
-    assert scoring.scored == lm.engine.work["scored"] + lm.engine.work["prefill"]
+    assert scoring.work.scored == lm.engine.work["scored"] + lm.engine.work["prefill"]
 
 
 def test_notes_are_lines_of_json(notes, tmp_path):
