@@ -87,6 +87,7 @@ def _add_what_runs(commands) -> None:
     report.add_argument("--resume", action="store_true", help="leave a report as it is if it would come out the same")
     report.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="longest time of each notebook (default: none)")
     report.add_argument("-j", "--jobs", type=_count, default=1, help="notebooks at a time (default: 1)")
+    report.add_argument("--estimate", action="store_true", help="say first what each will cost, from a rehearsal")
     report.set_defaults(command=_report)
     estimate = commands.add_parser("estimate", help="what a run will cost, before it runs")
     estimate.add_argument("notebook", nargs=1, help="for example 01_method")
@@ -150,6 +151,8 @@ def _count(text: str) -> int:
 def _report(args: argparse.Namespace) -> int:
     _unwind()
     todo = [_job(name, args) for name in args.notebook]  # all of them are checked before any runs
+    for job in todo if args.estimate else []:
+        print(_forecast(job), end="\n\n", flush=True)
     with display_on_terminal() as display:
         if args.jobs > 1 and len(todo) > 1:
             return make_several(todo, args.jobs, Watcher(display) if display else None)
@@ -160,14 +163,17 @@ def _report(args: argparse.Namespace) -> int:
 
 def _estimate(args: argparse.Namespace) -> int:
     _unwind()
+    print(_forecast(_job(args.notebook[0], args), args.gpu, args.hours, args.price))
+    return 0
+
+
+def _forecast(job: Job, gpu: str = "A100", hours: float = 0.0, price: float = 0.0) -> str:
     from .reports.estimate import estimate
     from .reports.forecast import forecast_text
 
-    job = _job(args.notebook[0], args)
     with display_on_terminal() as display:
-        found = estimate(job, args.gpu, display.show if display else None)
-    print(forecast_text(found, args.hours, args.price))
-    return 0
+        found = estimate(job, gpu, display.show if display else None)
+    return forecast_text(found, hours, price)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -108,6 +108,11 @@ def test_given_texts_are_counted_exactly(few, tmp_path, monkeypatch, capsys):
     command = ["estimate", NOTEBOOK, "-p", "lms", few["lms"][0], "-p", "n_prompts", "30", "-p", "domains", "instructions"]
     assert main(command) == 0
     assert "forecast from a few prompts" in capsys.readouterr().out
+    monkeypatch.setenv("ICDPO_STORE", str(tmp_path / "another"))
+    assert main(["report", "--estimate", "-o", str(tmp_path / "again"), *command[1:]]) == 0
+    forecast, _, report = capsys.readouterr().out.rpartition("\n\n")
+    assert f"tokens  {found.tokens:,} tokens" in forecast
+    assert "report.html" in report
 
 
 def test_the_command_complains_in_one_sentence(capsys):
