@@ -23,7 +23,7 @@ from ..models.workers import workers_for
 from ..store.joining import snapshot
 from ..store.notes import REHEARSAL, Note, read_notes
 from ..store.pace import Pace, lasting
-from ..store.rehearsal import MEMORY
+from ..store.rehearsed_lm import MEMORY
 from ..store.store import Store, store_folder
 from .html import read_record
 from .job import Job

@@ -11,9 +11,10 @@ from conftest import save_tiny_lm
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.models.tokens import Response
 from icdpo_nb.protocol import RECOMMENDED
-from icdpo_nb.store import rehearsal
+from icdpo_nb.store import rehearsed_lm
 from icdpo_nb.store.notes import REHEARSAL, read_notes
-from icdpo_nb.store.rehearsal import PROBED_TEXTS, rehearsed, spread_indices
+from icdpo_nb.store.probes import PROBED_TEXTS, spread_indices
+from icdpo_nb.store.rehearsal import rehearsed
 from icdpo_nb.store.store import Store
 from icdpo_nb.store.stored import StoredLM, stored
 
@@ -57,7 +58,7 @@ def test_most_contexts_are_not_computed(notes, tmp_path, monkeypatch):
     sample = lm.sample
     monkeypatch.setattr(lm, "sample", lambda contexts, *a, **k: computed.extend(contexts) or sample(contexts, *a, **k))
     many = [f"{c} {k}" for c in CONTEXTS for k in range(5)]
-    monkeypatch.setattr(rehearsal, "PROBING", 0.0)  # no more than the least
+    monkeypatch.setattr(rehearsed_lm, "PROBING", 0.0)  # no more than the least
     rehearsing = rehearsed(lm)
     rehearsing.sample(many, 2, PROTOCOL)
     assert len(computed) == 3 + 12  # the first call measures a small and a large one
@@ -74,13 +75,13 @@ def test_most_contexts_are_not_computed(notes, tmp_path, monkeypatch):
 
 def test_a_fast_model_is_measured_on_more_prompts(notes, tmp_path, monkeypatch):
     lm = load_lm(str(save_tiny_lm(tmp_path / "llama", "llama")))
-    monkeypatch.setattr(rehearsal, "PROBING", 1e9)
+    monkeypatch.setattr(rehearsed_lm, "PROBING", 1e9)
     computed = []
     logprobs = lm.logprobs
     monkeypatch.setattr(lm, "logprobs", lambda contexts, *a, **k: computed.append(len(contexts)) or logprobs(contexts, *a, **k))
     many = [f"{c} {k}" for c in CONTEXTS for k in range(5)]
     rehearsed(lm).logprobs(many, [[lm.encode_response(" x")] for _ in many])
-    assert computed == [3, rehearsal.PROBED_MOST]
+    assert computed == [3, rehearsed_lm.PROBED_MOST]
 
 
 def test_one_thread_computes_at_a_time(notes, tmp_path, monkeypatch):
