@@ -106,13 +106,9 @@ class Estimate:
 
     @cached_property
     def paces(self) -> dict[str, Pace]:
-        """How fast each part is, by its name."""
-        return {part: Pace([call for n in self.notes if n.part == part for call in n.measured]) for part in self.parts}
-
-    @property
-    def parts(self) -> set[str]:
-        """The names of all models, encoders, rewards and judges."""
-        return {note.part for note in self.notes}
+        """How fast each model is, by its name."""
+        parts = {note.part for note in self.notes}
+        return {part: Pace([call for note in self.notes if note.part == part for call in note.measured]) for part in parts}
 
     def by_stage(self) -> list[tuple[str, str, int, int, float]]:
         """Stage, model, items, tokens and seconds of each model in each stage; models that work side by side overlap."""
