@@ -37,9 +37,10 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 def _time(e: Estimate) -> str:
     if not e.notes:
         return f"time    {spoken(e.seconds)}: the store has all results of the models"
-    exact = f"{e.tokens - e.sampled:,} tokens of contexts and given texts, and about {e.sampled:,} to be sampled"
-    limits = "" if e.sizes else f" (at most {e.longest:,})"
-    return f"time    {spoken(e.seconds)}; models that work side by side overlap\ntokens  {exact}{limits}"
+    tokens = f"{e.tokens - e.sampled:,} tokens of contexts and given texts"
+    if e.sampled:
+        tokens += f", and about {e.sampled:,} to be sampled" + ("" if e.sizes else f" (at most {e.longest:,})")
+    return f"time    {spoken(e.seconds)}; models that work side by side overlap\ntokens  {tokens}"
 
 
 def _memory(e: Estimate) -> list[str]:
