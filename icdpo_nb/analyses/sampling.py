@@ -39,9 +39,10 @@ def for_models(models: Mapping[str, LanguageModel], run: Callable[[str], T]) -> 
     import torch
 
     threads = torch.get_num_threads()
-    group, workers = next(GROUPS), min(threads, len(models)) if all(lm.device == "cpu" for lm in models.values()) else 1
+    workers = min(threads, len(models)) if all(lm.device == "cpu" for lm in models.values()) else 1
     if workers == 1:
         return {name: run(name) for name in models}
+    group = next(GROUPS)
 
     def alone(name: str) -> T:
         torch.set_num_threads(max(1, threads // workers))  # applies to the current thread

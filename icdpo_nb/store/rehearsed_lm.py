@@ -58,8 +58,17 @@ class RehearsedLM:
         encoded = [[*self.lm.encode_context(c), *b.token_ids] for c, b in zip(contexts, begun, strict=True)]
         for context, ids in zip(contexts, encoded, strict=True):
             check_fits(self.lm, context, len(ids), protocol.max_new_tokens, "new tokens")
-        if not self.measures:
-            return self._longest(contexts, encoded, n, protocol, begun, began)
+        if self.measures:
+            out, measured, per_kept = self._probed(contexts, encoded, n, protocol, seed, begun)
+        else:
+            out, measured, per_kept = self._longest(contexts, n, protocol, begun), [], 1.0
+        work = self._sampling(encoded, out, begun, protocol)
+        work = replace(work, decoded=round(work.decoded * per_kept))
+        self._note("sampling", encoded, n, protocol.max_new_tokens, work, work.decoded, measured, began)
+        return out
+
+    def _probed(self, contexts, encoded, n: int, protocol: Protocol, seed: int, begun) -> tuple[list, list, float]:
+        """Responses, measured calls with their seconds, and decoded tokens for each kept one: a stop string cuts some off."""
         self.prepare()
         known, measured, decoded, kept = {}, [], 0, 0
         for indices in self._probes("sampling", encoded, measured):
@@ -74,31 +83,25 @@ class RehearsedLM:
         have = sorted(known)
         out = [known.get(i) or self._copied(known[have[i % len(have)]], c, begun[i], begun[have[i % len(have)]], protocol)
                for i, c in enumerate(contexts)]  # fmt: skip
-        work = self._sampling(encoded, out, begun, protocol)
-        # What a stop string cuts off was decoded, too.
-        work = replace(work, decoded=round(work.decoded * decoded / max(1, kept)))
-        self._note("sampling", encoded, n, protocol.max_new_tokens, work, work.decoded, measured, began)
-        return out
+        return out, measured, decoded / max(1, kept)
 
     def _probes(self, stage: str, encoded: Sequence[Sequence[int]], measured: Sequence) -> Iterator[list[int]]:
         """The indices of a few contexts; then of more of them, if they are longer than any of which so many were computed."""
         few = spread_indices(len(encoded), PROBED)
         yield few
         tokens = sum(len(encoded[i]) for i in few)
-        if tokens > 2 * self.probed.get(stage, 0):
+        if len(encoded) > PROBED and tokens > 2 * self.probed.get(stage, 0):
             self.probed[stage] = tokens
             in_time = int(PROBED * PROBING / max(measured[-1][1], 1e-3))
             yield spread_indices(len(encoded), min(max(PROBED_MORE, in_time), PROBED_MOST))
 
-    def _longest(self, contexts, encoded, n: int, protocol: Protocol, begun, began: float) -> list[list[Response]]:
+    def _longest(self, contexts, n: int, protocol: Protocol, begun) -> list[list[Response]]:
         """Responses of `max_new_tokens` tokens each, which a model without weights is taken to sample."""
         word, out = self.lm.tokenize(" the")[-1], []
         for context, start in zip(contexts, begun, strict=True):
             ids = [*start.token_ids, *[word] * protocol.max_new_tokens]
             origin = {"context": context, "sampled_by": self.lm.identity}
             out.append([self.lm.response(ids, "length", protocol, logps=np.full(len(ids), -1.0), **origin) for _ in range(n)])
-        work = self._sampling(encoded, out, begun, protocol)
-        self._note("sampling", encoded, n, protocol.max_new_tokens, work, work.decoded, [], began)
         return out
 
     def _copied(self, ys: Sequence[Response], context: str, begun: Response, theirs: Response, protocol: Protocol) -> list:

@@ -23,8 +23,3 @@ def open_backend(on: Mapping[str, object], name: str | None = None, jobs: int | 
         raise InputError(f"there is no backend {name!r}; {hint(name, BACKENDS)}")
     options = {key: value for key, value in on.items() if key != "backend"} if name == of_file else {}
     return BACKENDS[name](options, jobs)
-
-
-def names() -> str:
-    """The names of all backends."""
-    return ", ".join(BACKENDS)

@@ -363,10 +363,18 @@ def test_nothing_hangs(folder, monkeypatch):
         assert not server.over.is_set(), "the server still waits, and the call does not"
 
 
+@pytest.fixture
+def interruptible():
+    """An interrupt raises, also in a shell's background, where it would be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_a_call_at_once(folder, monkeypatch):
     """Ctrl-C while answers are awaited: the requests are given up, and nothing stays behind."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background it is ignored
     with serving(folder) as server:
         lm = load_server(server.url)
         server.fault = lambda body, n: "slow"
@@ -377,7 +385,6 @@ def test_an_interrupt_ends_a_call_at_once(folder, monkeypatch):
         assert not server.over.is_set()
         timer.join()
         assert not [t for t in threading.enumerate() if "portal" in t.name]
-    signal.signal(signal.SIGINT, before)
 
 
 def test_requests_under_way_are_bounded(server):
