@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
+# A process that dies ends the tests: with files dealt out, those that replace it may wait for ever.
+SIDE_BY_SIDE = -n logical --dist loadfile --max-worker-restart 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 help: ## print these targets
@@ -24,10 +26,10 @@ gallery: $(INSTALLED) ## run every notebook, and SmolLM2, into docs/gallery (two
 	$(BIN)/icdpo-nb gallery build/gallery --publish docs/gallery
 
 test: $(INSTALLED) ## run the tests, without the slow ones, a process for each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-slow: $(INSTALLED) ## run the slow tests: every notebook, coverage of the intervals, trainings, killed processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
 lint: $(INSTALLED) ## check style and formatting
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import psutil
@@ -14,7 +14,8 @@ from .placement import SPREAD
 
 STARTS = 4  # times that Ray is started before it is given up
 CONNECT_SECONDS = 10.0  # that a cluster has to answer
-STORE_BYTES = 256 * 2**20  # memory that Ray sets aside for arguments and results
+KILL_SECONDS = 10.0  # that processes have to end
+LOCAL = {"include_dashboard": False, "object_store_memory": 256 * 2**20}  # bytes, for arguments and results
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as Ray will do from now on; without it, it warns
@@ -39,22 +40,41 @@ def begin_ray(address: str = "") -> bool:
         return False
     with suppress(AttributeError):  # Ray would print the death of an actor into the notebook; `losses` has it
         ray._private.worker.print_to_stdstream = lambda *said, **how: None
-    local = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": STORE_BYTES}
-    why = ""
-    for _ in range(1 if address else STARTS):  # on a busy machine Ray may not be there in the time that it gives itself
+    where = {"address": address} if address else {"address": "local", "num_cpus": os.cpu_count(), **LOCAL}
+    options = {**where, "log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        started(lambda: ray.init(**options), ray.shutdown, times=1 if address else STARTS)
+    except Exception as error:  # some of Ray's are of this class itself
+        said = f"the Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
+        raise InputError(f"{said} ({first_line(error)}); see ray status") from None
+    return True
+
+
+def started(start: Callable[[], object], stop: Callable[[], object], times: int = STARTS) -> object:
+    """`start()`, again if it fails, until it has failed `times` times. Each time `stop()` is called, and what is left killed.
+
+    On a busy machine Ray's processes may not be there in the time that it gives them, which nothing can change.
+    """
+    for attempt in range(times):
         before = set(psutil.Process().children(recursive=True))
         try:
-            ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level=logging.ERROR)
-            return True
-        except Exception as error:  # some of Ray's are of this class itself
-            ray.shutdown()
-            why = first_line(error)
-        for process in set(psutil.Process().children(recursive=True)) - before:  # Ray leaves what it had begun
-            with suppress(psutil.Error):
-                if "/ray/" in " ".join(process.cmdline()):
+            return start()
+        except Exception:
+            stop()
+            left = set(psutil.Process().children(recursive=True)) - before
+            for process in [p for p in left if _is_ray(p)]:
+                with suppress(psutil.Error):
                     process.kill()
-    where = f"the Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
-    raise InputError(f"{where} ({why}); see ray status")
+            psutil.wait_procs(left, KILL_SECONDS)
+            if attempt == times - 1:
+                raise
+    return None
+
+
+def _is_ray(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return "/ray/" in " ".join(process.cmdline())
+    return False
 
 
 def _check_reachable(address: str) -> None:

@@ -19,6 +19,8 @@ from .cluster import PASSED_ON, begin_ray, cause, lost, own_errors, share
 ATTEMPTS = 3  # workers that one chunk may cost, and starts that may fail in a row
 START_SECONDS = 300.0  # that a run waits without any worker
 PATIENCE_SECONDS = 60.0  # that it waits for the last of the workers before the first chunk
+LOOK_SECONDS = 0.5  # between two looks whether an actor that is awaited is still wanted
+LEAVE_SECONDS = 30.0  # that threads have to leave Ray before it ends
 
 
 class Part(NamedTuple):
@@ -133,7 +135,10 @@ class Crew:
         for host in [*self.places]:
             with suppress(Exception):  # Ray may have ended
                 ray.kill(host)
-        if self.own_ray:
+        ends = time.monotonic() + LEAVE_SECONDS
+        for keeper in self.keepers:
+            keeper.join(max(0.0, ends - time.monotonic()))
+        if self.own_ray and not any(keeper.is_alive() for keeper in self.keepers):  # it would end this process with such a call
             ray.shutdown()
 
     # ------------------------------------------------------------ in the thread of each actor
@@ -155,7 +160,12 @@ class Crew:
         import ray
 
         host = self.actor.remote(self.threads)
-        self.places[host] = ray.get(host.where.remote())  # when Ray has room for it
+        place = host.where.remote()
+        while not ray.wait([place], timeout=LOOK_SECONDS)[0]:  # until Ray has room for it
+            if self.closed.is_set():
+                ray.kill(host)
+                raise RuntimeError("the workers were closed")
+        self.places[host] = ray.get(place)
         return host
 
     def _employ(self, host) -> bool:

@@ -81,6 +81,7 @@ def spread(crew: Workers, do, folder, n: int) -> dict[int, int]:
 
 @pytest.mark.slow
 def test_every_chunk_is_done_once_by_whoever_is_free(two, tmp_path):
+    two.begin().wait_for_all()
     assert spread(two, square, tmp_path, 12) == {k: k * k for k in range(12)}
     assert begun(tmp_path) == dict.fromkeys(range(12), 1)
     by = Counter((tmp_path / f"{k}").read_text() for k in range(12))

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from icdpo_nb.common.errors import InputError
+from icdpo_nb.models.cluster import started
 from icdpo_nb.store.journal import JOURNAL
 from icdpo_nb.store.store import ITEMS_AT_A_TIME, Store
 from icdpo_nb.sweeps.backends import open_backend
@@ -36,8 +37,9 @@ def cluster():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        second = made.add_node(num_cpus=1)
+        made = Cluster()
+        for node in ({"include_dashboard": False}, {}):
+            second = started(lambda node=node: made.add_node(num_cpus=1, **node), lambda: None)
         patch.setenv("RAY_ADDRESS", made.address)
         yield second
         import ray
