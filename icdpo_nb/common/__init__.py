@@ -2,5 +2,5 @@
 files and digests, this machine.
 
 Reading order (each module imports only from those before it): `errors`, `escaping`, `endpoint`,
-`files`, `notes`, `machine`, `downloads`.
+`files`, `notes`, `countdown`, `machine`, `downloads`.
 """

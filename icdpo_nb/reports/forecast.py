@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from ..common.countdown import spoken
 from ..common.downloads import spoken_size
 from ..models.sizes import Size
 from .estimate import Estimate
-from .progress import spoken
 
 SMALLER = ("int8", "nf4")  # precisions with smaller weights, in this order
 

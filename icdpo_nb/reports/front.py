@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
+from ..common.countdown import spoken
 from ..common.escaping import escaped, signs
 from ..common.files import write_whole
 from ..statistics.findings import AGREES, SIGNS, listed, needed_text
 from .evidence import MIXED, Record, Setting, Tested, read_records, shown_in, tests_of
-from .progress import spoken
 from .registry import Claim, parts_of, read_claims
 
 TEMPLATES = Path(__file__).parent / "template"

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .compare import read_run
+from .expectation import expectation
 from .front import write_front_page
-from .html import read_record
 from .job import Job
 from .processes import side_by_side
-from .progress import Display, Listener, Watcher, expectation, in_line
+from .progress import Display, Listener, Watcher, in_line
 from .report import is_current, run_job
 
 
@@ -18,7 +18,7 @@ def make(job: Job, listener: Listener | None = None, display: Display | None = N
     """Make a report, or leave it as it is; the line that says so."""
     if job.resume and is_current(job):
         return in_line(job.folder, read_run(job.folder), "as it was")
-    if said := expectation(job.run_id, read_record(job.folder / "run.json")):
+    if said := expectation(job):
         print(said, file=sys.stderr, flush=True)
     try:
         folder = run_job(job, listener)

@@ -17,11 +17,11 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Event, Thread
 
+from ..common.countdown import spoken
 from ..common.escaping import label
 from ..common.files import write_whole
 
 STATE_FILE = "ICDPO_PROGRESS"  # set for a process that runs one of several notebooks: where it leaves its state
-LONG = 60  # seconds; a run that takes longer says so as it begins
 REFRESHES_PER_SECOND = 4  # times a second that a terminal's lines are drawn
 
 Listener = Callable[[dict], None]
@@ -82,16 +82,20 @@ class Progress:
 
 @contextmanager
 def said_once(note: Path) -> Iterator[None]:
-    """Write to stderr what a notebook says that it waits for, once each, where nobody listens for its progress."""
+    """Write to stderr what a notebook says that it waits for, where nobody listens for its progress.
+
+    Once each: a sentence that only counts on, as `sampling with m: 64 of 200, …` does, is not written again.
+    """
     ended = Event()
 
     def look() -> None:
-        last = ""
+        known = set()
         while not ended.wait(1 / REFRESHES_PER_SECOND):
-            said = _note(note)
-            if said not in ("", last):
-                print(label(said, 200), file=sys.stderr, flush=True)
-                last = said
+            for said in _note(note):
+                what = re.sub(r": [\d,]+ of .*", "", said)
+                if what not in known:
+                    print(label(said, 200), file=sys.stderr, flush=True)
+                known.add(what)
 
     looking = Thread(target=look, daemon=True)
     looking.start()
@@ -104,14 +108,14 @@ def said_once(note: Path) -> Iterator[None]:
 
 def doing(state: Mapping) -> str:
     """What a run does now: what its notebook says that it waits for, a download say, else its step."""
-    return _note(state["note"]) or state["step"]
+    return "; ".join(_note(state["note"])) or state["step"]
 
 
-def _note(path: Path | str) -> str:
-    """What stands in a note; "" if there is none."""
+def _note(path: Path | str) -> list[str]:
+    """The lines of a note; none if there is no note."""
     with suppress(OSError):
-        return Path(path).read_text(encoding="utf-8")
-    return ""
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    return []
 
 
 def remaining(state: Mapping, now: float) -> float | None:
@@ -121,30 +125,10 @@ def remaining(state: Mapping, now: float) -> float | None:
     return max(0.0, state["this"] - (now - state["since"])) + state["rest"]
 
 
-def spoken(seconds: float) -> str:
-    """A time in words: 7 s, 3 min 05 s, 1 h 02 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
 def in_line(folder: Path, record: Mapping, took: str = "") -> str:
     """A finished run in one line: its report, how long it took, and its answer, cut."""
     answer = str((record.get("headline") or {}).get("answer", ""))
     return f"{folder / 'report.html'}  {took or spoken(record.get('seconds') or 0)}  {label(answer, 140)}".rstrip()
-
-
-def expectation(run: str, last: Mapping) -> str:
-    """What a run will take if it goes as the last one did; "" if that took less than a minute, or is not known.
-
-    `last` is the record of a finished run with the same parameters.
-    """
-    seconds = last.get("seconds") or 0
-    if last.get("status") != "done" or seconds < LONG:
-        return ""
-    of_models = [f"{last['added tokens']:,} tokens"] if last.get("added tokens") else []
-    return f"{run}: {', '.join([spoken(seconds), *of_models])} the last time; icdpo-nb estimate says more"
 
 
 def to_file(path: Path | str) -> Listener:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..common.countdown import Countdown, counted
 from ..common.files import digest_of_texts
 from ..models.encoder import Embedder, Remembered
 from ..models.interface import NO_BAR, SECONDS, TOKENS, LanguageModel, unless_sampled
@@ -41,15 +42,20 @@ def stored(part: T, wanted: bool = True, store: Store | None = None) -> T:
     return wrapper(part, store or Store()) if wanted else part
 
 
-def in_parts(part, method: str, items: Mapping[str, Sequence], **same: object) -> Iterator[tuple[Sequence[int], Sequence]]:
+def in_parts(
+    part, method: str, items: Mapping[str, Sequence], bar: Countdown | None = None, **same: object
+) -> Iterator[tuple[Sequence[int], Sequence]]:
     """(indices, results) of `method(**items, **same)`: chunk by chunk from replicas, all at once from anything else.
 
-    `items`: the arguments that hold a value for each item.
+    `items`: the arguments that hold a value for each item. `bar` counts them as they are computed.
     """
+    n = len(next(iter(items.values())))
     if hasattr(part, "in_chunks"):
         yield from part.in_chunks(method, items, **same)
+    elif bar:
+        yield range(n), getattr(part, method)(**items, progress=bar.part(n), **same)
     else:
-        yield range(len(next(iter(items.values())))), getattr(part, method)(**items, **same)
+        yield range(n), getattr(part, method)(**items, **same)
 
 
 def _at_a_time(part) -> int:
@@ -137,11 +143,11 @@ class StoredLM:
         def run(indices: list[int]) -> Iterator[tuple[Sequence[int], list]]:
             seen = watch and (lambda k, j, ids: watch(indices[k], j, ids))
             each = {"contexts": [contexts[i] for i in indices], "begun": [begun[i] for i in indices]}
-            for places, sampled in in_parts(self.lm, "sample", each, n=n, protocol=protocol, seed=seed, watch=seen):
+            for places, sampled in in_parts(self.lm, "sample", each, bar, n=n, protocol=protocol, seed=seed, watch=seen):
                 yield places, [[_to_json(y) for y in ys] for ys in sampled]
 
         items = [[c, list(b.token_ids)] if b.token_ids else c for c, b in zip(contexts, begun, strict=True)]
-        with progress(total=len(contexts)) as bar:
+        with counted(f"sampling with {self.lm.name}", len(contexts), progress) as bar:
             values = self.store.compute("sample", inputs, items, run, bar, _at_a_time(self.lm), self.meter)
         return [[_from_json(y, c, self.identity) for y in ys] for c, ys in zip(contexts, values, strict=True)]
 
@@ -157,11 +163,11 @@ class StoredLM:
         def compute(contexts: list[str], responses: list[Sequence[Response]]) -> list[list[np.ndarray]]:
             def run(indices: list[int]) -> Iterator[tuple[Sequence[int], list]]:
                 each = {"contexts": [contexts[i] for i in indices], "responses": [responses[i] for i in indices]}
-                for places, logps in in_parts(self.lm, "logprobs", each, rescore=True):
+                for places, logps in in_parts(self.lm, "logprobs", each, bar, rescore=True):
                     yield places, [[_floats(values) for values in ys] for ys in logps]
 
             items = [[c, [list(y.token_ids) for y in ys]] for c, ys in zip(contexts, responses, strict=True)]
-            with progress(total=len(items)) as bar:
+            with counted(f"scoring with {self.lm.name}", len(items), progress) as bar:
                 scored = self.store.compute("score", self._weights, items, run, bar, _at_a_time(self.lm), self.meter)
             return [[_array(values) for values in ys] for ys in scored]
 

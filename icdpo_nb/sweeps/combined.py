@@ -12,12 +12,12 @@ import nbformat
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from ..common.countdown import spoken
 from ..common.escaping import escaped, label
 from ..common.files import write_whole
 from ..reports.figures_of_sweeps import MOST_ROWS, drawn_settings
 from ..reports.front import write_front_page
 from ..reports.html import read_record, to_html
-from ..reports.progress import spoken
 from ..reports.report import clock, hidden_folder, place
 from ..reports.run import Run, git_revision, provenance, versions, writing
 from ..reports.summary import summary_html

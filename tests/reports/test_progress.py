@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from icdpo_nb.cli import main
 from icdpo_nb.reports import job
-from icdpo_nb.reports.progress import Progress, doing, expectation, in_line, remaining, said_once, spoken, steps, to_file
+from icdpo_nb.reports.progress import Progress, doing, in_line, remaining, said_once, steps, to_file
 
 PARAMETERS = 'go: str = ""  # the work goes on when this file is there'
 WORK = """# papermill_description=long-work
@@ -86,23 +86,12 @@ def test_what_a_notebook_waits_for_stands_in_place_of_its_step(tmp_path):
 
 
 def test_times_and_lines_are_short(tmp_path):
-    assert [spoken(s) for s in (0.4, 59.4, 65, 3599, 3720)] == ["0 s", "59 s", "1 min 05 s", "59 min 59 s", "1 h 02 min"]
     record = {"seconds": 65.0, "headline": {"answer": "a\nb\x1b[31m" + 200 * "c"}}
     line = in_line(tmp_path, record)
     assert line.startswith(f"{tmp_path}/report.html  1 min 05 s  a b␛[31mccc")
     assert line.endswith("c…")
     assert len(line) == len(f"{tmp_path}/report.html  1 min 05 s  ") + 140
     assert in_line(tmp_path, {}) == f"{tmp_path}/report.html  0 s"
-
-
-def test_a_long_run_says_what_it_took_the_last_time():
-    last = {"status": "done", "seconds": 233.0, "added tokens": 1_234_567}
-    said = "01_method-3f2a9c: 3 min 53 s, 1,234,567 tokens the last time; icdpo-nb estimate says more"
-    assert expectation("01_method-3f2a9c", last) == said
-    assert "tokens" not in expectation("01_method", last | {"added tokens": 0})
-    assert [expectation("01_method", other) for other in ({}, last | {"seconds": 59.0}, last | {"status": "failed"})] == [
-        ""
-    ] * 3
 
 
 def test_a_state_that_cannot_be_kept_stops_nothing(tmp_path):
@@ -113,19 +102,22 @@ def test_a_state_that_cannot_be_kept_stops_nothing(tmp_path):
 
 
 def test_without_a_terminal_a_download_is_one_line(tmp_path, capfd):
-    """It is written once, however long it takes, and in one line."""
+    """It is written once, however long it takes; and so is a long call, which counts on, of each of two models."""
     note, seen = tmp_path / "note", []
+    downloads = ["downloading a/b: 14.5 GB into hub", "downloading c/d: 2 MB into hub"]
+    calls = ["sampling with a: 20 of 1,000, about 49 min 00 s left", "scoring with b: 5 of 9, about 2 min 00 s left"]
+    later = ["sampling with a: 21 of 1,000, about 48 min 57 s left", calls[1]]
     with said_once(note):
-        for text in ("downloading a/b: 14.5 GB into hub", "downloading c/d: 2 MB\ninto hub"):
-            note.write_text(text)
+        for lines, known in ((downloads[:1], 1), (downloads[1:], 2), (calls, 4), (later, 4)):
+            note.write_text("\n".join(lines))
             deadline = time.time() + 30
-            while len(seen) < 1 + text.startswith("downloading c") and time.time() < deadline:
+            while len(seen) < known and time.time() < deadline:
                 seen += capfd.readouterr().err.splitlines()
                 time.sleep(0.05)
             time.sleep(0.6)
         note.unlink()
     seen += capfd.readouterr().err.splitlines()
-    assert seen == ["downloading a/b: 14.5 GB into hub", "downloading c/d: 2 MB into hub"]
+    assert seen == downloads + calls
 
 
 def test_without_a_terminal_a_finished_notebook_is_one_line(waiting, capfd):

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import threading
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 from icdpo_nb.algorithm import candidates_table
 from icdpo_nb.analyses.cost import work_done, work_sentence
 from icdpo_nb.cli import main
+from icdpo_nb.common import countdown, notes
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.common.files import digest
 from icdpo_nb.data.preferences import Preference
@@ -493,3 +495,24 @@ def test_embeddings_are_kept(tmp_path):
     assert asked == ["a", "bb", "aaa", "", "é😀"], "each text once"
     np.testing.assert_array_equal(encoder()([*texts, "new"])[:-1], found)
     assert asked[5:] == ["new"], "by another run, too"
+
+
+def test_a_long_call_says_how_far_it_is(tiny_lm, tmp_path, monkeypatch):
+    """Context by context, also while the store waits for them, and the first of what was there says nothing of the pace."""
+    said = []
+    monkeypatch.setattr(notes, "_say", lambda place, text: said.append(text))
+    for limit in ("LONG", "SETTLED", "PAUSE"):
+        monkeypatch.setattr(countdown, limit, 0.0)
+    lm, protocol = StoredLM(tiny_lm, Store(tmp_path)), RECOMMENDED.but(max_new_tokens=6)
+    contexts = [f"Human: {i}\n\nAssistant:" for i in range(12)]
+    lm.sample(contexts[:2], 2, protocol)
+    said.clear()
+    sampled = lm.sample(contexts, 2, protocol)
+    told, last = said[:-1], said.pop()
+    assert last == "", "nothing is left behind"
+    assert told[-1] == f"sampling with {tiny_lm.name}: 12 of 12, about 0 s left"
+    assert len({text.split(",")[0] for text in told}) > 5, "more often than the store keeps results"
+    assert {int(re.search(r": (\d+) of 12, about \d+ s left$", text).group(1)) for text in told} <= {*range(3, 13)}
+    said.clear()
+    lm.logprobs(contexts[::-1], sampled)
+    assert said[-2:] == [f"scoring with {tiny_lm.name}: 12 of 12, about 0 s left", ""]

@@ -1,0 +1,72 @@
+"""What a run will take, as its first line says it: from the last run with its parameters, or from one with other prompts."""
+
+from collections.abc import Iterator, Mapping
+from math import log
+from pathlib import Path
+
+from ..common.countdown import LONG, spoken
+from ..models.interface import SECONDS
+from .html import is_done, read_record
+from .job import Job
+
+PROMPTS = "n_prompts"
+FREE = {PROMPTS, "seed"}  # parameters in which a run that tells the time may differ
+
+
+def expectation(job: Job) -> str:
+    """A line for a run that will take a minute or more; "" for others, and where no finished run tells."""
+    last = read_record(job.folder / "run.json")
+    if is_done(last):
+        return _line(job, last, "the last time")
+    if not (alike := nearest(job)):
+        return ""
+    share = job.values[PROMPTS] / alike["parameters"][PROMPTS]
+    prompts = f"{alike['parameters'][PROMPTS]:,} prompts"
+    why = f"if it goes as {alike['run']}, which took {spoken(alike['seconds'])} for {prompts}"
+    return _line(job, alike, why, share, "about ")
+
+
+def _line(job: Job, record: Mapping, why: str, share: float = 1.0, about: str = "") -> str:
+    models = _of_models(record)
+    if (seconds := record["seconds"] + models * (share - 1)) < LONG:
+        return ""
+    tokens = round(record.get("added tokens", 0) * share)
+    said = [spoken(seconds), *([f"{tokens:,} tokens"] if tokens else [])]
+    return f"{job.run_id}: {about}{', '.join(said)}{',' if about else ''} {why}; icdpo-nb estimate says more"
+
+
+def _of_models(record: Mapping) -> float:
+    """Seconds of a run that grow with its prompts: those of its language models, if these are known, else all.
+
+    Models that worked side by side may have taken more than the run; then all of it is taken to grow.
+    """
+    spent = sum(row.get(f"{stage}, s", 0.0) for row in record.get("work", []) for stage in SECONDS)
+    return min(spent or record["seconds"], record["seconds"])
+
+
+def nearest(job: Job) -> dict:
+    """The record of the finished run that is this one for other prompts, of as nearly as many as possible; {} if there is none.
+
+    Only runs whose models computed all that they used tell the time.
+    """
+    found = list(_alike(job, job.out))
+    return min(found, key=lambda record: abs(log(record["parameters"][PROMPTS] / job.values[PROMPTS])), default={})
+
+
+def _alike(job: Job, out: Path) -> Iterator[dict]:
+    fixed = {name: value for name, value in job.values.items() if name not in FREE}
+    for path in sorted(out.glob(f"{job.notebook}*/run.json")):
+        record = read_record(path)
+        values = record.get("parameters")
+        same = isinstance(values, dict) and {name: values.get(name) for name in values if name not in FREE} == fixed
+        if is_done(record) and same and _counts(values) and _counts(job.values) and _computed_all(record):
+            yield record
+
+
+def _counts(values: Mapping) -> bool:
+    n = values.get(PROMPTS)
+    return isinstance(n, int) and n > 0
+
+
+def _computed_all(record: Mapping) -> bool:
+    return 0 < record.get("tokens", 0) <= record.get("added tokens", 0)

@@ -1,0 +1,89 @@
+"""The first line of a long run, by hand: from the last run with its parameters, or from one for other prompts."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from icdpo_nb.reports.expectation import expectation
+from icdpo_nb.reports.making import make
+
+VALUES = {"lms": ["sandbox-small"], "n_prompts": 200, "seed": 0, "n": 3}
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A run of 01_method for 200 prompts that has no report yet."""
+    made = SimpleNamespace(notebook="01_method", run_id="01_method-3f2a9c", values=VALUES, out=tmp_path, resume=False)
+    made.folder = tmp_path / made.run_id
+    return made
+
+
+def leave(job, run: str, changes=None, **record) -> None:
+    """The record of a run of 01_method with other parameters."""
+    folder = job.out / run
+    folder.mkdir()
+    about = {
+        "run": run,
+        "status": "done",
+        "finished": "2026-11-29 12:00:00",
+        "headline": {},
+        "parameters": VALUES | (changes or {}),
+    }
+    (folder / "run.json").write_text(json.dumps(about | {"seconds": 233.0, "tokens": 1000, "added tokens": 1000} | record))
+
+
+def test_the_last_run_with_its_parameters_tells(job):
+    leave(job, job.run_id, tokens=2_000_000, **{"added tokens": 1_234_567})
+    assert expectation(job) == "01_method-3f2a9c: 3 min 53 s, 1,234,567 tokens the last time; icdpo-nb estimate says more"
+
+
+@pytest.mark.parametrize("record", [{"seconds": 59.0}, {"status": "failed"}])
+def test_a_short_run_says_nothing_and_a_failed_one_does_not_tell(job, record):
+    leave(job, job.run_id, **record)
+    assert expectation(job) == ""
+
+
+def test_the_nearest_number_of_prompts_tells_in_proportion(job):
+    """50 prompts in 30 s: 200 in 2 minutes."""
+    leave(job, "01_method-000001", {"n_prompts": 50, "seed": 7}, seconds=30.0)
+    leave(job, "01_method-000002", {"n_prompts": 4, "seed": 7}, seconds=20.0)
+    leave(job, "01_method-000003", {"n_prompts": 1000}, seconds=700.0)
+    why = "if it goes as 01_method-000001, which took 30 s for 50 prompts"
+    assert expectation(job) == f"01_method-3f2a9c: about 2 min 00 s, 4,000 tokens, {why}; icdpo-nb estimate says more"
+
+
+@pytest.mark.parametrize(("spent", "taken"), [(20.0, "1 min 30 s"), (70.0, "2 min 00 s")])
+def test_what_is_no_work_of_models_does_not_grow(job, spent, taken):
+    """Of 30 s the models take 20: four times as many prompts take 10 and 80 s. Side by side they may take more than 30."""
+    work = [{"lm": "a", "sampling, s": spent - 5, "scoring, s": 2.0}, {"lm": "b", "sampling, s": 0.0, "scoring, s": 3.0}]
+    leave(job, "01_method-000001", {"n_prompts": 50}, seconds=30.0, work=work)
+    assert expectation(job).startswith(f"01_method-3f2a9c: about {taken}, 4,000 tokens, if it goes as")
+
+
+@pytest.mark.parametrize(
+    ("changes", "record"),
+    [
+        ({"n": 16}, {}),
+        ({"n_prompts": 0}, {}),
+        ({}, {"added tokens": 600}),  # the others were in the store
+        ({}, {"status": "failed"}),
+        ({"n_prompts": 1000}, {"seconds": 200.0}),  # 40 s
+    ],
+)
+def test_other_runs_do_not_tell(job, changes, record):
+    leave(job, "01_method-000001", {"n_prompts": 50} | changes, **record)
+    (job.out / "01_method-000002").mkdir()
+    (job.out / "01_method-000002" / "run.json").write_text("[1, 2]")
+    assert expectation(job) == ""
+
+
+def test_it_is_the_first_line(job, monkeypatch, capsys):
+    leave(job, "01_method-000001", {"n_prompts": 400})
+    monkeypatch.setattr(
+        "icdpo_nb.reports.making.run_job", lambda job, listener: print("begins") or job.out / "01_method-000001"
+    )
+    make(job)
+    said = capsys.readouterr()
+    assert said.out == "begins\n"
+    assert said.err.startswith("01_method-3f2a9c: about 1 min 56 s, 500 tokens, if it goes as 01_method-000001, which took")
