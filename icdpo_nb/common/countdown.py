@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from .notes import told_later
 
 LONG = 60  # seconds; what takes longer says so
-SETTLED = 5.0  # seconds of a call after which the rest of it can be told
+SETTLED = 0.1  # of the items that must be computed before the rest can be told in the first minute: all begin before one ends
 PAUSE = 1.0  # seconds between two sentences
 
 
@@ -57,7 +57,8 @@ class Countdown:
     def _tell(self) -> None:
         now, there = time.monotonic(), self.done + self.ahead
         spent, computed = now - self.began, there - (self.known or 0)
-        if computed <= 0 or spent < SETTLED or now - self.told < PAUSE:
+        few = spent < LONG and computed < SETTLED * (self.total - (self.known or 0))
+        if computed <= 0 or few or now - self.told < PAUSE:
             return
         left = spent * max(0.0, self.total - there) / computed
         if spent + left >= LONG:

@@ -41,32 +41,31 @@ def test_a_part_counts_as_it_goes_on(clock, bar):
     count = Countdown("scoring with m", 1000, said.append, bar)
     count.update(0)
     with count.part(50)(total=400) as inner:
-        clock[0] += 10
+        clock[0] += 60
         inner.update(80)
-    assert said.pop() == "scoring with m: 10 of 1,000, about 16 min 30 s left"
+    assert said.pop() == "scoring with m: 10 of 1,000, about 1 h 39 min left"
     clock[0] += 40
     count.update(50)
-    assert said.pop() == "scoring with m: 50 of 1,000, about 15 min 50 s left"
+    assert said.pop() == "scoring with m: 50 of 1,000, about 31 min 40 s left"
     with count.part(950)(total=950) as inner:
-        clock[0] += 5
+        clock[0] += 2
         inner.update()
-    assert said.pop() == "scoring with m: 51 of 1,000, about 17 min 03 s left"
+    assert said.pop() == "scoring with m: 51 of 1,000, about 31 min 38 s left"
 
 
-def test_short_calls_and_the_first_seconds_say_nothing(clock, bar):
+def test_short_calls_and_the_first_items_say_nothing(clock, bar):
     said = []
     short, long = Countdown("a", 10, said.append, bar), Countdown("b", 1000, said.append, bar)
     for count in (short, long):
         count.update(0)
-    clock[0] += 4
-    long.update(1)
-    clock[0] += 25
+    clock[0] += 29
+    long.update(99)
     short.update(5)
-    assert not said, "the one is not settled yet, the other takes less than a minute"
+    assert not said, "of the one too few have ended, the other takes less than a minute"
     long.update(1)
     clock[0] += 0.5
     long.update(1)
-    assert len(said) == 1, "not more than one sentence a second"
+    assert said == ["b: 100 of 1,000, about 4 min 21 s left"], "not more than one sentence a second"
 
 
 def test_a_bar_moves_with_it_and_the_line_ends_with_the_block(tmp_path, monkeypatch, clock):
