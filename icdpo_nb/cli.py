@@ -151,8 +151,10 @@ def _count(text: str) -> int:
 def _report(args: argparse.Namespace) -> int:
     _unwind()
     todo = [_job(name, args) for name in args.notebook]  # all of them are checked before any runs
-    for job in todo if args.estimate else []:
-        print(_forecast(job), end="\n\n", flush=True)
+    if args.estimate:
+        from .reports.forecast import say_forecasts
+
+        say_forecasts(todo)
     with display_on_terminal() as display:
         if args.jobs > 1 and len(todo) > 1:
             return make_several(todo, args.jobs, Watcher(display) if display else None)
@@ -162,18 +164,11 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _estimate(args: argparse.Namespace) -> int:
+    from .reports.forecast import forecast
+
     _unwind()
-    print(_forecast(_job(args.notebook[0], args), args.gpu, args.hours, args.price))
+    print(forecast(_job(args.notebook[0], args), args.gpu, args.hours, args.price))
     return 0
-
-
-def _forecast(job: Job, gpu: str = "A100", hours: float = 0.0, price: float = 0.0) -> str:
-    from .reports.estimate import estimate
-    from .reports.forecast import forecast_text
-
-    with display_on_terminal() as display:
-        found = estimate(job, gpu, display.show if display else None)
-    return forecast_text(found, hours, price)
 
 
 def _run(args: argparse.Namespace) -> int:

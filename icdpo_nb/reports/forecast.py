@@ -5,15 +5,32 @@ from collections.abc import Sequence
 from ..common.countdown import spoken
 from ..common.downloads import spoken_size
 from ..models.sizes import Size
-from .estimate import Estimate
+from .estimate import Estimate, estimate, not_forecast
+from .job import Job
+from .progress import display_on_terminal
+from .report import is_current
 
 SMALLER = ("int8", "nf4")  # precisions with smaller weights, in this order
 
 
-def forecast_text(estimate: Estimate, hours: float = 0, price: float = 0) -> str:
-    """The estimate for a terminal. `hours`: how long the run may take; `price`: of an hour, 0 if it costs nothing."""
-    lines = [_opening(estimate), "", *_table(estimate), ""]
-    lines += [_time(estimate), *_memory(estimate), _disk(estimate), *_money(estimate, price), "", *_changes(estimate, hours)]
+def say_forecasts(todo: Sequence[Job]) -> None:
+    """Print the forecast of each run that is not left as it is, or why there is none."""
+    for job in todo:
+        if not (job.resume and is_current(job)):
+            print(not_forecast(job) or forecast(job), end="\n\n", flush=True)
+
+
+def forecast(job: Job, gpu: str = "A100", hours: float = 0, price: float = 0) -> str:
+    """`estimate` a run, with its progress on a terminal, as `forecast_text`."""
+    with display_on_terminal() as display:
+        found = estimate(job, gpu, display.show if display else None)
+    return forecast_text(found, hours, price)
+
+
+def forecast_text(e: Estimate, hours: float = 0, price: float = 0) -> str:
+    """An estimate for a terminal. `hours`: how long the run may take; `price`: of an hour, 0 if it costs nothing."""
+    lines = [_opening(e), "", *_table(e), ""]
+    lines += [_time(e), *_memory(e), _disk(e), *_money(e, price), "", *_changes(e, hours)]
     return "\n".join(lines)
 
 

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 from conftest import save_tiny_lm
 
+from icdpo_nb import cli
 from icdpo_nb.cli import main
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.models.devices import named_device
 from icdpo_nb.models.sizes import size_of
+from icdpo_nb.reports import forecast
 from icdpo_nb.reports.estimate import Estimate, estimate
 from icdpo_nb.reports.forecast import forecast_text
 from icdpo_nb.reports.job import read_job
@@ -83,6 +85,20 @@ def test_what_would_make_it_fit():
 def test_a_training_is_not_forecast():
     with pytest.raises(InputError, match="06_fine_tuning trains models, which is not forecast"):
         estimate(read_job("06_fine_tuning"))
+
+
+def test_what_will_run_is_forecast_first(tmp_path, monkeypatch, capsys):
+    """Each report that is not left as it is; of one that cannot be forecast, why not; and then they run."""
+    monkeypatch.setattr(forecast, "is_current", lambda job: job.notebook == "02_retrieval_ablation")
+    monkeypatch.setattr(forecast, "forecast", lambda job: f"forecast of {job.run_id}")
+    monkeypatch.setattr(cli, "make", lambda job, *shown: f"report of {job.run_id}")
+    names = ["01_method", "02_retrieval_ablation", "06_fine_tuning"]
+    reports = "".join(f"report of {name}\n" for name in names)
+    assert main(["report", "--estimate", "--resume", "-o", str(tmp_path), *names]) == 0
+    why = "06_fine_tuning trains models, which is not forecast; its time stands in the README's table"
+    assert capsys.readouterr().out == f"forecast of 01_method\n\n{why}\n\n{reports}"
+    assert main(["report", "--resume", "-o", str(tmp_path), *names]) == 0
+    assert capsys.readouterr().out == reports
 
 
 @pytest.fixture
