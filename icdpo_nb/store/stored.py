@@ -5,7 +5,6 @@ language model wrapper also reports the cost of all results that it returned.
 """
 
 from base64 import b64decode, b64encode
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import RLock
 from typing import TypeVar
@@ -15,9 +14,10 @@ import numpy as np
 from ..common.countdown import Countdown, counted
 from ..common.files import digest_of_texts
 from ..models.encoder import Embedder, Remembered
-from ..models.interface import NO_BAR, SECONDS, TOKENS, LanguageModel, unless_sampled
+from ..models.interface import NO_BAR, LanguageModel, unless_sampled
 from ..models.tokens import EMPTY, Response
 from ..protocol import RECOMMENDED, Protocol
+from .meter import Meter
 from .notes import rehearsing
 from .rehearsal import rehearsed
 from .store import Store
@@ -67,43 +67,6 @@ def _by_part(store: Store, stage: str, inputs: dict, texts: Sequence[str], run: 
     """`run(part)` for every part of `MANY` texts, read from the store where possible. It returns a JSON value."""
     parts = [texts[i : i + MANY] for i in range(0, len(texts), MANY)]
     return store.compute(stage, inputs, [digest_of_texts(p) for p in parts], lambda indices: [run(parts[i]) for i in indices])
-
-
-class Meter:
-    """Measures the cost of a language model's results for a store, and sums the cost of all results used.
-
-    Each wrapped model has its own meter. A result counts once, however often it is used.
-    """
-
-    def __init__(self, lm: LanguageModel):
-        self.lm = lm
-        self.used: dict[tuple[str, str], dict | None] = {}  # the cost of each result, or None if none is stored
-
-    def start(self) -> None:
-        """Record the model's counters, after the setup that no result is charged for."""
-        self.lm.prepare()
-        self.before = self.lm.work()
-
-    def spent(self) -> dict:
-        """The model's work since `start`, with the machine and the peak memory."""
-        now, cost = self.lm.work(), self.lm.cost()
-        where = {"machine": "; ".join(cost["machines"]), "peak": cost["peak"]}
-        return {kind: now[kind] - self.before[kind] for kind in now} | {"where": where}
-
-    def total(self) -> dict:
-        """The total cost of all results used; see `interface.LanguageModel.cost`."""
-        costs = [cost for cost in self.used.values() if cost is not None]
-        sums: Counter = Counter()
-        for cost in costs:
-            sums.update({k: cost[k] for k in (*TOKENS, *SECONDS)})
-        return {
-            **{kind: round(sums[kind]) for kind in TOKENS},  # items hold fractions of a chunk's counts
-            **{stage: sums[stage] for stage in SECONDS},
-            "machines": list(dict.fromkeys(filter(None, (cost["where"]["machine"] for cost in costs)))),
-            "peak": max((cost["where"]["peak"] for cost in costs), default=0),
-            "results": len(self.used),
-            "without cost": len(self.used) - len(costs),
-        }
 
 
 class StoredLM:

@@ -23,12 +23,13 @@ from icdpo_nb.common import countdown, notes
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.common.files import digest
 from icdpo_nb.data.preferences import Preference
+from icdpo_nb.models.interface import SECONDS, TOKENS
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 from icdpo_nb.retrieval.retrievers import RandomRetriever
 from icdpo_nb.store.results import Results
 from icdpo_nb.store.store import Store
-from icdpo_nb.store.stored import SECONDS, TOKENS, StoredEmbedder, StoredLM
+from icdpo_nb.store.stored import StoredEmbedder, StoredLM
 
 
 def squares(store, items, log, stage="square", inputs=None):
