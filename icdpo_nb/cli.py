@@ -14,6 +14,7 @@ from .common.errors import InputError
 from .common.escaping import scrubbed, visible
 from .reports.compare import report_differences
 from .reports.completion import SHELLS, script
+from .reports.expectation import needs_rehearsal
 from .reports.front import write_front_page
 from .reports.gallery import publish
 from .reports.job import Job, load_job, notebook_names, open_notebook, read_job
@@ -87,7 +88,11 @@ def _add_what_runs(commands) -> None:
     report.add_argument("--resume", action="store_true", help="leave a report as it is if it would come out the same")
     report.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="longest time of each notebook (default: none)")
     report.add_argument("-j", "--jobs", type=_count, default=1, help="notebooks at a time (default: 1)")
-    report.add_argument("--estimate", action="store_true", help="say first what each will cost, from a rehearsal")
+    report.add_argument(
+        "--estimate",
+        action=argparse.BooleanOptionalAction,
+        help="say first what each will cost, from a rehearsal (default: where large models run for the first time)",
+    )
     report.set_defaults(command=_report)
     estimate = commands.add_parser("estimate", help="what a run will cost, before it runs")
     estimate.add_argument("notebook", nargs=1, help="for example 01_method")
@@ -151,10 +156,11 @@ def _count(text: str) -> int:
 def _report(args: argparse.Namespace) -> int:
     _unwind()
     todo = [_job(name, args) for name in args.notebook]  # all of them are checked before any runs
-    if args.estimate:
+    foreseen = todo if args.estimate else [] if args.estimate is False else [job for job in todo if needs_rehearsal(job)]
+    if foreseen:
         from .reports.forecast import say_forecasts
 
-        say_forecasts(todo)
+        say_forecasts(foreseen)
     with display_on_terminal() as display:
         if args.jobs > 1 and len(todo) > 1:
             return make_several(todo, args.jobs, Watcher(display) if display else None)

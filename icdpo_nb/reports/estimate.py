@@ -125,8 +125,8 @@ def estimate(job: Job, gpu: str = "A100", listener: Listener | None = None) -> E
 
     Takes as long as the notebook's statistics and a few prompts of each call. Nothing of it is kept.
     """
-    if why := not_forecast(job):
-        raise InputError(why)
+    if job.notebook in TRAINS:
+        raise InputError(f"{job.notebook} trains models, which is not forecast; its time stands in the README's table")
     device = named_device(gpu)
     with tempfile.TemporaryDirectory(prefix="icdpo-rehearsal-") as folder:
         notes, store, out = Path(folder, "notes.jsonl"), Path(folder, "store"), Path(folder, "reports")
@@ -141,13 +141,6 @@ def estimate(job: Job, gpu: str = "A100", listener: Listener | None = None) -> E
         sizes = {note.part: _described_size(note) for note in {n.part: n for n in found if n.described}.values()}
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Estimate(job, found, record["seconds"], peak, grown, report, gpu, device, sizes)
-
-
-def not_forecast(job: Job) -> str:
-    """Why there is no forecast of a run; "" if there is one."""
-    if job.notebook in TRAINS:
-        return f"{job.notebook} trains models, which is not forecast; its time stands in the README's table"
-    return ""
 
 
 def _copied_store(folder: Path) -> int:

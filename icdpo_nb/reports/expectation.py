@@ -9,14 +9,15 @@ from ..models.interface import SECONDS
 from .html import is_done, read_record
 from .job import Job
 
+LARGE = 2 * 10**9  # bytes of weights; with so many a run takes so long that its rehearsal hardly counts
+MODELS = ("lms", "lm", "teacher")  # parameters that name language models
 PROMPTS = "n_prompts"
 FREE = {PROMPTS, "seed"}  # parameters in which a run that tells the time may differ
 
 
 def expectation(job: Job) -> str:
     """A line for a run that will take a minute or more; "" for others, and where no finished run tells."""
-    last = read_record(job.folder / "run.json")
-    if is_done(last):
+    if last := _last(job):
         return _line(job, last, "the last time")
     if not (alike := nearest(job)):
         return ""
@@ -24,6 +25,29 @@ def expectation(job: Job) -> str:
     prompts = f"{alike['parameters'][PROMPTS]:,} prompts"
     why = f"if it goes as {alike['run']}, which took {spoken(alike['seconds'])} for {prompts}"
     return _line(job, alike, why, share, "about ")
+
+
+def needs_rehearsal(job: Job) -> bool:
+    """Whether a run with large models is the first of its kind, so that only a rehearsal tells what it will take."""
+    given = [job.values[name] for name in MODELS if name in job.values]
+    names = {name for value in given for name in (value if isinstance(value, list) else [value])}
+    return sum(map(weights_here, names)) >= LARGE and not _last(job) and not nearest(job)
+
+
+def weights_here(name: str) -> int:
+    """Bytes of the safetensors files of a model folder, or of a hub id in its cache; 0 for anything else."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and name.count("/") == 1 and ":" not in name:
+        kept = try_to_load_from_cache(name, "config.json")
+        folder = Path(kept).parent if isinstance(kept, str) else folder
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+
+
+def _last(job: Job) -> dict:
+    record = read_record(job.folder / "run.json")
+    return record if is_done(record) else {}
 
 
 def _line(job: Job, record: Mapping, why: str, share: float = 1.0, about: str = "") -> str:

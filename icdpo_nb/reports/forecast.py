@@ -4,20 +4,31 @@ from collections.abc import Sequence
 
 from ..common.countdown import spoken
 from ..common.downloads import spoken_size
+from ..common.errors import InputError
 from ..models.sizes import Size
-from .estimate import Estimate, estimate, not_forecast
+from .estimate import Estimate, estimate
 from .job import Job
 from .progress import display_on_terminal
 from .report import is_current
+from .runner import RunError
 
 SMALLER = ("int8", "nf4")  # precisions with smaller weights, in this order
 
 
 def say_forecasts(todo: Sequence[Job]) -> None:
-    """Print the forecast of each run that is not left as it is, or why there is none."""
+    """Print the forecast of each run that is not left as it is, or why there is none. What is wrong ends the run itself."""
     for job in todo:
         if not (job.resume and is_current(job)):
-            print(not_forecast(job) or forecast(job), end="\n\n", flush=True)
+            print(_forecast_or_why_not(job), end="\n\n", flush=True)
+
+
+def _forecast_or_why_not(job: Job) -> str:
+    try:
+        return forecast(job)
+    except InputError as error:
+        return str(error)
+    except RunError as error:
+        return f"{job.run_id} has no forecast, since its rehearsal ended early ({error.how}: {error})"
 
 
 def forecast(job: Job, gpu: str = "A100", hours: float = 0, price: float = 0) -> str:

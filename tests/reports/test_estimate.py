@@ -12,11 +12,13 @@ from icdpo_nb.cli import main
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.models.devices import named_device
 from icdpo_nb.models.sizes import size_of
-from icdpo_nb.reports import forecast
+from icdpo_nb.reports import expectation, forecast
 from icdpo_nb.reports.estimate import Estimate, estimate
+from icdpo_nb.reports.expectation import weights_here
 from icdpo_nb.reports.forecast import forecast_text
 from icdpo_nb.reports.job import read_job
 from icdpo_nb.reports.report import run_job
+from icdpo_nb.reports.runner import RunError
 from icdpo_nb.store.notes import Beside, Note
 from icdpo_nb.store.pace import Passes
 
@@ -87,18 +89,41 @@ def test_a_training_is_not_forecast():
         estimate(read_job("06_fine_tuning"))
 
 
-def test_what_will_run_is_forecast_first(tmp_path, monkeypatch, capsys):
-    """Each report that is not left as it is; of one that cannot be forecast, why not; and then they run."""
+@pytest.fixture
+def told(monkeypatch):
+    """Forecasts and reports that only say their names; 03 fails in its rehearsal, 02 would be left as it is."""
+
+    def forecast_of(job, *gpu):
+        if job.notebook == "03_demo_source_nll":
+            raise RunError("ValueError in cell 3: no")
+        return estimate(job) if job.notebook == "06_fine_tuning" else f"forecast of {job.notebook}"
+
     monkeypatch.setattr(forecast, "is_current", lambda job: job.notebook == "02_retrieval_ablation")
-    monkeypatch.setattr(forecast, "forecast", lambda job: f"forecast of {job.run_id}")
-    monkeypatch.setattr(cli, "make", lambda job, *shown: f"report of {job.run_id}")
-    names = ["01_method", "02_retrieval_ablation", "06_fine_tuning"]
-    reports = "".join(f"report of {name}\n" for name in names)
+    monkeypatch.setattr(forecast, "forecast", forecast_of)
+    monkeypatch.setattr(cli, "make", lambda job, *shown: f"report of {job.notebook}")
+
+
+def test_what_will_run_is_forecast_first(told, tmp_path, capsys):
+    """Each report that is not left as it is; of one that has no forecast, why not; and then all of them run."""
+    names = ["01_method", "02_retrieval_ablation", "03_demo_source_nll", "06_fine_tuning"]
     assert main(["report", "--estimate", "--resume", "-o", str(tmp_path), *names]) == 0
-    why = "06_fine_tuning trains models, which is not forecast; its time stands in the README's table"
-    assert capsys.readouterr().out == f"forecast of 01_method\n\n{why}\n\n{reports}"
-    assert main(["report", "--resume", "-o", str(tmp_path), *names]) == 0
-    assert capsys.readouterr().out == reports
+    assert capsys.readouterr().out.split("\n\n") == [
+        "forecast of 01_method",
+        "03_demo_source_nll has no forecast, since its rehearsal ended early (the notebook broke: ValueError in cell 3: no)",
+        "06_fine_tuning trains models, which is not forecast; its time stands in the README's table",
+        "".join(f"report of {name}\n" for name in names),
+    ]
+
+
+def test_large_models_are_forecast_in_their_first_run(told, few, tmp_path, monkeypatch, capsys):
+    command = ["report", "01_method", "-o", str(tmp_path), "-p", "lms", few["lms"][0]]
+    assert main(command) == 0
+    assert capsys.readouterr().out == "report of 01_method\n", "they are small"
+    monkeypatch.setattr(expectation, "LARGE", weights_here(few["lms"][0]))
+    assert main(command) == 0
+    assert capsys.readouterr().out == "forecast of 01_method\n\nreport of 01_method\n"
+    assert main([*command, "--no-estimate"]) == 0
+    assert capsys.readouterr().out == "report of 01_method\n"
 
 
 @pytest.fixture

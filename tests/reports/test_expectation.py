@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from icdpo_nb.reports.expectation import expectation
+from icdpo_nb.reports import expectation as module
+from icdpo_nb.reports.expectation import expectation, needs_rehearsal, weights_here
 from icdpo_nb.reports.making import make
 
 VALUES = {"lms": ["sandbox-small"], "n_prompts": 200, "seed": 0, "n": 3}
@@ -76,6 +77,34 @@ def test_other_runs_do_not_tell(job, changes, record):
     (job.out / "01_method-000002").mkdir()
     (job.out / "01_method-000002" / "run.json").write_text("[1, 2]")
     assert expectation(job) == ""
+
+
+def test_only_the_first_run_with_large_models_needs_a_rehearsal(job, tmp_path, monkeypatch):
+    weights = tmp_path / "model" / "model-00001-of-00002.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(bytes(1000))
+    job.values = VALUES | {"lms": ["sandbox-small", str(weights.parent)]}
+    monkeypatch.setattr(module, "LARGE", 1000)
+    assert needs_rehearsal(job)
+    job.values |= {"lms": ["sandbox-small"], "teacher": str(weights.parent)}
+    assert needs_rehearsal(job)
+    leave(job, "01_method-000001", job.values | {"n_prompts": 50})
+    assert not needs_rehearsal(job), "that one tells"
+    job.values |= {"teacher": "none"}
+    assert not needs_rehearsal(job)
+
+
+def test_the_weights_of_a_model_that_is_here(tmp_path, monkeypatch):
+    """A folder, or a hub id in the cache; nothing is asked of the hub."""
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "model.safetensors").write_bytes(bytes(700))
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    named = {"org/name": 700, str(snapshot): 700, "org/other": 0, "smollm2": 0, "http://host:8000/v1": 0, "": 0}
+    assert {name: weights_here(name) for name in named} == named
 
 
 def test_it_is_the_first_line(job, monkeypatch, capsys):
