@@ -156,7 +156,7 @@ def _count(text: str) -> int:
 def _report(args: argparse.Namespace) -> int:
     _unwind()
     todo = [_job(name, args) for name in args.notebook]  # all of them are checked before any runs
-    foreseen = todo if args.estimate else [] if args.estimate is False else [job for job in todo if needs_rehearsal(job)]
+    foreseen = [job for job in todo if (needs_rehearsal(job) if args.estimate is None else args.estimate)]
     if foreseen:
         from .reports.forecast import say_forecasts
 

@@ -36,10 +36,10 @@ def needs_rehearsal(job: Job) -> bool:
 
 def weights_here(name: str) -> int:
     """Bytes of the safetensors files of a model folder, or of a hub id in its cache; 0 for anything else."""
-    from huggingface_hub import try_to_load_from_cache
-
     folder = Path(name).expanduser()
     if not folder.is_dir() and name.count("/") == 1 and ":" not in name:
+        from huggingface_hub import try_to_load_from_cache  # slow to load, and most names need no hub
+
         kept = try_to_load_from_cache(name, "config.json")
         folder = Path(kept).parent if isinstance(kept, str) else folder
     return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
@@ -78,13 +78,16 @@ def nearest(job: Job) -> dict:
 
 
 def _alike(job: Job, out: Path) -> Iterator[dict]:
-    fixed = {name: value for name, value in job.values.items() if name not in FREE}
     for path in sorted(out.glob(f"{job.notebook}*/run.json")):
         record = read_record(path)
         values = record.get("parameters")
-        same = isinstance(values, dict) and {name: values.get(name) for name in values if name not in FREE} == fixed
+        same = isinstance(values, dict) and _fixed(values) == _fixed(job.values)
         if is_done(record) and same and _counts(values) and _counts(job.values) and _computed_all(record):
             yield record
+
+
+def _fixed(values: Mapping) -> dict:
+    return {name: value for name, value in values.items() if name not in FREE}
 
 
 def _counts(values: Mapping) -> bool:

@@ -52,10 +52,9 @@ def in_parts(
     n = len(next(iter(items.values())))
     if hasattr(part, "in_chunks"):
         yield from part.in_chunks(method, items, **same)
-    elif bar:
-        yield range(n), getattr(part, method)(**items, progress=bar.part(n), **same)
     else:
-        yield range(n), getattr(part, method)(**items, **same)
+        shown = {"progress": bar.part(n)} if bar else {}
+        yield range(n), getattr(part, method)(**items, **shown, **same)
 
 
 def _at_a_time(part) -> int:
