@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -15,6 +16,7 @@ from .placement import SPREAD
 STARTS = 4  # times that Ray is started before it is given up
 CONNECT_SECONDS = 10.0  # that a cluster has to answer
 KILL_SECONDS = 10.0  # that processes have to end
+NAME_SECONDS = 1.0  # within which a process that has begun has a command line
 LOCAL = {"include_dashboard": False, "object_store_memory": 256 * 2**20}  # bytes, for arguments and results
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -72,8 +74,11 @@ def started(start: Callable[[], object], stop: Callable[[], object], times: int 
 
 
 def _is_ray(process: psutil.Process) -> bool:
+    until = time.monotonic() + NAME_SECONDS
     with suppress(psutil.Error):
-        return "/ray/" in " ".join(process.cmdline())
+        while not (command := process.cmdline()) and time.monotonic() < until:  # just begun, it has none yet
+            time.sleep(0.01)
+        return "/ray/" in " ".join(command)
     return False
 
 
