@@ -15,9 +15,7 @@ def bench(monkeypatch):
 
     monkeypatch.setitem(engine.CASES, "tiny", ("tiny shape", 3, 2, 5))
     monkeypatch.setattr(engine, "NEW_TOKENS", 8)
-    monkeypatch.setattr(
-        "icdpo_nb.engine.engine.choose_products", lambda model: []
-    )  # put back at the end: a side may replace it
+    monkeypatch.setattr("icdpo_nb.engine.engine.Engine.choose_layers", lambda self: [])  # put back: a side may replace it
     return engine
 
 

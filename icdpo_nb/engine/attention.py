@@ -8,6 +8,7 @@ therefore computed once for any n, and every token attends to exactly what it wo
 from collections.abc import Iterator
 
 import torch
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -63,16 +64,37 @@ def grouped_attention(
     if attention_mask is None:  # a call of the model from outside the engine
         return sdpa_attention_forward(module, query, key, value, None, dropout=dropout, scaling=scaling, **kwargs)
     n_context, offset = query.shape[2] - attention_mask.shape[2], key.shape[2] - query.shape[2]
-    parts = []
-    for start in range(0, n_context, QUERIES_AT_A_TIME):
-        end = min(start + QUERIES_AT_A_TIME, n_context)
-        stop, first = offset + end, max(0, offset + start - sliding_window + 1) if sliding_window else 0
-        mask = _causal_mask(offset + start, stop, first, sliding_window, query)
-        keys, values = key[:, :, first:stop], value[:, :, first:stop]
-        parts.append(_attend(query[:, :, start:end], keys, values, mask, scaling, softcap, s_aux))
+    parts, stop = [], offset + n_context
+    if n_context:
+        of_context = query[:, :, :n_context], key[:, :, :stop], value[:, :, :stop]
+        parts.append(_attend_causally(*of_context, scaling, softcap, s_aux, sliding_window))
     if n_context < query.shape[2]:
         parts.append(_attend(query[:, :, n_context:], key, value, attention_mask, scaling, softcap, s_aux))
     return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).contiguous(), None
+
+
+def _attend_causally(query, key, value, scaling, softcap, sinks, window) -> torch.Tensor:
+    """As `_attend`, for queries that are the last of the keys' tokens: by a kernel that needs no mask, or in blocks."""
+    n, offset = query.shape[2], key.shape[2] - query.shape[2]
+    narrow = window is not None and window < key.shape[2]
+    if not (offset or narrow or softcap or sinks is not None) and _fits_flash(query, key, value):
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=True
+        )
+        return out.transpose(1, 2)
+    parts = []
+    for start in range(0, n, QUERIES_AT_A_TIME):
+        end = min(start + QUERIES_AT_A_TIME, n)
+        stop, first = offset + end, max(0, offset + start - window + 1) if window else 0
+        mask = _causal_mask(offset + start, stop, first, window, query)
+        keys, values = key[:, :, first:stop], value[:, :, first:stop]
+        parts.append(_attend(query[:, :, start:end], keys, values, mask, scaling, softcap, sinks))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _fits_flash(query, key, value) -> bool:
+    """Whether PyTorch's flash attention takes these: on a GPU, in 16 bits, with heads that are not too wide."""
+    return query.is_cuda and can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, True, True))
 
 
 def _causal_mask(start: int, stop: int, first: int, window: int | None, like: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .attention import PADDING, SlotCache
+from .graphs import Graphs, rounded
 from .packing import on_device, right_pad
 from .prefix import Prefix
 
@@ -106,6 +107,7 @@ class Pool:
         self.owner = torch.full((self.slots, self.width + 1), PADDING, device=engine.device)
         self.pos = torch.zeros_like(self.owner)
         self.logits = None  # (unfinished responses, vocab), in row order
+        self.graphs = Graphs(engine) if engine.records else None
 
     def _need(self, index: int) -> int:
         return len(self.contexts[index]) + self.n * self.steps
@@ -189,20 +191,37 @@ class Pool:
 
     def _next_logits(self) -> torch.Tensor:
         """Logits from one pass over the last token of every unfinished response."""
-        rows, device = self.rows, self.engine.device
-        ids = right_pad([[row.sampled[j].ids[-1] for j in row.live] for row in rows], 0, device)
-        owner = right_pad([[j + 1 for j in row.live] for row in rows], PADDING, device)
-        pos = right_pad([[row.length + len(row.sampled[j].ids) - 1 for j in row.live] for row in rows], 0, device)
-        columns = right_pad([range(row.used, row.used + len(row.live)) for row in rows], self.width, device)
-        for row in rows:
-            row.used += len(row.live)
-        self.engine.work["decode"] += sum(len(row.live) for row in rows)
-        used = max(row.used for row in rows)
-        self.owner[: len(rows)].scatter_(1, columns, owner)
-        self.pos[: len(rows)].scatter_(1, columns, pos)
+        self.engine.work["decode"] += sum(len(row.live) for row in self.rows)
+        step, used = self._step(), max(row.used for row in self.rows)
+        if self.graphs is None:
+            hidden = self._pass(on_device(step, self.engine.device), used)
+        else:
+            hidden = self.graphs(self._pass, step, rounded(used, self.width))
+        live = (step[1] != PADDING).flatten().nonzero()[:, 0]
+        return self.engine.logits(hidden.flatten(0, 1)[on_device(live, self.engine.device)])
+
+    def _step(self) -> torch.Tensor:
+        """Token, owner, position and column, int64, shape (4, rows, tokens), of the last token of every unfinished response.
+
+        Where steps are recorded, rows and tokens are rounded up; the further ones are padding.
+        """
+        shape = len(self.rows), max(len(row.live) for row in self.rows)
+        if self.graphs is not None:
+            shape = tuple(map(rounded, shape, (self.slots, self.n)))
+        step = np.zeros((4, *shape), np.int64)
+        step[1], step[3] = PADDING, self.width
+        for k, row in enumerate(self.rows):
+            last = [(row.sampled[j].ids[-1], j + 1, row.length + len(row.sampled[j].ids) - 1) for j in row.live]
+            step[:3, k, : len(last)] = np.transpose(last)
+            step[3, k, : len(last)] = range(row.used, row.used + len(last))
+            row.used += len(last)
+        return torch.from_numpy(step)
+
+    def _pass(self, step: torch.Tensor, used: int) -> torch.Tensor:
+        """Hidden states, shape (rows, tokens, hidden), of a step that reads the first `used` columns."""
+        ids, owner, pos, columns = step
+        n = len(ids)
+        self.owner[:n].scatter_(1, columns, owner)
+        self.pos[:n].scatter_(1, columns, pos)
         self.cache.aim(columns, used)
-        keys = self.owner[: len(rows), :used], self.pos[: len(rows), :used]
-        hidden = self.engine.forward(ids, pos, (owner, pos), keys, self.cache)
-        width = owner.shape[1]
-        live = torch.tensor([k * width + t for k, row in enumerate(rows) for t in range(len(row.live))])
-        return self.engine.logits(hidden.flatten(0, 1)[on_device(live, device)])
+        return self.engine.forward(ids, pos, (owner, pos), (self.owner[:n, :used], self.pos[:n, :used]), self.cache)

@@ -17,6 +17,7 @@ from .base import PROBE_TOKENS, BaseEngine, varies
 from .decoding import Pool, Sampled, nucleus_sample
 from .linear import choose_products, count_products
 from .memory import budget_bytes, peak_bytes, watch_memory
+from .norms import fuse_norms
 from .packing import Packed, pack, right_pad, split, token_batches
 from .prefix import Prefix, prefix_groups
 from .proof import Proof, UnservedError, evident
@@ -43,6 +44,7 @@ class Engine(BaseEngine):
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
         self.windows = {kind: window if kind == "sliding_attention" else None for kind in kinds}
         self.body = self.head = None
+        self.records = self.device.type == "cuda"  # decoding steps, as CUDA graphs
 
     @property
     def products(self) -> Counter:
@@ -210,7 +212,7 @@ class Engine(BaseEngine):
             raise UnservedError(self.model, why)
         proof, budgets, own = Proof(self), (self.batch_tokens, self.cache_tokens), self.model.config._attn_implementation
         with proof.small():
-            replaced = choose_products(self.model)  # the others only if the check succeeds
+            replaced = self.choose_layers()  # the others only if the check succeeds
         self.body, self.head = self.model.base_model, self.model.get_output_embeddings()
         self.batch_tokens = self.cache_tokens = PROBE_TOKENS
         try:
@@ -225,4 +227,8 @@ class Engine(BaseEngine):
             raise
         finally:
             self.batch_tokens, self.cache_tokens = budgets
-        choose_products(self.model)
+        self.choose_layers()
+
+    def choose_layers(self) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
+        """Replace layers of the model by faster ones, in place. Returns the replaced ones with their parents and names."""
+        return fuse_norms(self.model) if self.device.type == "cuda" else choose_products(self.model)

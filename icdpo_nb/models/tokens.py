@@ -13,7 +13,7 @@ import numpy as np
 
 from ..common.files import checksum
 from ..protocol import RECOMMENDED, Protocol
-from ..templates import stop_position
+from ..templates import STOP_STRINGS, stop_position
 from .chat import ChatTemplate, Rendered
 
 
@@ -30,6 +30,7 @@ class Response:
 
 
 TEXTS_AT_A_TIME = 4096  # whose tokens are in memory together
+STOP_ENDS = {string[-1] for string in STOP_STRINGS}  # a stop string ends with the token that has one of these characters
 EMPTY = Response("", (), "length", logps=np.zeros(0, np.float32))  # a response before its first token
 
 
@@ -39,6 +40,7 @@ class Tokens:
     def __init__(self, tokenizer, eos_ids: Sequence[int]):
         self.tokenizer, self.eos_ids = tokenizer, list(eos_ids)
         self.chat = ChatTemplate(tokenizer)
+        self._completes: dict[int, bool] = {}  # whether a token may complete a stop string
         if tokenizer.is_fast:  # tokenizer.json may enable truncation and padding
             tokenizer.backend_tokenizer.no_truncation()
             tokenizer.backend_tokenizer.no_padding()
@@ -122,10 +124,13 @@ class Tokens:
         return marks[:1] if marks[:1] and marks[0] in self.eos_ids else self.eos_ids[:1]
 
     def ended(self, ids: Sequence[int], protocol: Protocol) -> str | None:
-        """How a response with these tokens ended, "eos" or "stop", or None if it is unfinished."""
-        if ids[-1] in self.eos_ids:
+        """How a response ended with its last token, "eos" or "stop", or None if it is unfinished. It had not ended before."""
+        last = ids[-1]
+        if last in self.eos_ids:
             return "eos"
-        return "stop" if stop_position(self.decode(ids), protocol) is not None else None
+        if last not in self._completes:  # decoding every response at every step would take longer than a GPU's step
+            self._completes[last] = not STOP_ENDS.isdisjoint(self.decode([last]))
+        return "stop" if self._completes[last] and stop_position(self.decode(ids), protocol) is not None else None
 
     def response(self, ids: Sequence[int], finish: str, protocol: Protocol, **sampling: object) -> Response:
         """The `Response` of sampled tokens, cut at the stop string and with the tokens that the protocol scores.

@@ -26,6 +26,7 @@ CASES = {  # name -> (model, candidates, prompts, demonstrations)
     "smollm2 n=16": ("smollm2", 16, 1, 4),
     "sandbox-medium n=3": ("sandbox-medium", 3, 32, 2),
     "7B shape n=3": ("7B shape", 3, 4, 5),  # random weights: for speed and memory only; needs a GPU
+    "7B shape n=3, 16 prompts": ("7B shape", 3, 16, 5),
 }
 SHAPES = {  # Llama configurations; contexts of about 800 tokens of the sandbox's tokenizer
     "7B shape": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
@@ -162,7 +163,7 @@ def run_side(side: str, case: str) -> None:
     import icdpo_nb.engine.engine
 
     if side == "published":
-        icdpo_nb.engine.engine.choose_products = lambda model: []  # the model as transformers loads it
+        icdpo_nb.engine.engine.Engine.choose_layers = lambda self: []  # the model as transformers loads it
     name, n, n_prompts, n_demos = CASES[case]
     lm, contexts = load(name), texts("pocket" if name == "smollm2" else "sandbox", n_prompts, n_demos)
     lm.logprobs(["Human: Hi"], [[lm.encode_response("Hello.")]])  # what is loaded on first use
@@ -241,7 +242,7 @@ def main() -> None:
     columns = ("roofline", "published", "engine", "× roofline", "× faster", "× fewer tokens", "× less memory", "× less working")
     print(f"{'case':28}", *(f"{c:>15}" for c in columns))
     for case in args.case or CASES:
-        if CASES[case][0] == "7B shape" and not has_gpu():
+        if CASES[case][0] in SHAPES and not has_gpu():
             print(f"{case:28} not measured: there is no GPU")
             continue
         for r in compare(case, args.pairs):

@@ -15,7 +15,7 @@ from icdpo_nb.engine.linear import PackedLinear
 from icdpo_nb.engine.prefix import prefix_groups
 
 Ids = Sequence[int]
-SIDE, COPIED = 2048, 2**27  # rows and columns of the product, numbers that are copied
+SIDE, SIDE_ON_GPU, COPIED = 2048, 8192, 2**27  # rows and columns of the product, numbers that are copied
 REPEATS = 5
 
 
@@ -30,11 +30,12 @@ def seconds(run: Callable[[], object]) -> float:
 def rates(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, float]:
     """Operations a second of the faster of two products, and bytes a second (read and written) of a copy; medians."""
     device = torch.device(device)
-    plain = torch.nn.Linear(SIDE, SIDE, bias=False, device=device, dtype=dtype)
+    side = SIDE_ON_GPU if device.type == "cuda" else SIDE
+    plain = torch.nn.Linear(side, side, bias=False, device=device, dtype=dtype)
     layers = [plain]
     if device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
         layers.append(PackedLinear(plain))
-    x = torch.randn(SIDE, SIDE, device=device, dtype=dtype)
+    x = torch.randn(side, side, device=device, dtype=dtype)
     source = torch.randn(COPIED, device=device)
     target = torch.empty_like(source)
 
@@ -47,7 +48,7 @@ def rates(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
         whole()
         return statistics.median(seconds(whole) for _ in range(REPEATS))
 
-    product = max(2 * SIDE**3 / timed(lambda layer=layer: layer(x)) for layer in layers)
+    product = max(2 * side**3 / timed(lambda layer=layer: layer(x)) for layer in layers)
     return {"product": product, "copy": 2 * source.nbytes / timed(lambda: target.copy_(source))}
 
 

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icdpo_nb.models.tokens import Tokens
+from icdpo_nb.protocol import RECOMMENDED
+from icdpo_nb.templates import stop_position
 
 TEXTS = [
     " Hello world! don't go, well-known 3.14\n\n\tnew  line ",
@@ -83,3 +85,29 @@ def test_pieces_of_smollm2(smollm2):
     pieces = smollm2.pieces(ids)
     assert pieces[:4] == [" It", "'s", " fine", "."]
     assert "".join(pieces) == smollm2.decode(ids)
+
+
+STOPS = ["##", "\n##", "\nHuman:", "\n  assistant:", "Assistant:", "human", ":", "#", "a我", "\n", " Hello"]
+
+
+@given(st.lists(st.one_of(st.integers(1, 250), st.sampled_from(STOPS)), max_size=14))
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("stop", ["anywhere", "line_start"])
+@few(80)
+def test_a_response_ends_with_the_token_that_completes_a_stop_string(kind, stop, parts):
+    """As if all of it were decoded after every token, for any tokens, bytes among them."""
+    tokens, protocol = TOKENIZERS[kind], RECOMMENDED.but(stop=stop)
+    ids = [i for part in parts for i in ([part] if isinstance(part, int) else tokens.tokenize(part))]
+    decoded = (k for k in range(1, len(ids) + 1) if stop_position(tokens.decode(ids[:k]), protocol) is not None)
+    found = (k for k in range(1, len(ids) + 1) if tokens.ended(ids[:k], protocol) == "stop")
+    assert next(found, None) == next(decoded, None)
+
+
+def test_tokens_that_complete_no_stop_string_are_not_decoded(monkeypatch):
+    tokens, calls = byte_level(), []
+    ids = tokens.tokenize(" Hello world, hello world\nHuman:")
+    decode = tokens.decode
+    monkeypatch.setattr(tokens, "decode", lambda ids: calls.append(len(ids)) or decode(ids))
+    assert [tokens.ended(ids[:k], RECOMMENDED) for k in range(1, len(ids) + 1)] == [None] * (len(ids) - 1) + ["stop"]
+    assert [n for n in calls if n > 1] == [len(ids)], "the whole once, and each token of the vocabulary once by itself"
+    assert tokens.ended([*ids[:-1], 0], RECOMMENDED) == "eos"
