@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ..common.errors import InputError
 
-REACHED = 0.4  # share of the rates that a run is taken to reach; our engine reaches 0.35 to 0.5 on CPUs, no GPU was measured
+REACHED = 0.3  # share of the rates that a run is taken to reach: measured on an H200 with two shapes of 7B (docs/scaling.md)
 
 
 class Device(NamedTuple):

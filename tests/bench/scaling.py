@@ -32,7 +32,7 @@ LARGE = {
     ),
 }  # fmt: skip
 SHAPE = {"context": 800, "n": 3, "steps": 128}  # of the paper's setting: two demonstrations within Appendix A's limits
-ASKED = 1000  # prompts of the extrapolation
+ASKED, GPUS = 1000, ("RTX-4090", "A100", "H100", "H200")  # prompts and devices of the extrapolation
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -109,7 +109,7 @@ def extrapolated(sizes: dict[str, list[Size]]) -> list[list[object]]:
     rows = []
     for name, of in sizes.items():
         for size in of:
-            rows.append([name, size.dtype, *(_hours(size, DEVICES[gpu]) for gpu in ("RTX-4090", "A100", "H100"))])
+            rows.append([name, size.dtype, *(_hours(size, DEVICES[gpu]) for gpu in GPUS)])
     return rows
 
 
@@ -139,7 +139,7 @@ def main() -> None:
             ["model", "weights", "precision", "their memory", "a token in the cache", "at least"],
             memory_by_model(small | large),
         ),
-        "hours": table(["model", "precision", "RTX-4090", "A100", "H100"], extrapolated(large)),
+        "hours": table(["model", "precision", *GPUS], extrapolated(large)),
         "machine": f"{here['processor']}, {here['capability']}, {here['threads']} threads, torch {here['torch']}",
     }
     template = (Path(__file__).parent / "scaling.md").read_text(encoding="utf-8")
