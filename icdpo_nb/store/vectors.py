@@ -17,6 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from ..common.countdown import Countdown
 from ..common.errors import InputError
 from ..common.files import checksum, digest_of_texts, written_whole
 from ..common.notes import told
@@ -90,18 +91,16 @@ class VectorFiles:
         `compute(texts)` returns float32, shape (n_texts, dim). Raises `InputError` if the files cannot be written.
         """
         parts = [texts[i : i + PART] for i in range(0, len(texts), PART)]
-        waiting, done, began = {digest_of_texts(part): part for part in parts}, 0, time.monotonic()
+        waiting = {digest_of_texts(part): part for part in parts}
         with told(f"embedding {len(texts):,} texts") as say, tqdm(total=len(texts), desc="embedding", leave=False) as bar:
+            count = Countdown("embedding texts", len(texts), say, bar)
+            count.update(0)
             while waiting:
-                before = done
+                before = len(waiting)
                 for name, part in list(waiting.items()):
                     if self._finish(name, part, compute):
-                        del waiting[name]
-                        done += len(part)
-                        bar.update(len(part))
-                        minutes = (time.monotonic() - began) * (len(texts) / done - 1) / 60
-                        say(f"embedding {len(texts):,} texts: {done / len(texts):.0%}, about {max(1, round(minutes))} min left")
-                if done == before:
+                        count.update(len(waiting.pop(name)))
+                if len(waiting) == before:
                     time.sleep(WAIT_SECONDS)
 
     def _finish(self, name: str, part: Sequence[str], compute: Callable) -> bool:

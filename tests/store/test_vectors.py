@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tqdm.auto import tqdm
 
+from icdpo_nb.common import countdown
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.common.notes import NOTE
 from icdpo_nb.store import stored
@@ -132,16 +133,20 @@ def test_no_place_to_write_is_one_sentence(tmp_path):
 
 
 def test_the_time_left_is_said(tmp_path, monkeypatch):
-    said = []
+    """A part of eight texts takes 30 s."""
+    said, now = [], [1000.0]
     monkeypatch.setenv(NOTE, str(tmp_path / "note"))
+    monkeypatch.setattr(countdown.time, "monotonic", lambda: now[0])
 
     def compute(texts):
         said.append((tmp_path / "note").read_text())
+        now[0] += 30
         return expected(texts)
 
     VectorFiles(tmp_path / "v").add(TEXTS, compute)
     assert said[0] == "embedding 40 texts"
-    assert said[1:3] == ["embedding 40 texts: 20%, about 1 min left", "embedding 40 texts: 40%, about 1 min left"]
+    assert said[1] == "embedding texts: 8 of 40, about 2 min 00 s left"
+    assert said[4] == "embedding texts: 32 of 40, about 30 s left"
     assert not (tmp_path / "note").exists()
 
 
