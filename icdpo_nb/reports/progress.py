@@ -81,10 +81,10 @@ class Progress:
 
 
 @contextmanager
-def said_once(note: Path) -> Iterator[None]:
-    """Write to stderr what a notebook says that it waits for, where nobody listens for its progress.
+def said_once(run: str, note: Path) -> Iterator[None]:
+    """Write to stderr what a run's notebook says that it waits for, where nobody listens for its progress.
 
-    Once each: a sentence that only counts on, as `sampling with m: 64 of 200, …` does, is not written again.
+    After the name of the run, since several may run side by side. Once each: a sentence that only counts on, as `sampling with m: 64 of 200, …` does, is not written again.
     """
     ended = Event()
 
@@ -94,7 +94,7 @@ def said_once(note: Path) -> Iterator[None]:
             for said in _note(note):
                 what = re.sub(r": [\d,]+ of .*", "", said)
                 if what not in known:
-                    print(label(said, 200), file=sys.stderr, flush=True)
+                    print(f"{run}: {label(said, 200)}", file=sys.stderr, flush=True)
                 known.add(what)
 
     looking = Thread(target=look, daemon=True)

@@ -91,7 +91,7 @@ def _run(job: Job, record: dict, folder: Path, listener: Listener | None) -> Non
     progress = Progress(job.run_id, job.node.cells, read_record(done / "run.json"), listener, note)
     environment = {RUN_DIR: str(folder.resolve()), NOTE: str(note)}
     try:
-        with nullcontext() if listener else said_once(note):
+        with nullcontext() if listener else said_once(job.run_id, note):
             execute(job.node, folder / "notebook.ipynb", job.given, environment, job.timeout, progress.enter)
         progress.enter(len(job.node.cells))
         record["cells"] = progress.seconds

@@ -107,7 +107,7 @@ def test_without_a_terminal_a_download_is_one_line(tmp_path, capfd):
     downloads = ["downloading a/b: 14.5 GB into hub", "downloading c/d: 2 MB into hub"]
     calls = ["sampling with a: 20 of 1,000, about 49 min 00 s left", "scoring with b: 5 of 9, about 2 min 00 s left"]
     later = ["sampling with a: 21 of 1,000, about 48 min 57 s left", calls[1]]
-    with said_once(note):
+    with said_once("01_method", note):
         for lines, known in ((downloads[:1], 1), (downloads[1:], 2), (calls, 4), (later, 4)):
             note.write_text("\n".join(lines))
             deadline = time.time() + 30
@@ -117,7 +117,7 @@ def test_without_a_terminal_a_download_is_one_line(tmp_path, capfd):
             time.sleep(0.6)
         note.unlink()
     seen += capfd.readouterr().err.splitlines()
-    assert seen == downloads + calls
+    assert seen == [f"01_method: {line}" for line in downloads + calls]
 
 
 def test_without_a_terminal_a_finished_notebook_is_one_line(waiting, capfd):
