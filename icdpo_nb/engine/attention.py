@@ -171,10 +171,9 @@ class _SlotLayer(DynamicLayer):
     """One layer of a `SlotCache`."""
 
     def update(self, key_states, value_states, *args, **kwargs):
-        rows = torch.arange(len(self.columns), device=self.columns.device)[:, None]
         for cached, new in ((self.keys, key_states), (self.values, value_states)):
-            cached[rows, :, self.columns] = new.transpose(1, 2)
-        return self.keys[: len(rows), :, : self.used], self.values[: len(rows), :, : self.used]
+            cached[self.rows, :, self.columns] = new.transpose(1, 2)
+        return self.keys[: len(self.rows), :, : self.used], self.values[: len(self.rows), :, : self.used]
 
 
 class SlotCache(Cache):
@@ -203,8 +202,9 @@ class SlotCache(Cache):
 
     def aim(self, columns: torch.Tensor, used: int) -> None:
         """Make the next pass write token k of row i to `columns[i, k]` and read the first `used` columns."""
+        rows = torch.arange(len(columns), device=columns.device)[:, None]
         for layer in self.layers:
-            layer.columns, layer.used = columns, used
+            layer.rows, layer.columns, layer.used = rows, columns, used
 
     def move(self, source: int, target: int) -> None:
         """Copy the contents of one slot to another."""

@@ -192,7 +192,8 @@ class Pool:
     def _next_logits(self) -> torch.Tensor:
         """Logits from one pass over the last token of every unfinished response."""
         self.engine.work["decode"] += sum(len(row.live) for row in self.rows)
-        step, used = self._step(), max(row.used for row in self.rows)
+        step = self._step()
+        used = max(row.used for row in self.rows)
         if self.graphs is None:
             hidden = self._pass(on_device(step, self.engine.device), used)
         else:
@@ -203,18 +204,21 @@ class Pool:
     def _step(self) -> torch.Tensor:
         """Token, owner, position and column, int64, shape (4, rows, tokens), of the last token of every unfinished response.
 
-        Where steps are recorded, rows and tokens are rounded up; the further ones are padding.
+        The columns count as used from now on. Where steps are recorded, rows and tokens are rounded up, and the further ones
+        are padding.
         """
-        shape = len(self.rows), max(len(row.live) for row in self.rows)
+        n_live = [len(row.live) for row in self.rows]
+        shape = len(n_live), max(n_live)
         if self.graphs is not None:
             shape = tuple(map(rounded, shape, (self.slots, self.n)))
         step = np.zeros((4, *shape), np.int64)
         step[1], step[3] = PADDING, self.width
-        for k, row in enumerate(self.rows):
-            last = [(row.sampled[j].ids[-1], j + 1, row.length + len(row.sampled[j].ids) - 1) for j in row.live]
-            step[:3, k, : len(last)] = np.transpose(last)
-            step[3, k, : len(last)] = range(row.used, row.used + len(last))
-            row.used += len(last)
+        places = np.zeros(shape, bool)
+        places[: len(n_live)] = np.arange(shape[1]) < np.array(n_live)[:, None]
+        live = [(row, j, row.used + t, row.sampled[j].ids) for row in self.rows for t, j in enumerate(row.live)]
+        step[:, places] = np.transpose([(ids[-1], j + 1, row.length + len(ids) - 1, column) for row, j, column, ids in live])
+        for row in self.rows:
+            row.used += len(row.live)
         return torch.from_numpy(step)
 
     def _pass(self, step: torch.Tensor, used: int) -> torch.Tensor:

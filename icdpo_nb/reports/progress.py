@@ -84,7 +84,8 @@ class Progress:
 def said_once(run: str, note: Path) -> Iterator[None]:
     """Write to stderr what a run's notebook says that it waits for, where nobody listens for its progress.
 
-    After the name of the run, since several may run side by side. Once each: a sentence that only counts on, as `sampling with m: 64 of 200, …` does, is not written again.
+    After the name of the run, since several may run side by side. Once each: a sentence that only counts on, as
+    `sampling with m: 64 of 200, …` does, is not written again.
     """
     ended = Event()
 
