@@ -41,6 +41,8 @@ def fuse_norms(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str, torch
 
 
 def _looks_like_norm(layer: torch.nn.Module, eps: float | None) -> bool:
+    if isinstance(layer, FusedNorm):
+        return False
     weight = getattr(layer, "weight", None)
     one_vector = isinstance(weight, torch.nn.Parameter) and weight.ndim == 1 and len(list(layer.parameters())) == 1
     return one_vector and isinstance(eps, float) and len(inspect.signature(layer.forward).parameters) == 1

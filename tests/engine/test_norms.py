@@ -50,6 +50,7 @@ def test_plain_norms_alone_are_replaced():
     model = nn.Sequential(*layers)
     replaced = fuse_norms(model)
     assert [(parent, name, child) for parent, name, child in replaced] == [(model, "0", layers[0]), (model, "1", layers[1])]
+    assert fuse_norms(model) == [], "nothing is left"
     for before, after, size in ((layers[0], model[0], 8), (layers[1], model[1], 16)):
         x = torch.randn(4, 5, size)
         torch.testing.assert_close(after(x), before(x))
