@@ -57,13 +57,20 @@ def mean_ci(
     `totals`: "macro" averages the domain means, as the paper's tables do; "micro" averages all prompts, as its code does.
     `bounds`: the smallest and largest possible value, e.g. (0, 1) for shares; the interval is then exact (`share_limits`).
     """
-    return mean_cis(groups, totals, seed, bounds)[-1]
+    return _estimates(groups, totals, seed, bounds, apart=False)[-1]
 
 
 def mean_cis(
     groups: Sequence[np.ndarray], totals: str = "macro", seed: int = 0, bounds: tuple[float, float] | None = None
 ) -> list[Estimate]:
     """`mean_ci` of each group and, last, of all groups, from the same resamples. Empty groups are omitted."""
+    return _estimates(groups, totals, seed, bounds, apart=True)
+
+
+def _estimates(
+    groups: Sequence[np.ndarray], totals: str, seed: int, bounds: tuple[float, float] | None, apart: bool
+) -> list[Estimate]:
+    """The estimates of each group alone, if they are wanted `apart`, and of all groups."""
     if totals not in ("macro", "micro"):
         raise InputError(f"totals is {totals!r}, but must be macro or micro")
     groups = [np.asarray(g, float) for g in groups if len(g)]
@@ -71,11 +78,11 @@ def mean_cis(
         raise InputError("a mean needs at least one finite value for each prompt")
     sizes = np.array([len(g) for g in groups])
     weights = sizes / sizes.sum() if totals == "micro" else np.full(len(groups), 1 / len(groups))
-    parts = [([g], np.ones(1)) for g in groups] + [(groups, weights)]  # each group alone, then all groups
+    parts = [*(([g], np.ones(1)) for g in groups if apart), (groups, weights)]
     if bounds:
         return [_bounded(*part, bounds) for part in parts]
     moments = [_moments(g, seed + k) if len(g) >= MIN_VALUES else None for k, g in enumerate(groups)]
-    return [_unbounded(g, w, m) for (g, w), m in zip(parts, [*([m] for m in moments), moments], strict=True)]
+    return [_unbounded(g, w, m) for (g, w), m in zip(parts, [*([m] for m in moments if apart), moments], strict=True)]
 
 
 @lru_cache(16)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -29,6 +30,7 @@ def ratio_ci(
         below, above = [-g for g in below], [-g for g in above]
     ratio = top.mean / bottom.mean if bottom.mean else math.nan
 
+    @cache  # the ends of a search are asked for again
     def difference(rho: float) -> Estimate:
         return mean_ci([a - rho * b for a, b in zip(above, below, strict=True)], totals, seed)
 
