@@ -67,21 +67,21 @@ def grouped_attention(
     parts, stop = [], offset + n_context
     if n_context:
         of_context = query[:, :, :n_context], key[:, :, :stop], value[:, :, :stop]
-        parts.append(_attend_causally(*of_context, scaling, softcap, s_aux, sliding_window))
+        parts += _attend_causally(*of_context, scaling, softcap, s_aux, sliding_window)
     if n_context < query.shape[2]:
         parts.append(_attend(query[:, :, n_context:], key, value, attention_mask, scaling, softcap, s_aux))
     return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).contiguous(), None
 
 
-def _attend_causally(query, key, value, scaling, softcap, sinks, window) -> torch.Tensor:
-    """As `_attend`, for queries that are the last of the keys' tokens: by a kernel that needs no mask, or in blocks."""
+def _attend_causally(query, key, value, scaling, softcap, sinks, window) -> list[torch.Tensor]:
+    """As `_attend`, for queries that are the last of the keys' tokens: by a kernel that needs no mask, or block by block."""
     n, offset = query.shape[2], key.shape[2] - query.shape[2]
     narrow = window is not None and window < key.shape[2]
     if not (offset or narrow or softcap or sinks is not None) and _fits_flash(query, key, value):
         out = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scaling, enable_gqa=True
         )
-        return out.transpose(1, 2)
+        return [out.transpose(1, 2)]
     parts = []
     for start in range(0, n, QUERIES_AT_A_TIME):
         end = min(start + QUERIES_AT_A_TIME, n)
@@ -89,7 +89,7 @@ def _attend_causally(query, key, value, scaling, softcap, sinks, window) -> torc
         mask = _causal_mask(offset + start, stop, first, window, query)
         keys, values = key[:, :, first:stop], value[:, :, first:stop]
         parts.append(_attend(query[:, :, start:end], keys, values, mask, scaling, softcap, sinks))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    return parts
 
 
 def _fits_flash(query, key, value) -> bool:

@@ -207,16 +207,16 @@ class Pool:
         The columns count as used from now on. Where steps are recorded, rows and tokens are rounded up, and the further ones
         are padding.
         """
-        n_live = [len(row.live) for row in self.rows]
-        shape = len(n_live), max(n_live)
+        shape = len(self.rows), max(len(row.live) for row in self.rows)
         if self.graphs is not None:
             shape = tuple(map(rounded, shape, (self.slots, self.n)))
         step = np.zeros((4, *shape), np.int64)
         step[1], step[3] = PADDING, self.width
-        places = np.zeros(shape, bool)
-        places[: len(n_live)] = np.arange(shape[1]) < np.array(n_live)[:, None]
-        live = [(row, j, row.used + t, row.sampled[j].ids) for row in self.rows for t, j in enumerate(row.live)]
-        step[:, places] = np.transpose([(ids[-1], j + 1, row.length + len(ids) - 1, column) for row, j, column, ids in live])
+        k, t, *values = np.transpose([
+            (k, t, (ids := row.sampled[j].ids)[-1], j + 1, row.length + len(ids) - 1, row.used + t)
+            for k, row in enumerate(self.rows) for t, j in enumerate(row.live)
+        ])  # fmt: skip
+        step[:, k, t] = values
         for row in self.rows:
             row.used += len(row.live)
         return torch.from_numpy(step)

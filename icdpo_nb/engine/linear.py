@@ -8,7 +8,7 @@ rounding.
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
@@ -46,20 +46,32 @@ class PackedLinear(torch.nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
 
+def replace_layers(
+    model: torch.nn.Module, better: Callable[[torch.nn.Module], torch.nn.Module | None]
+) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
+    """Put `better(layer)` in the place of each layer for which it is not None. Returns these with their parents and names."""
+    replaced = []
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if (layer := better(child)) is not None:
+                setattr(parent, name, layer)
+                replaced.append((parent, name, child))
+    return replaced
+
+
 def choose_products(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
     """Give the linear layers of a float32 model on a CPU the faster product, in place, if PyTorch was built with oneDNN.
 
     The model can no longer be trained or saved. Its other weights are copied, so that the memory-mapped checkpoint can be
     closed. Returns the replaced layers with their parents and names.
     """
-    replaced = []
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return replaced
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if _has_choice(child) and faster_product(child) == ONEDNN:
-                setattr(parent, name, PackedLinear(child))
-                replaced.append((parent, name, child))
+        return []
+
+    def packed(layer: torch.nn.Module) -> torch.nn.Module | None:
+        return PackedLinear(layer) if _has_choice(layer) and faster_product(layer) == ONEDNN else None
+
+    replaced = replace_layers(model, packed)
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return replaced

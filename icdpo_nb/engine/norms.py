@@ -8,6 +8,8 @@ from copy import deepcopy
 
 import torch
 
+from .linear import replace_layers
+
 
 class FusedNorm(torch.nn.Module):
     """x / rms(x) · weight over the last dimension."""
@@ -27,17 +29,15 @@ def fuse_norms(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str, torch
     Some norms scale by 1 + weight, or have a gate: whether one is plain is found out with random numbers, once for its class.
     """
     plain: dict[tuple, bool] = {}
-    replaced = []
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            eps = getattr(child, "variance_epsilon", getattr(child, "eps", None))
-            kind = (type(child), eps)
-            if kind not in plain:
-                plain[kind] = _looks_like_norm(child, eps) and _is_plain(child, eps)
-            if plain[kind]:
-                setattr(parent, name, FusedNorm(child.weight, eps))
-                replaced.append((parent, name, child))
-    return replaced
+
+    def fused(layer: torch.nn.Module) -> torch.nn.Module | None:
+        eps = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
+        kind = (type(layer), eps)
+        if kind not in plain:
+            plain[kind] = _looks_like_norm(layer, eps) and _is_plain(layer, eps)
+        return FusedNorm(layer.weight, eps) if plain[kind] else None
+
+    return replace_layers(model, fused)
 
 
 def _looks_like_norm(layer: torch.nn.Module, eps: float | None) -> bool:
