@@ -14,7 +14,7 @@ nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from functools import partial
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ from ..models.interface import LanguageModel
 from ..protocol import Protocol
 from ..retrieval.retrievers import Retriever, by_domain
 from ..templates import contexts, cue_context, icl_context, mixed_context
-from .sampling import for_models, with_origin
+from .sampling import for_parts, with_origin
 
 PARTS = ("cue", "instruction", "demonstrations")
 FIRST, LAST = "instruction first", "demonstrations first"  # the two orders of a chain
@@ -115,11 +115,10 @@ def samples_along(
 
 
 def _for_each(prompts, data, models, protocol, seed, run) -> pd.DataFrame:
-    def of_model(name: str) -> list[pd.DataFrame]:
-        tables = []
-        for source, preferences in data.items():
-            retrievers = by_domain("random", preferences.support, domains_of(prompts), protocol, seed=seed)
-            tables.append(with_origin(run(prompts, retrievers, models[name], protocol, seed), name, source, "random"))
-        return tables
+    def of_source(source: str, lm: LanguageModel) -> pd.DataFrame:
+        retrievers = by_domain("random", data[source].support, domains_of(prompts), protocol, seed=seed)
+        return run(prompts, retrievers, lm, protocol, seed)
 
-    return pd.concat(chain.from_iterable(for_models(models, of_model).values()), ignore_index=True)
+    origins = [(name, source) for name in models for source in data]
+    tables = for_parts(models, [(name, partial(of_source, source)) for name, source in origins])
+    return pd.concat([with_origin(t, *of, "random") for t, of in zip(tables, origins, strict=True)], ignore_index=True)

@@ -8,8 +8,9 @@ or a policy fine-tuned with the method of that name. Responses sampled from the 
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain, count
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -26,36 +27,72 @@ from ..store.notes import BESIDE, Beside
 
 T = TypeVar("T")
 NONE = "none"  # source and retriever of responses sampled from the prompt alone
-GROUPS = count(1)  # of models that compute side by side
+GROUPS = count(1)  # of calls that compute side by side
+MOST_AT_A_TIME = 4  # threads: with more of them, small models would wait for the interpreter's lock
 BASE = "base"  # policy of a language model without guidance or fine-tuning
 
 
 def for_models(models: Mapping[str, LanguageModel], run: Callable[[str], T]) -> dict[str, T]:
-    """`run(name)` for every model, by name. On a CPU several models run in parallel, each in its own thread.
+    """`run(name)` for every model, by name. On a CPU several models run in parallel; see `for_parts`."""
+    results = for_parts(models, [(name, lambda lm, name=name: run(name)) for name in models])
+    return dict(zip(models, results, strict=True))
 
-    A second thread speeds up a single small model only a little, and even less on a busy machine, whereas two models in
-    parallel are almost twice as fast.
+
+def for_parts(models: Mapping[str, LanguageModel], parts: Sequence[tuple[str, Callable[[LanguageModel], T]]]) -> list[T]:
+    """`run(models[name])` for every (name, run) of `parts`, in order. On a CPU several run in parallel, each in its own thread.
+
+    A second thread speeds up a small model only a little, and even less on a busy machine, whereas two calls in parallel are
+    almost twice as fast. Parts of a small model therefore run beside each other, each with a twin of the model, and those of a
+    large one in turn. The results are the same.
     """
     import torch
 
+    tasks = _tasks(models, parts)
     threads = torch.get_num_threads()
-    workers = min(threads, len(models)) if all(lm.device == "cpu" for lm in models.values()) else 1
+    workers = min(threads, len(tasks), MOST_AT_A_TIME) if all(lm.device == "cpu" for lm in models.values()) else 1
     if workers == 1:
-        return {name: run(name) for name in models}
+        return [run(models[name]) for name, run in parts]
     group = next(GROUPS)
 
-    def alone(name: str) -> T:
+    def do(task: Task) -> list[T]:
         torch.set_num_threads(max(1, threads // workers))  # applies to the current thread
-        BESIDE.set(Beside(group, workers, name))
-        return run(name)
+        BESIDE.set(Beside(group, workers, task.name))
+        return [parts[i][1](task.lm) for i in task.indices]
 
-    largest_first = sorted(models, key=lambda name: -models[name].n_parameters)
+    largest_first = sorted(tasks, key=lambda task: -task.lm.n_parameters)
     try:
         with ThreadPoolExecutor(workers) as pool:
-            results = dict(zip(largest_first, pool.map(alone, largest_first), strict=True))
+            done = list(pool.map(do, largest_first))
     finally:
         torch.set_num_threads(threads)  # the default for threads started later
-    return {name: results[name] for name in models}
+        for task in tasks:
+            if task.lm is not task.original:
+                task.original.absorb(task.lm)
+    order = [i for task in largest_first for i in task.indices]
+    results = dict(zip(order, chain.from_iterable(done), strict=True))
+    return [results[i] for i in range(len(parts))]
+
+
+class Task(NamedTuple):
+    """What one thread does: parts by their indices, with a model or its twin."""
+
+    name: str
+    original: LanguageModel
+    lm: LanguageModel
+    indices: Sequence[int]
+
+
+def _tasks(models: Mapping[str, LanguageModel], parts: Sequence[tuple[str, Callable]]) -> list[Task]:
+    """One task for each part of a model that has twins, and one for all parts of another one."""
+    tasks = []
+    for name, lm in models.items():
+        own = [i for i, (of, _) in enumerate(parts) if of == name]
+        twins = [lm.twin() for _ in own] if len(own) > 1 else []
+        if lm in twins or not twins:
+            tasks.append(Task(name, lm, lm, own))
+        else:
+            tasks += [Task(f"{name} {i}", lm, twin, [i]) for i, twin in zip(own, twins, strict=True)]
+    return tasks
 
 
 def with_origin(table: pd.DataFrame, lm: str, source: str = NONE, retriever: str = NONE, policy: str = BASE) -> pd.DataFrame:
@@ -82,23 +119,26 @@ def sample_candidates(
     without one share them. Rewards are not used here; `rewards.with_rewards` adds them.
     """
 
-    def of_model(name: str) -> list[pd.DataFrame]:
-        lm = models[name]
-        alone = with_origin(candidates_table(prompts, None, lm, protocol, seed), name)
-        parts = [alone]
+    def from_prompt(lm: LanguageModel) -> pd.DataFrame:
+        table = candidates_table(prompts, None, lm, protocol, seed)
         if teacher:
-            parts = [alone.assign(teacher=guidance(teacher, list(alone["prompt"]), list(alone["response"])))]
-            guided = rm_aug_table(prompts, lm, teacher, protocol, seed, block_tokens)
-            parts.append(with_origin(guided, name, policy="RM-Aug"))
-        for source, preferences in data.items():
-            for kind in retrievers:
-                options = {"seed": seed, "embed": embed, "tokenize": lm.tokenize}
-                by_name = by_domain(kind, preferences.support, domains_of(prompts), protocol, **options)
-                parts.append(with_origin(candidates_table(prompts, by_name, lm, protocol, seed), name, source, kind))
-        return parts
+            table = table.assign(teacher=guidance(teacher, list(table["prompt"]), list(table["response"])))
+        return table
 
-    tables = for_models(models, of_model)
-    return pd.concat(chain.from_iterable(tables.values()), ignore_index=True)
+    def guided(lm: LanguageModel) -> pd.DataFrame:
+        return rm_aug_table(prompts, lm, teacher, protocol, seed, block_tokens)
+
+    def with_demonstrations(source: str, kind: str, lm: LanguageModel) -> pd.DataFrame:
+        options = {"seed": seed, "embed": embed, "tokenize": lm.tokenize}
+        by_name = by_domain(kind, data[source].support, domains_of(prompts), protocol, **options)
+        return candidates_table(prompts, by_name, lm, protocol, seed)
+
+    ways = [(from_prompt, (NONE, NONE, BASE))]
+    ways += [(guided, (NONE, NONE, "RM-Aug"))] if teacher else []
+    ways += [(partial(with_demonstrations, source, kind), (source, kind, BASE)) for source in data for kind in retrievers]
+    origins = [(name, *origin) for name in models for _, origin in ways]
+    tables = for_parts(models, [(name, way) for name in models for way, _ in ways])
+    return pd.concat([with_origin(table, *origin) for table, origin in zip(tables, origins, strict=True)], ignore_index=True)
 
 
 def how_sampled(candidates: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 
 import torch
 
@@ -34,6 +35,18 @@ class BaseEngine:
     def products(self) -> Counter:
         """The number of linear layers by the product that was chosen for them: none where nothing was chosen."""
         return Counter()
+
+    def twin(self) -> "BaseEngine":
+        """Another engine with the same model, set up as this one, and with accounts of its own: for another thread."""
+        other = copy(self)
+        other.work, other.seconds, other.peak = Counter(), Counter(), Counter()
+        return other
+
+    def absorb(self, twin: "BaseEngine") -> None:
+        """Add the accounts of a twin to these."""
+        self.work.update(twin.work)
+        self.seconds.update(twin.seconds)
+        self.peak |= twin.peak
 
     @property
     def probe_tokens(self) -> int:

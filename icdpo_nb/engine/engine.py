@@ -16,7 +16,7 @@ from .attention import PADDING, attention_mask
 from .base import PROBE_TOKENS, BaseEngine, varies
 from .decoding import Pool, Sampled, nucleus_sample
 from .linear import choose_products, count_products
-from .memory import budget_bytes, peak_bytes, watch_memory
+from .memory import budget_bytes, pass_bytes, peak_bytes, watch_memory
 from .norms import fuse_norms
 from .packing import Packed, pack, right_pad, split, token_batches
 from .prefix import Prefix, prefix_groups
@@ -196,7 +196,7 @@ class Engine(BaseEngine):
             with self.uncounted():
                 bytes_in_cache, bytes_in_pass = self.token_bytes()
             budget = budget_bytes(self.device)
-            self.batch_tokens = max(1, int(budget / 4 / bytes_in_pass))
+            self.batch_tokens = max(1, int(pass_bytes(self.device, budget) / bytes_in_pass))
             self.cache_tokens = max(1, int(budget * 3 / 4 / bytes_in_cache))
 
     @torch.inference_mode()

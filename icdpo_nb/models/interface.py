@@ -104,6 +104,14 @@ class LanguageModel(Interface):
         Raises `InputError` if a context and a response exceed the model's maximum length.
         """
 
+    # Threads.
+
+    def twin(self) -> "LanguageModel":
+        """The same model for another thread, with an account of its own; itself where calls side by side would gain nothing."""
+
+    def absorb(self, twin: "LanguageModel") -> None:
+        """Add the account of a twin, if it is another object, to this one when its thread has ended."""
+
     # Cost.
 
     def prepare(self) -> None:

@@ -6,12 +6,14 @@ Log-probabilities are those of the unmodified policy, in nats, float32. A model'
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from threading import RLock
 from uuid import uuid4
 
 import numpy as np
 
 from ..common.errors import InputError
 from ..common.files import checksum
+from ..engine.base import BaseEngine
 from ..engine.engine import Engine
 from ..engine.plain import PlainEngine
 from ..engine.proof import UnservedError
@@ -33,6 +35,8 @@ from .interface import (
 from .placement import precision
 from .server import load_server
 from .tokens import EMPTY, Response, Tokens, eos_ids
+
+SMALL = 50_000_000  # parameters of a model that uses one core better than two: calls side by side take less time
 
 
 def load_lm(
@@ -88,6 +92,7 @@ class CausalLM(Tokens):
         self.dtype, self.device = precision(model), str(self.engine.device)
         self.n_parameters, self.max_length = self.engine.n_parameters, self.engine.max_length
         self.identity = uuid4().hex
+        self.setup = RLock()
         self.published = 0  # tokens that the published procedure would have computed for the same results
 
     @cached_property
@@ -197,12 +202,25 @@ class CausalLM(Tokens):
                 "try dtype float32"
             )
 
+    # ------------------------------------------------------------ threads
+
+    def twin(self) -> "CausalLM":
+        """This model for another thread, if it is small and on a CPU; see `interface.LanguageModel.twin`."""
+        return Twin(self) if self.device == "cpu" and self.n_parameters <= SMALL else self
+
+    def absorb(self, twin: "CausalLM") -> None:
+        """Add the account of a twin to this one."""
+        self.published += twin.published
+        if "engine" in vars(twin):
+            self.engine.absorb(twin.engine)
+
     # ------------------------------------------------------------ cost
 
     def prepare(self) -> None:
         """Choose and set up the engine and measure the available memory, once."""
-        _ = self.path  # chooses the engine
-        self.engine.begin()
+        with self.setup:
+            _ = self.path  # chooses the engine
+            self.engine.begin()
 
     def work(self) -> dict[str, float]:
         """Tokens and seconds so far; see `interface.LanguageModel.work`."""
@@ -214,6 +232,26 @@ class CausalLM(Tokens):
         work, peak = self.work(), max(self.engine.peak.values(), default=0)
         machines = [machine(self.device)] if any(work[kind] for kind in TOKENS) else []
         return {**work, "machines": machines, "peak": peak, "results": 0, "without cost": 0}
+
+
+class Twin(CausalLM):
+    """A `CausalLM` with the weights of another one, for another thread, and with an account of its own."""
+
+    def __init__(self, lm: CausalLM):
+        vars(self).update(vars(lm))
+        del self.engine
+        self.original, self.published = lm, 0
+
+    @property
+    def path(self) -> str:
+        """As the original's."""
+        return self.original.path
+
+    @cached_property
+    def engine(self) -> BaseEngine:
+        """A twin of the original's engine, which is set up by the first that needs it."""
+        self.original.prepare()
+        return self.original.engine.twin()
 
 
 def _draws(seed: int, contexts: Sequence[str], n: int, steps: int, begun: Sequence[Response]) -> np.ndarray:

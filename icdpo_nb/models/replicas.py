@@ -119,6 +119,10 @@ class ReplicatedLM(Tokens):
 
         return unless_sampled(self, contexts, responses, rescore, compute)
 
+    def twin(self) -> "ReplicatedLM":
+        """Itself: the copies share its calls already."""
+        return self
+
     def prepare(self) -> None:
         """Make the copies, and give all of them the same settings, once."""
         self.copies.prepare()

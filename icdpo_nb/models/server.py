@@ -221,6 +221,10 @@ class ServerLM(Tokens):
 
     # ------------------------------------------------------------ cost
 
+    def twin(self) -> "ServerLM":
+        """Itself: the server takes several requests at a time."""
+        return self
+
     def prepare(self) -> None:
         """Nothing: the server is set up."""
 

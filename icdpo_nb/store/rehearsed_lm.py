@@ -36,6 +36,17 @@ class RehearsedLM:
         """As `CausalLM.path`."""
         return self.lm.path if self.measures else "not run: it has no weights here"
 
+    def twin(self) -> "RehearsedLM":
+        """Another one for another thread where the model has twins; their calls are still one at a time."""
+        if self.lm.twin() is self.lm:
+            return self
+        other = RehearsedLM(self.lm)
+        other.probed = self.probed
+        return other
+
+    def absorb(self, twin: "RehearsedLM") -> None:
+        """Nothing: the model has no twin in fact."""
+
     def prepare(self) -> None:
         """Set up a model that has weights."""
         if self.measures:

@@ -135,6 +135,16 @@ class StoredLM:
 
         return unless_sampled(self, contexts, responses, rescore, compute)
 
+    def twin(self) -> "StoredLM":
+        """The model's twin with a connection of its own to the store, which has one call at a time on each."""
+        twin = self.lm.twin()
+        return self if twin is self.lm else StoredLM(twin, Store(self.store.path.parent))
+
+    def absorb(self, twin: "StoredLM") -> None:
+        """Add the account of a twin to this one."""
+        self.lm.absorb(twin.lm)
+        self.meter.used |= twin.meter.used
+
     def cost(self) -> dict[str, object]:
         """The cost of computing all results returned so far, including those that other runs computed."""
         return self.meter.total()

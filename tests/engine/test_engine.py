@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, TopPLogitsWarper
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.engine.attention import attention_mask
 from icdpo_nb.engine.decoding import nucleus_sample
-from icdpo_nb.engine.memory import CPU_BUDGET
+from icdpo_nb.engine.memory import CPU_BUDGET, CPU_PASS
 from icdpo_nb.engine.prefix import prefix_groups
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
@@ -119,7 +119,7 @@ def test_batches_are_sized_by_measured_memory(models):
     assert in_cache == pytest.approx((latent or 2 * heads * dim) * config.num_hidden_layers * 4, rel=0.02)
     assert 4 * config.hidden_size < in_pass < 400 * 4 * config.hidden_size
     assert lm.engine.cache_tokens == pytest.approx(0.75 * CPU_BUDGET / in_cache, rel=0.1)
-    assert lm.engine.batch_tokens == pytest.approx(0.25 * CPU_BUDGET / in_pass, rel=0.1)
+    assert lm.engine.batch_tokens == pytest.approx(CPU_PASS / in_pass, rel=0.1)
 
 
 def test_contexts_join_as_others_finish(models, monkeypatch):

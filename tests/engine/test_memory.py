@@ -2,7 +2,7 @@
 
 import torch
 
-from icdpo_nb.engine.memory import CPU_BUDGET, budget_bytes, is_out_of_memory, peak_bytes
+from icdpo_nb.engine.memory import CPU_BUDGET, CPU_PASS, budget_bytes, is_out_of_memory, pass_bytes, peak_bytes
 
 
 def test_peak_counts_what_lives_at_one_time():
@@ -30,7 +30,9 @@ def test_works_in_inference_mode():
 
 
 def test_budget_and_errors():
-    assert 0 < budget_bytes(torch.device("cpu")) <= CPU_BUDGET
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert 0 < budget_bytes(cpu) <= CPU_BUDGET
+    assert (pass_bytes(cpu, CPU_BUDGET), pass_bytes(cpu, 4000), pass_bytes(gpu, 2**36)) == (CPU_PASS, 1000, 2**34)
     assert is_out_of_memory(torch.OutOfMemoryError())
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))

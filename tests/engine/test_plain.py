@@ -166,6 +166,22 @@ def test_a_batch_that_is_too_large_is_halved(models, monkeypatch):
         lm.sample(CONTEXTS[:1], 2, PROTOCOL)
 
 
+def test_a_twin_gives_the_same_with_an_account_of_its_own(models):
+    lm, _ = models
+    expected, before = lm.sample(CONTEXTS, 2, PROTOCOL), lm.work()
+    twin = lm.twin()
+    found = twin.sample(CONTEXTS, 2, PROTOCOL)
+    assert [[y.token_ids for y in ys] for ys in found] == [[y.token_ids for y in ys] for ys in expected]
+    assert (twin.path, twin.engine.model) == (lm.path, lm.engine.model)
+    assert lm.work() == before
+    assert 0 < twin.work()["prefill"] < before["prefill"]
+    lm.absorb(twin)
+    assert lm.work() == {kind: n + twin.work()[kind] for kind, n in before.items()}
+    unused = lm.twin()
+    lm.absorb(unused)
+    assert "engine" not in vars(unused), "a twin that computes nothing sets up nothing"
+
+
 def test_work_is_counted(models):
     """A context once, then a token a step or, without the cache, a row; in scoring, every row but for its last token."""
     lm, _ = models
