@@ -24,6 +24,7 @@ from .turns import enter
 
 CHECKED = (40, 25)  # lengths of the two rows of the check, in tokens
 DECODED = 4  # tokens of the check that are decoded with the cache
+CPU_BATCH = 2**29  # bytes for a batch on a CPU, whose rows share nothing
 
 
 class PlainEngine(BaseEngine):
@@ -210,7 +211,7 @@ class PlainEngine(BaseEngine):
         if self.batch_tokens is None:
             n = self.probe_tokens
             peak = peak_bytes(lambda: self._forward([[0] * n], n, keep_cache=self.caches))
-            self.batch_tokens = self.cache_tokens = max(1, int(budget_bytes(self.device) * n / max(peak, 1)))
+            self.batch_tokens = self.cache_tokens = max(1, int(budget_bytes(self.device, CPU_BATCH) * n / max(peak, 1)))
 
     @torch.inference_mode()
     def take(self) -> None:
