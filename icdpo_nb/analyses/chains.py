@@ -24,7 +24,7 @@ from ..models.interface import LanguageModel
 from ..protocol import Protocol
 from ..retrieval.retrievers import Retriever, by_domain
 from ..templates import contexts, cue_context, icl_context, mixed_context
-from .sampling import for_parts, with_origin
+from .sampling import BASE, tables_of
 
 PARTS = ("cue", "instruction", "demonstrations")
 FIRST, LAST = "instruction first", "demonstrations first"  # the two orders of a chain
@@ -119,6 +119,4 @@ def _for_each(prompts, data, models, protocol, seed, run) -> pd.DataFrame:
         retrievers = by_domain("random", data[source].support, domains_of(prompts), protocol, seed=seed)
         return run(prompts, retrievers, lm, protocol, seed)
 
-    origins = [(name, source) for name in models for source in data]
-    tables = for_parts(models, [(name, partial(of_source, source)) for name, source in origins])
-    return pd.concat([with_origin(t, *of, "random") for t, of in zip(tables, origins, strict=True)], ignore_index=True)
+    return tables_of(models, {(source, "random", BASE): partial(of_source, source) for source in data})

@@ -21,7 +21,7 @@ from ..retrieval.retrievers import by_domain
 from ..statistics.estimates import method_means, totals_of
 from ..statistics.findings import HIGHER, LOWER, OPEN, SAME, SMALL
 from ..templates import contexts
-from .sampling import for_models, with_origin
+from .sampling import BASE, tables_of
 
 SAMPLING = frozenset({
     "n_demos", "n_candidates", "top_p", "top_k", "temperature", "max_new_tokens", "stop",
@@ -79,11 +79,10 @@ def compare(
 ) -> pd.DataFrame:
     """`candidates_under` of every model with the demonstrations of one source, with the columns of `ORIGIN`."""
 
-    def of_model(name: str) -> pd.DataFrame:
-        table = candidates_under(prompts, preferences.support, models[name], protocols, seed)
-        return with_origin(table, name, source, "random")
+    def table(lm: LanguageModel) -> pd.DataFrame:
+        return candidates_under(prompts, preferences.support, lm, protocols, seed)
 
-    return pd.concat(for_models(models, of_model).values(), ignore_index=True)
+    return tables_of(models, {(source, "random", BASE): table})
 
 
 def candidates_under(

@@ -9,7 +9,7 @@ or a policy fine-tuned with the method of that name. Responses sampled from the 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain, count
+from itertools import count
 from typing import NamedTuple, TypeVar
 
 import pandas as pd
@@ -47,29 +47,27 @@ def for_parts(models: Mapping[str, LanguageModel], parts: Sequence[tuple[str, Ca
     """
     import torch
 
-    tasks = _tasks(models, parts)
     threads = torch.get_num_threads()
-    workers = min(threads, len(tasks), MOST_AT_A_TIME) if all(lm.device == "cpu" for lm in models.values()) else 1
-    if workers == 1:
+    tasks = _tasks(models, parts) if all(lm.device == "cpu" for lm in models.values()) and threads > 1 else []
+    workers = min(threads, len(tasks), MOST_AT_A_TIME)
+    if workers <= 1:
         return [run(models[name]) for name, run in parts]
-    group = next(GROUPS)
+    group, results = next(GROUPS), {}
 
-    def do(task: Task) -> list[T]:
+    def do(task: Task) -> None:
         torch.set_num_threads(max(1, threads // workers))  # applies to the current thread
         BESIDE.set(Beside(group, workers, task.name))
-        return [parts[i][1](task.lm) for i in task.indices]
+        for i in task.indices:
+            results[i] = parts[i][1](task.lm)
 
-    largest_first = sorted(tasks, key=lambda task: -task.lm.n_parameters)
     try:
         with ThreadPoolExecutor(workers) as pool:
-            done = list(pool.map(do, largest_first))
+            list(pool.map(do, sorted(tasks, key=lambda task: -task.lm.n_parameters)))  # the largest first
     finally:
         torch.set_num_threads(threads)  # the default for threads started later
         for task in tasks:
             if task.lm is not task.original:
                 task.original.absorb(task.lm)
-    order = [i for task in largest_first for i in task.indices]
-    results = dict(zip(order, chain.from_iterable(done), strict=True))
     return [results[i] for i in range(len(parts))]
 
 
@@ -93,6 +91,19 @@ def _tasks(models: Mapping[str, LanguageModel], parts: Sequence[tuple[str, Calla
         else:
             tasks += [Task(f"{name} {i}", lm, twin, [i]) for i, twin in zip(own, twins, strict=True)]
     return tasks
+
+
+def tables_of(
+    models: Mapping[str, LanguageModel], ways: Mapping[tuple[str, str, str], Callable[[LanguageModel], pd.DataFrame]]
+) -> pd.DataFrame:
+    """The tables of every model, one for each of the `ways`, with the columns of `ORIGIN`.
+
+    A way is known by its source, retriever and policy, and makes the table of a model.
+    """
+    parts = [(name, way) for name in models for way in ways]
+    tables = for_parts(models, [(name, ways[way]) for name, way in parts])
+    named = [with_origin(table, name, *way) for table, (name, way) in zip(tables, parts, strict=True)]
+    return pd.concat(named, ignore_index=True)
 
 
 def with_origin(table: pd.DataFrame, lm: str, source: str = NONE, retriever: str = NONE, policy: str = BASE) -> pd.DataFrame:
@@ -133,12 +144,11 @@ def sample_candidates(
         by_name = by_domain(kind, data[source].support, domains_of(prompts), protocol, **options)
         return candidates_table(prompts, by_name, lm, protocol, seed)
 
-    ways = [(from_prompt, (NONE, NONE, BASE))]
-    ways += [(guided, (NONE, NONE, "RM-Aug"))] if teacher else []
-    ways += [(partial(with_demonstrations, source, kind), (source, kind, BASE)) for source in data for kind in retrievers]
-    origins = [(name, *origin) for name in models for _, origin in ways]
-    tables = for_parts(models, [(name, way) for name in models for way, _ in ways])
-    return pd.concat([with_origin(table, *origin) for table, origin in zip(tables, origins, strict=True)], ignore_index=True)
+    ways = {(NONE, NONE, BASE): from_prompt}
+    if teacher:
+        ways[NONE, NONE, "RM-Aug"] = guided
+    ways |= {(source, kind, BASE): partial(with_demonstrations, source, kind) for source in data for kind in retrievers}
+    return tables_of(models, ways)
 
 
 def how_sampled(candidates: pd.DataFrame) -> pd.DataFrame:
