@@ -21,8 +21,9 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 SETTINGS = {
-    "KernelManager": {"transport_encryption": "required"},  # kernels listen on ports that others on the machine may reach
+    "KernelManager": {"transport_encryption": "required"},  # a kernel on ports may be reached by others on the machine
     "NotebookClient": {
+        "startup_timeout": 300,  # seconds; a kernel that dies ends the wait at once, one on a loaded machine may take minutes
         "shutdown_kernel": "immediate",  # no kernel outlives its run, and none complains about its end
         "kernel_manager_class": "icdpo_nb.reports.kernels.KernelManager",
     },
