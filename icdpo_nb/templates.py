@@ -144,7 +144,10 @@ def stop_position(text: str, protocol: Protocol = RECOMMENDED) -> int | None:
 
 
 def server_stops(protocol: Protocol = RECOMMENDED) -> list[str]:
-    """Strings that end a response wherever they occur, for a server that may stop at them; `stop_position` knows more ends."""
+    """Strings that end a response wherever they occur, for a server that may stop at them; `stop_position` knows more ends.
+
+    Four, the most that OpenAI's interface and current releases of vLLM take.
+    """
     if protocol.template == "chat":
         return []
-    return [f"\n{string}" if protocol.stop == "line_start" else string for string in STOP_STRINGS]
+    return [f"\n{string}" if protocol.stop == "line_start" else string for string in STOP_STRINGS[:4]]

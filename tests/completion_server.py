@@ -104,6 +104,8 @@ class Server:
         prompts = body["prompt"]
         if isinstance(prompts, str) or prompts and isinstance(prompts[0], int):
             prompts = [prompts]
+        if len(body.get("stop") or []) > 4:
+            raise RefusedError("stop: List should have at most 4 items after validation, not 5")
         choices, used = [], [0, 0]
         for prompt in prompts:
             if not isinstance(prompt, str) and "ids" not in self.dialect:
