@@ -1,5 +1,6 @@
-"""What a run will take, as its first line says it: from the last run with its parameters, or from one with other prompts."""
+"""What a run will take, as its first line says it: from the last run like it, or from the notebook's own text."""
 
+import re
 from collections.abc import Iterator, Mapping
 from math import log
 from pathlib import Path
@@ -16,11 +17,14 @@ FREE = {PROMPTS, "seed"}  # parameters in which a run that tells the time may di
 
 
 def expectation(job: Job) -> str:
-    """A line for a run that will take a minute or more; "" for others, and where no finished run tells."""
+    """A line for a run that will take a minute or more; "" for others, and where nothing tells.
+
+    The last run with its parameters tells, else one with other prompts, else the notebook's text if they are its defaults.
+    """
     if last := _last(job):
         return _line(job, last, "the last time")
     if not (alike := nearest(job)):
-        return ""
+        return _of_text(job)
     share = job.values[PROMPTS] / alike["parameters"][PROMPTS]
     prompts = f"{alike['parameters'][PROMPTS]:,} prompts"
     why = f"if it goes as {alike['run']}, which took {spoken(alike['seconds'])} for {prompts}"
@@ -57,6 +61,15 @@ def _line(job: Job, record: Mapping, why: str, share: float = 1.0, about: str = 
     tokens = round(record.get("added tokens", 0) * share)
     said = [spoken(seconds), *([f"{tokens:,} tokens"] if tokens else [])]
     return f"{job.run_id}: {about}{', '.join(said)}{',' if about else ''} {why}; icdpo-nb estimate says more"
+
+
+def _of_text(job: Job) -> str:
+    """The line for a first run with the defaults, whose time is in the notebook's text."""
+    if any(job.values[name] != value for name, value in job.defaults.items() if name != "seed"):
+        return ""
+    text = " ".join(cell.source for cell in job.node.cells if cell.cell_type == "markdown").replace("`", "")
+    found = re.search(r"Expected time: ([^.]+)\.", " ".join(text.split()))
+    return f"{job.run_id}: expected time {found[1]}; icdpo-nb estimate says more" if found else ""
 
 
 def _of_models(record: Mapping) -> float:

@@ -1,12 +1,14 @@
-"""The first line of a long run, by hand: from the last run with its parameters, or from one for other prompts."""
+"""The first line of a long run, by hand: from the last run with its parameters, one for other prompts, or the notebook."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
 
 from icdpo_nb.reports import expectation as module
 from icdpo_nb.reports.expectation import expectation, needs_rehearsal, weights_here
+from icdpo_nb.reports.job import notebook_names, read_job
 from icdpo_nb.reports.making import make
 
 VALUES = {"lms": ["sandbox-small"], "n_prompts": 200, "seed": 0, "n": 3}
@@ -17,6 +19,9 @@ def job(tmp_path):
     """A run of 01_method for 200 prompts that has no report yet."""
     made = SimpleNamespace(notebook="01_method", run_id="01_method-3f2a9c", values=VALUES, out=tmp_path, resume=False)
     made.folder = tmp_path / made.run_id
+    texts = ["# Does it?", "It does, in\na way. Expected time: about six\nminutes after `00_a`, and ten otherwise. More."]
+    made.node = SimpleNamespace(cells=[SimpleNamespace(cell_type="markdown", source=text) for text in texts])
+    made.defaults = VALUES | {"n": 4}
     return made
 
 
@@ -77,6 +82,22 @@ def test_other_runs_do_not_tell(job, changes, record):
     (job.out / "01_method-000002").mkdir()
     (job.out / "01_method-000002" / "run.json").write_text("[1, 2]")
     assert expectation(job) == ""
+
+
+def test_a_first_run_with_the_defaults_takes_what_the_notebook_says(job):
+    """Whatever its seed; a finished run tells better."""
+    job.values, job.run_id = job.defaults | {"seed": 3}, "01_method-5eed03"
+    said = "01_method-5eed03: expected time about six minutes after 00_a, and ten otherwise; icdpo-nb estimate says more"
+    assert expectation(job) == said
+    job.node.cells.pop()
+    assert expectation(job) == ""
+    leave(job, "01_method", {"n": 4})
+    assert expectation(job).startswith("01_method-5eed03: about 3 min 53 s, 1,000 tokens, if it goes as 01_method, which")
+
+
+def test_every_notebook_says_what_it_takes(tmp_path):
+    for name in notebook_names():
+        assert re.match(rf"{name}: expected time about \w+ minute", expectation(read_job(name, out=tmp_path)))
 
 
 def test_only_the_first_run_with_large_models_needs_a_rehearsal(job, tmp_path, monkeypatch):
