@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from icdpo_nb.templates import base_context, contexts
 CONTEXTS = ["Human: Hi\n\nAssistant:", "Human: What is a fern?\n\nAssistant:"]
 SHORT = RECOMMENDED.but(max_new_tokens=8)
 SECRET = "sk-planted-0123456789"
+OTHER = os.environ.get("ICDPO_TEST_SERVER")  # the address of a server, http://host:8000/v1
 
 
 @pytest.fixture(scope="module")
@@ -452,26 +454,24 @@ def test_the_key_is_sent_and_nowhere_else(server, monkeypatch, tmp_path, caplog)
 # ---------------------------------------------------------------- real processes
 
 
-def start(folder: str, port: int) -> subprocess.Popen:
-    """A server process on a port, once it listens."""
+def start(folder: str, port: int = 0) -> tuple[subprocess.Popen, str]:
+    """A server process, on a free port if none is given, and its address, once it listens."""
     script = Path(__file__).parents[1] / "completion_server.py"
     process = subprocess.Popen([sys.executable, script, folder, str(port)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline().startswith("http")
-    return process
+    url = process.stdout.readline().strip()
+    assert url.startswith("http")
+    return process, url
 
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_and_started_again(folder, here, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = start(folder, port)
+    process, url = start(folder)
     try:
-        lm = load_lm(f"http://127.0.0.1:{port}/v1")
+        lm = load_lm(url)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        process = start(folder, port)
+        process, _ = start(folder, urlsplit(url).port)
         sampled = lm.sample(CONTEXTS, 2, SHORT)
     finally:
         process.kill()
@@ -492,6 +492,18 @@ def test_smollm2_through_a_server(smollm2, monkeypatch, pairs):
         assert differences(lm.logprobs(CONTEXTS, sampled), smollm2.logprobs(CONTEXTS, sampled, rescore=True)) < 1e-4
         given = [[lm.encode_response("A fern is a plant; isn’t it? 🌿")]] * 2
         assert differences(lm.logprobs(CONTEXTS, given), smollm2.logprobs(CONTEXTS, given)) < 1e-4
+
+
+@pytest.mark.skipif(not OTHER, reason="no ICDPO_TEST_SERVER")
+def test_a_server_that_is_no_part_of_the_tests(smollm2):
+    """One that serves SmolLM2 in float32."""
+    lm = load_lm(f"{OTHER}##smollm2")
+    sampled = lm.sample(CONTEXTS, 12, RECOMMENDED.but(max_new_tokens=48, temperature=1.5))
+    assert all(y.token_ids for ys in sampled for y in ys)
+    expected = smollm2.logprobs(CONTEXTS, sampled, rescore=True)
+    assert differences(lm.logprobs(CONTEXTS, sampled), expected) < 1e-3
+    assert differences(lm.logprobs(CONTEXTS, sampled, rescore=True), expected) < 1e-3
+    assert differences(lm.logprobs(CONTEXTS[::-1], sampled), smollm2.logprobs(CONTEXTS[::-1], sampled)) < 1e-3
 
 
 @pytest.mark.slow
