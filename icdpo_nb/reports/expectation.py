@@ -1,5 +1,6 @@
 """What a run will take, as its first line says it: from the last run like it, or from the notebook's own text."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from math import log
@@ -7,10 +8,12 @@ from pathlib import Path
 
 from ..common.countdown import LONG, spoken
 from ..models.interface import SECONDS
+from ..models.packaged import PACKAGED, smollm2_cached
 from .html import is_done, read_record
 from .job import Job
 
-LARGE = 2 * 10**9  # bytes of weights; with so many a run takes so long that its rehearsal hardly counts
+LARGE, LARGE_ON_GPU = 4 * 10**10, 10**12  # `bulk` of runs that take so long that a rehearsal hardly counts
+LEAST = 2 * 10**7  # bytes of weights that a CPU reads in the time that a small model's step takes whatever its weights
 MODELS = ("lms", "lm", "teacher")  # parameters that name language models
 PROMPTS = "n_prompts"
 FREE = {PROMPTS, "seed"}  # parameters in which a run that tells the time may differ
@@ -19,7 +22,7 @@ FREE = {PROMPTS, "seed"}  # parameters in which a run that tells the time may di
 def expectation(job: Job) -> str:
     """A line for a run that will take a minute or more; "" for others, and where nothing tells.
 
-    The last run with its parameters tells, else one with other prompts, else the notebook's text if they are its defaults.
+    The last run with its parameters tells, else one with other prompts, else the notebook's text, which is of its defaults.
     """
     if last := _last(job):
         return _line(job, last, "the last time")
@@ -32,21 +35,33 @@ def expectation(job: Job) -> str:
 
 
 def needs_rehearsal(job: Job) -> bool:
-    """Whether a run with large models is the first of its kind, so that only a rehearsal tells what it will take."""
+    """Whether a long run is the first of its kind, so that only a rehearsal tells what it will take."""
+    return (size := bulk(job)) >= LARGE and not _last(job) and not nearest(job) and (size >= LARGE_ON_GPU or not _on_gpu())
+
+
+def bulk(job: Job) -> int:
+    """Bytes of the language models' weights that are on this machine, times prompts: a run's time grows with it."""
     given = [job.values[name] for name in MODELS if name in job.values]
     names = {name for value in given for name in (value if isinstance(value, list) else [value])}
-    return sum(map(weights_here, names)) >= LARGE and not _last(job) and not nearest(job)
+    return sum(LEAST + size for size in map(weights_here, names) if size) * max(1, job.values.get(PROMPTS, 1))
 
 
 def weights_here(name: str) -> int:
-    """Bytes of the safetensors files of a model folder, or of a hub id in its cache; 0 for anything else."""
-    folder = Path(name).expanduser()
+    """Bytes of the safetensors files of a packaged model, a folder, or a hub id in its cache; 0 for anything else."""
+    folder = PACKAGED.get(name) or (smollm2_cached() if name == "smollm2" else Path(name).expanduser())
     if not folder.is_dir() and name.count("/") == 1 and ":" not in name:
         from huggingface_hub import try_to_load_from_cache  # slow to load, and most names need no hub
 
         kept = try_to_load_from_cache(name, "config.json")
         folder = Path(kept).parent if isinstance(kept, str) else folder
     return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+
+
+def _on_gpu() -> bool:
+    """Whether models run on a GPU."""
+    import torch  # slow to load, and most runs are short
+
+    return torch.cuda.is_available() and os.environ.get("ICDPO_DEVICE") != "cpu"
 
 
 def _last(job: Job) -> dict:
@@ -64,12 +79,22 @@ def _line(job: Job, record: Mapping, why: str, share: float = 1.0, about: str = 
 
 
 def _of_text(job: Job) -> str:
-    """The line for a first run with the defaults, whose time is in the notebook's text."""
-    if any(job.values[name] != value for name, value in job.defaults.items() if name != "seed"):
-        return ""
+    """The line for a first run: the time with the defaults, which is in the notebook's text, and what differs from them."""
     text = " ".join(cell.source for cell in job.node.cells if cell.cell_type == "markdown").replace("`", "")
-    found = re.search(r"Expected time: ([^.]+)\.", " ".join(text.split()))
-    return f"{job.run_id}: expected time {found[1]}; icdpo-nb estimate says more" if found else ""
+    if not (found := re.search(r"Expected time: ([^.]+)\.", " ".join(text.split()))):
+        return ""
+    if not (other := _differences(job)):
+        return f"{job.run_id}: expected time {found[1]}; icdpo-nb estimate says more"
+    return f"{job.run_id}: with the notebook's defaults {found[1]}; this run differs in {other}; icdpo-nb estimate says more"
+
+
+def _differences(job: Job) -> str:
+    """The parameters that are not the notebook's defaults, and the number of prompts beside the default one."""
+    names = [name for name, value in job.defaults.items() if name != "seed" and job.values[name] != value]
+    if PROMPTS not in names:
+        return ", ".join(names)
+    others = [name for name in names if name != PROMPTS]
+    return ", ".join([f"{PROMPTS} ({job.values[PROMPTS]:,} for {job.defaults[PROMPTS]:,})", *others])
 
 
 def _of_models(record: Mapping) -> float:

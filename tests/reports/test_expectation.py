@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from icdpo_nb.models.packaged import PACKAGED, smollm2_cached
 from icdpo_nb.reports import expectation as module
-from icdpo_nb.reports.expectation import expectation, needs_rehearsal, weights_here
+from icdpo_nb.reports.expectation import bulk, expectation, needs_rehearsal, weights_here
 from icdpo_nb.reports.job import notebook_names, read_job
 from icdpo_nb.reports.making import make
 
@@ -44,10 +45,13 @@ def test_the_last_run_with_its_parameters_tells(job):
     assert expectation(job) == "01_method-3f2a9c: 3 min 53 s, 1,234,567 tokens the last time; icdpo-nb estimate says more"
 
 
-@pytest.mark.parametrize("record", [{"seconds": 59.0}, {"status": "failed"}])
-def test_a_short_run_says_nothing_and_a_failed_one_does_not_tell(job, record):
-    leave(job, job.run_id, **record)
+def test_a_short_run_says_nothing_and_a_failed_one_does_not_tell(job):
+    leave(job, job.run_id, seconds=59.0)
     assert expectation(job) == ""
+    (job.folder / "run.json").unlink()
+    job.folder.rmdir()
+    leave(job, job.run_id, status="failed")
+    assert expectation(job).startswith("01_method-3f2a9c: with the notebook's defaults")
 
 
 def test_the_nearest_number_of_prompts_tells_in_proportion(job):
@@ -78,6 +82,7 @@ def test_what_is_no_work_of_models_does_not_grow(job, spent, taken):
     ],
 )
 def test_other_runs_do_not_tell(job, changes, record):
+    job.node.cells.clear()
     leave(job, "01_method-000001", {"n_prompts": 50} | changes, **record)
     (job.out / "01_method-000002").mkdir()
     (job.out / "01_method-000002" / "run.json").write_text("[1, 2]")
@@ -95,19 +100,37 @@ def test_a_first_run_with_the_defaults_takes_what_the_notebook_says(job):
     assert expectation(job).startswith("01_method-5eed03: about 3 min 53 s, 1,000 tokens, if it goes as 01_method, which")
 
 
+def test_other_first_runs_say_what_the_defaults_take_and_what_differs(job):
+    """The seed costs nothing, and the number of prompts comes first, with the default beside it."""
+    said = "01_method-3f2a9c: with the notebook's defaults about six minutes after 00_a, and ten otherwise; this run differs in"
+    assert expectation(job) == f"{said} n; icdpo-nb estimate says more"
+    job.values = VALUES | {"lms": ["smollm2"], "n_prompts": 1000, "seed": 3}
+    assert expectation(job) == f"{said} n_prompts (1,000 for 200), lms, n; icdpo-nb estimate says more"
+    job.node.cells.pop()
+    assert expectation(job) == ""
+
+
 def test_every_notebook_says_what_it_takes(tmp_path):
     for name in notebook_names():
         assert re.match(rf"{name}: expected time about \w+ minute", expectation(read_job(name, out=tmp_path)))
 
 
-def test_only_the_first_run_with_large_models_needs_a_rehearsal(job, tmp_path, monkeypatch):
+def test_only_the_first_long_run_needs_a_rehearsal(job, tmp_path, monkeypatch):
+    """Weights of 1,000 bytes, 2e7 more for what does not depend on them, and 200 prompts: 4,000,200,000."""
     weights = tmp_path / "model" / "model-00001-of-00002.safetensors"
     weights.parent.mkdir()
     weights.write_bytes(bytes(1000))
-    job.values = VALUES | {"lms": ["sandbox-small", str(weights.parent)]}
-    monkeypatch.setattr(module, "LARGE", 1000)
+    job.values = VALUES | {"lms": [str(weights.parent), "not-here"]}
+    assert bulk(job) == 4_000_200_000
+    assert not needs_rehearsal(job)
+    monkeypatch.setattr(module, "LARGE", 4_000_200_000)
+    monkeypatch.setattr(module, "_on_gpu", lambda: False)
     assert needs_rehearsal(job)
-    job.values |= {"lms": ["sandbox-small"], "teacher": str(weights.parent)}
+    job.values |= {"lms": ["not-here"], "teacher": str(weights.parent)}
+    assert needs_rehearsal(job)
+    monkeypatch.setattr(module, "_on_gpu", lambda: True)
+    assert not needs_rehearsal(job), "it is short on a GPU"
+    monkeypatch.setattr(module, "LARGE_ON_GPU", 4_000_200_000)
     assert needs_rehearsal(job)
     leave(job, "01_method-000001", job.values | {"n_prompts": 50})
     assert not needs_rehearsal(job), "that one tells"
@@ -115,8 +138,13 @@ def test_only_the_first_run_with_large_models_needs_a_rehearsal(job, tmp_path, m
     assert not needs_rehearsal(job)
 
 
+def test_no_defaults_are_rehearsed(tmp_path):
+    """Their time is in the notebook's text."""
+    assert not any(needs_rehearsal(read_job(name, out=tmp_path)) for name in notebook_names())
+
+
 def test_the_weights_of_a_model_that_is_here(tmp_path, monkeypatch):
-    """A folder, or a hub id in the cache; nothing is asked of the hub."""
+    """Packaged ones, a folder, or a hub id in the cache; nothing is asked of the hub, and SmolLM2 is not made."""
     snapshot = tmp_path / "models--org--name" / "snapshots" / "0123"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
@@ -124,8 +152,13 @@ def test_the_weights_of_a_model_that_is_here(tmp_path, monkeypatch):
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("0123")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("ICDPO_CACHE", str(tmp_path))
     named = {"org/name": 700, str(snapshot): 700, "org/other": 0, "smollm2": 0, "http://host:8000/v1": 0, "": 0}
     assert {name: weights_here(name) for name in named} == named
+    assert weights_here("sandbox-small") == (PACKAGED["sandbox-small"] / "model.safetensors").stat().st_size
+    smollm2_cached().mkdir()
+    (smollm2_cached() / "model.safetensors").write_bytes(bytes(900))
+    assert weights_here("smollm2") == 900
 
 
 def test_it_is_the_first_line(job, monkeypatch, capsys):
