@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 # A process that dies ends the tests: with files dealt out, those that replace it may wait for ever.
-SIDE_BY_SIDE = -n logical --dist loadfile --max-worker-restart 0
+SIDE_BY_SIDE = -n logical --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 help: ## print these targets

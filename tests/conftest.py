@@ -22,8 +22,8 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """The file that takes longest begins first, so that no process is left with it alone at the end."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/test_notebooks.py"))
+    """What takes longest begins first, so that no process is left with it alone at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(("tests/test_notebooks.py", "tests/training/")))
 
 
 def few(examples: int) -> settings:
