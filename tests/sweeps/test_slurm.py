@@ -4,12 +4,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
+import slurm_cluster
 from sweeping import begun, saved, small_notebooks
 
 from icdpo_nb.cli import main
@@ -196,9 +197,15 @@ def test_the_same_jobs_as_processes_here(small, tmp_path, capsys):
     assert "1 of 3 runs failed" in (small / "grid" / "report.html").read_text()
 
 
-def with_slurm() -> bool:
-    """Whether a cluster answers."""
-    return shutil.which("sinfo") is not None and subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The SLURM cluster that this machine belongs to, or one of one node."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        if not slurm_cluster.answers():
+            if not slurm_cluster.installed():
+                pytest.skip("no SLURM cluster answers, and the packages slurm-wlm and munge are not installed")
+            patch.setenv("SLURM_CONF", str(stack.enter_context(slurm_cluster.one_node(tmp_path_factory.mktemp("slurm")))))
+        yield
 
 
 TOY = """notebooks: 01_method
@@ -208,14 +215,14 @@ grid: {lms: [sandbox-small, sandbox-medium], n_candidates: [2, 3]}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cluster", ["local", "slurm"])
-def test_four_runs_find_the_same_wherever_they_run(tmp_path, monkeypatch, cluster):
+@pytest.mark.parametrize("where", ["local", "slurm"])
+def test_four_runs_find_the_same_wherever_they_run(tmp_path, monkeypatch, where, request):
     """With the sandbox's models: byte for byte the same headlines from local processes and from jobs with stores of their own,
     whose results the driver has afterwards, so that the same runs compute nothing again."""
-    if cluster == "slurm" and not with_slurm():
-        pytest.skip("no SLURM cluster answers")
+    if where == "slurm":
+        request.getfixturevalue("cluster")
     found = {}
-    for name, on in {"local": "backend: local", "apart": f"backend: slurm, cluster: {cluster}, minutes: 20"}.items():
+    for name, on in {"local": "backend: local", "apart": f"backend: slurm, cluster: {where}, minutes: 20"}.items():
         monkeypatch.setenv("ICDPO_STORE", str(tmp_path / f"store-{name}"))
         path = saved(tmp_path, f"{TOY}on: {{{on}, jobs: 2}}\n", f"{name}.yaml")
         assert main(["sweep", str(path), "-o", str(tmp_path / name)]) == 0
