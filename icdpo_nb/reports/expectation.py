@@ -48,7 +48,7 @@ def bulk(job: Job) -> int:
 
 def weights_here(name: str) -> int:
     """Bytes of the safetensors files of a packaged model, a folder, or a hub id in its cache; 0 for anything else."""
-    folder = PACKAGED.get(name) or (smollm2_cached() if name == "smollm2" else Path(name).expanduser())
+    folder = {**PACKAGED, "smollm2": smollm2_cached()}.get(name, Path(name).expanduser())
     if not folder.is_dir() and name.count("/") == 1 and ":" not in name:
         from huggingface_hub import try_to_load_from_cache  # slow to load, and most names need no hub
 

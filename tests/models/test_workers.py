@@ -73,14 +73,15 @@ def kill_itself(copy: list, folder, k: int, last: int = 1) -> int:
 
 
 def complain(copy: list, folder, k: int) -> int:
-    """Chunk 1 is worth a warning, chunk 2 is bad input; it ends once the caller has heard of the first."""
+    """Chunk 1 is worth a warning, chunk 2 is bad input once the caller has heard of the first, the others wait for its end."""
     note(folder, k)
     if k == 1:
         warnings.warn("item 1 is odd", stacklevel=1)
     if k == 2:
         wait_until((folder / "heard").exists)
         raise InputError("item 2 is bad; leave it out")
-    time.sleep(0.05)
+    if k > 2:
+        wait_until((folder / "over").exists)
     return k
 
 
@@ -128,11 +129,11 @@ def test_a_killed_worker_costs_its_chunk_alone(two, tmp_path):
 
 @pytest.mark.slow
 def test_errors_and_warnings_of_workers_are_those_of_the_caller(two, tmp_path):
-    """The error ends the rest: 400 chunks would take ten seconds and more."""
     with pytest.warns(UserWarning, match="item 1 is odd"), pytest.raises(InputError, match="^item 2 is bad; leave it out$"):
-        spread(two, complain, tmp_path, 400)
+        spread(two, complain, tmp_path, 40)
+    (tmp_path / "over").touch()
     assert spread(two, square, tmp_path, 1) == {0: 0}, "the workers are still there"
-    assert len(begun(tmp_path)) < 200, "what nobody had begun was withdrawn"
+    assert len(begun(tmp_path)) < 20, "what nobody had begun was withdrawn"
 
 
 @pytest.mark.slow
