@@ -14,13 +14,15 @@ import torch
 
 from .attention import PADDING, attention_mask
 from .base import PROBE_TOKENS, BaseEngine, varies
-from .decoding import Pool, Sampled, nucleus_sample
+from .decoding import Pool
+from .drafting import Drafts
 from .linear import choose_products, count_products
 from .memory import budget_bytes, pass_bytes, peak_bytes, watch_memory
 from .norms import fuse_norms
 from .packing import Packed, pack, right_pad, split, token_batches
 from .prefix import Prefix, prefix_groups
 from .proof import Proof, UnservedError, evident
+from .sampling import Sampled, nucleus_sample
 from .turns import enter
 
 LOGITS_AT_A_TIME = 256  # block size of response tokens, which limits the memory for logits over the vocabulary
@@ -73,6 +75,7 @@ class Engine(BaseEngine):
         self.begin()
         _, n, steps = uniform.shape
         out: list = [None] * len(contexts)
+        drafts = Drafts()  # of this call alone, so that equal calls round alike
         start = time.perf_counter()
 
         def draw(logits: torch.Tensor, places: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,13 +86,13 @@ class Engine(BaseEngine):
                 waiting.sort(key=lambda i: len(contexts[i]))  # the pool takes the longest first, from the end
                 prefix = Prefix(self, shared)
                 while waiting:
-                    pool = Pool(self, prefix, contexts, waiting, n, steps)
+                    pool = Pool(self, prefix, contexts, waiting, n, steps, drafts)
                     with watch_memory() as room:
                         for row in pool.run(draw, ended):
                             out[row.index] = row.sampled
                             bar.update()
                     if not room.enough:  # restart the unfinished rows with the same random numbers
-                        self._shrink(len(pool.rows), sum(row.length + n * steps for row in pool.rows))
+                        self._shrink(len(pool.rows), sum(len(row.context) + n * steps for row in pool.rows))
                         waiting += [row.index for row in pool.rows]
                         waiting.sort(key=lambda i: len(contexts[i]))
         self._record("sampling", start)
