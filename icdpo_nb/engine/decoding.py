@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .attention import PADDING, SlotCache
-from .drafting import LONGEST, MOST, Drafts, best_places
+from .drafting import LONGEST, MOST, DraftModel, best_places
 from .graphs import Graphs, rounded
 from .packing import on_device, right_pad
 from .prefix import Prefix
@@ -39,14 +39,14 @@ class Row:
         """The last n tokens of response j and those before them that a guess or the next one depends on."""
         return [*self.context[-LONGEST:], *self.sampled[j].ids[-LONGEST - n :]]
 
-    def guesses(self, drafts: Drafts, steps: int) -> list[tuple[float, int, int]]:
+    def guesses(self, model: DraftModel, steps: int) -> list[tuple[float, int, int]]:
         """Guesses of the tokens that follow in the unfinished responses, the likeliest first.
 
         Each is the chance that it is right, the place of its response among the unfinished ones, and the token. Those of one
         response are in order, since each depends on those before it.
         """
         most = [min(MOST, steps - len(self.sampled[j].ids) - 1) for j in self.live]
-        each = [drafts.guess(self.history(j), n) for j, n in zip(self.live, most, strict=True)]
+        each = [model.guess(self.history(j), n) for j, n in zip(self.live, most, strict=True)]
         return sorted(((chance, k, token) for k, one in enumerate(each) for chance, token in one), key=lambda g: -g[0])
 
     def draft(self, guesses: Iterable[tuple[float, int, int]]) -> None:
@@ -74,7 +74,7 @@ class Pool:
     """Decodes n responses of at most `steps` tokens to each of several contexts that begin with `prefix`.
 
     A row holds a context and its n responses; row k occupies slot k of the cache. Each step adds a token to every
-    unfinished response, and one for each of its `drafts` that is right. When all responses of a row have ended, its slot
+    unfinished response, and one for each of its drafts that is right. When all responses of a row have ended, its slot
     becomes free for a waiting context. `engine` runs the passes and counts their tokens, without padding and wrong drafts.
 
     `waiting` holds context indices sorted by length; the pool takes contexts from its end. A slot has room for the longest
@@ -90,11 +90,11 @@ class Pool:
         waiting: list[int],
         n: int,
         steps: int,
-        drafts: Drafts | None = None,
+        draft_model: DraftModel | None = None,
     ):
         self.engine = engine
         self.prefix = prefix
-        self.drafts = drafts or Drafts()
+        self.draft_model = draft_model or DraftModel()
         self.contexts, self.waiting = contexts, waiting
         self.n, self.steps = n, steps
         self.width = self._need(waiting[-1])
@@ -146,7 +146,7 @@ class Pool:
             start = len(self.rows)
             self.rows += [Row(i, self.contexts[i], [Sampled() for _ in range(self.n)]) for i in new]
             for row in self.rows[start:]:
-                self.drafts.read(row.context)
+                self.draft_model.read(row.context)
             self._prefill(start)
 
     def _prefill(self, start: int) -> None:
@@ -189,7 +189,7 @@ class Pool:
                     live.append(j)
                 new = len(sampled.ids) - before
                 self.engine.work["decode"] += new - 1  # right drafts
-                self.drafts.follow(row.history(j, new), new)
+                self.draft_model.follow(row.history(j, new), new)
             row.live = live
 
     def _free(self, slot: int) -> None:
@@ -218,7 +218,7 @@ class Pool:
     def _draft(self) -> None:
         """Guess further tokens, as many as are worth computing. All rows take as many places, so each may fill its own."""
         live, used = [len(row.live) for row in self.rows], max(row.used for row in self.rows)
-        guesses = [row.guesses(self.drafts, self.steps) for row in self.rows]
+        guesses = [row.guesses(self.draft_model, self.steps) for row in self.rows]
         places = best_places(live, [[chance for chance, *_ in each] for each in guesses], used)
         room = min(self.engine.batch_tokens, LOGITS // self.logits.shape[1]) // len(self.rows)
         places = self._rounded(max(*live, min(places, room)))
@@ -227,7 +227,8 @@ class Pool:
 
     def _rounded(self, tokens: int) -> int:
         """The number of tokens in each row of a step: rounded up where steps are recorded."""
-        return tokens if self.graphs is None else rounded(tokens, self.n * (1 + MOST))
+        most = self.n if tokens <= self.n else self.n * (1 + MOST)
+        return tokens if self.graphs is None else rounded(tokens, most)
 
     def _step(self) -> torch.Tensor:
         """Token, owner, position and column, int64, shape (4, rows, tokens), of all that the next step computes.

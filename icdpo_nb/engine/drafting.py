@@ -21,7 +21,7 @@ STREAK = 3  # n-grams with longer streaks count as one kind
 PASS, KEYS = 64, 64
 
 
-class Drafts:
+class DraftModel:
     """What has followed each n-gram of the contexts and responses of one call, and how often such guesses were right.
 
     An n-gram's streak is how often in a row it was followed by the same token again. Guesses from n-grams of the same order

@@ -15,7 +15,7 @@ import torch
 from .attention import PADDING, attention_mask
 from .base import PROBE_TOKENS, BaseEngine, varies
 from .decoding import Pool
-from .drafting import Drafts
+from .drafting import DraftModel
 from .linear import choose_products, count_products
 from .memory import budget_bytes, pass_bytes, peak_bytes, watch_memory
 from .norms import fuse_norms
@@ -75,7 +75,7 @@ class Engine(BaseEngine):
         self.begin()
         _, n, steps = uniform.shape
         out: list = [None] * len(contexts)
-        drafts = Drafts()  # of this call alone, so that equal calls round alike
+        draft_model = DraftModel()  # of this call alone, so that equal calls round alike
         start = time.perf_counter()
 
         def draw(logits: torch.Tensor, places: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,7 +86,7 @@ class Engine(BaseEngine):
                 waiting.sort(key=lambda i: len(contexts[i]))  # the pool takes the longest first, from the end
                 prefix = Prefix(self, shared)
                 while waiting:
-                    pool = Pool(self, prefix, contexts, waiting, n, steps, drafts)
+                    pool = Pool(self, prefix, contexts, waiting, n, steps, draft_model)
                     with watch_memory() as room:
                         for row in pool.run(draw, ended):
                             out[row.index] = row.sampled

@@ -9,7 +9,7 @@ from conftest import save_tiny_lm
 
 import icdpo_nb as nb
 from icdpo_nb.engine import decoding, drafting
-from icdpo_nb.engine.drafting import KEYS, PASS, Drafts, best_places
+from icdpo_nb.engine.drafting import KEYS, PASS, DraftModel, best_places
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 
@@ -44,59 +44,59 @@ def assert_same(got, expected):
 
 
 def test_the_longest_known_ngram_guesses():
-    drafts = Drafts()
-    drafts.read([1, 2, 3, 4, 9, 3, 5])
-    assert [token for _, token in drafts.guess([7, 3], 1)] == [5], "the latest follower of 3"
-    assert [token for _, token in drafts.guess([1, 2, 3], 1)] == [4], "the only follower of 1, 2, 3"
-    assert [token for _, token in drafts.guess([1, 2, 3], 3)] == [4, 9, 3], "guesses go on from guesses"
-    assert drafts.guess([5], 3) == [] == drafts.guess([6], 3), "nothing has followed 5, and 6 is unknown"
-    assert drafts.guess([1, 2, 3], 0) == []
+    model = DraftModel()
+    model.read([1, 2, 3, 4, 9, 3, 5])
+    assert [token for _, token in model.guess([7, 3], 1)] == [5], "the latest follower of 3"
+    assert [token for _, token in model.guess([1, 2, 3], 1)] == [4], "the only follower of 1, 2, 3"
+    assert [token for _, token in model.guess([1, 2, 3], 3)] == [4, 9, 3], "guesses go on from guesses"
+    assert model.guess([5], 3) == [] == model.guess([6], 3), "nothing has followed 5, and 6 is unknown"
+    assert model.guess([1, 2, 3], 0) == []
 
 
 def test_chances_are_those_of_guesses_of_their_kind():
-    drafts = Drafts()
-    drafts.read([1, 2])
-    ((chance, token),) = drafts.guess([1], 1)
+    model = DraftModel()
+    model.read([1, 2])
+    ((chance, token),) = model.guess([1], 1)
     assert (chance, token) == (1 / 4, 2), "before any guess was checked"
-    drafts.follow([1, 2], 1)  # right: an n-gram of one token that had been followed by it once
-    drafts.read([5, 6])
-    ((chance, token),) = drafts.guess([5], 1)
+    model.follow([1, 2], 1)  # right: an n-gram of one token that had been followed by it once
+    model.read([5, 6])
+    ((chance, token),) = model.guess([5], 1)
     assert (chance, token) == ((1 + 1) / (1 + 4), 6)
-    assert drafts.guess([1], 1)[0][0] == 1 / 4, "1 is now followed by 2 for the second time: another kind"
-    drafts.follow([5, 1], 1)  # wrong, and 5 begins anew with another follower
-    assert drafts.guess([5], 1)[0] == ((1 + 1) / (2 + 4), 1)
-    first, second = drafts.guess([5], 2)
+    assert model.guess([1], 1)[0][0] == 1 / 4, "1 is now followed by 2 for the second time: another kind"
+    model.follow([5, 1], 1)  # wrong, and 5 begins anew with another follower
+    assert model.guess([5], 1)[0] == ((1 + 1) / (2 + 4), 1)
+    first, second = model.guess([5], 2)
     assert second == (first[0] * 1 / 4, 2), "right only if the one before is"
 
 
 def test_what_was_not_guessed_is_no_wrong_guess():
-    drafts = Drafts()
-    drafts.follow([1, 2, 3], 3)  # nothing known before
-    drafts.read([8, 9])
-    assert drafts.guess([8], 1) == [(1 / 4, 9)]
+    model = DraftModel()
+    model.follow([1, 2, 3], 3)  # nothing known before
+    model.read([8, 9])
+    assert model.guess([8], 1) == [(1 / 4, 9)]
 
 
 def test_chances_come_true():
     """Of a text whose tokens are followed by their usual follower in four of five cases."""
-    rng, drafts, text = random.Random(0), Drafts(), [0]
+    rng, model, text = random.Random(0), DraftModel(), [0]
     for _ in range(6000):
         text.append((text[-1] + 1) % 50 if rng.random() < 0.8 else rng.randrange(50))
     expected = right = 0.0
     for end in range(1, len(text)):
         known = text[max(0, end - drafting.LONGEST) : end]
-        for chance, token in drafts.guess(known, 1):
+        for chance, token in model.guess(known, 1):
             expected, right = expected + chance, right + (token == text[end])
-        drafts.follow([*known, text[end]], 1)
+        model.follow([*known, text[end]], 1)
     assert right > 3000
     assert expected == pytest.approx(right, rel=0.03)
 
 
 def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(drafting, "KEPT", 100)
-    drafts = Drafts()
-    drafts.read(range(10_000))
-    assert len(drafts.followers) <= 100 + len(drafting.ORDERS)
-    assert drafts.guess([9998], 1)[0][1] == 9999
+    model = DraftModel()
+    model.read(range(10_000))
+    assert len(model.followers) <= 100 + len(drafting.ORDERS)
+    assert model.guess([9998], 1)[0][1] == 9999
 
 
 # ------------------------------------------------------------ places
@@ -147,7 +147,7 @@ def test_right_and_wrong_guesses_change_no_sample(architecture, tmp_path, passes
     expected = without_drafts(monkeypatch, lambda: lm.sample(CONTEXTS, 3, PROTOCOL))
     steps, rng, made = len(passes), random.Random(0), []
 
-    def guesses(row, drafts, steps):
+    def guesses(row, model, steps):
         found = []
         for place, j in enumerate(row.live):
             known = len(row.sampled[j].ids)
@@ -172,7 +172,7 @@ def test_drafts_stay_within_the_responses_and_the_memory_of_a_pass(chance, tmp_p
     lm = load_lm(str(save_tiny_lm(tmp_path, "llama")))
     lm.engine.begin()
     expected = without_drafts(monkeypatch, lambda: lm.sample(CONTEXTS[:4], 3, PROTOCOL))
-    monkeypatch.setattr(Drafts, "guess", lambda drafts, ids, most: [(chance**k, 7) for k in range(1, most + 1)])
+    monkeypatch.setattr(DraftModel, "guess", lambda model, ids, most: [(chance**k, 7) for k in range(1, most + 1)])
     full, yielded = decoding.Row.fed, []
     monkeypatch.setattr(decoding.Row, "fed", lambda row: yielded.extend(fed := [*full(row)]) or iter(fed))
     for batch_tokens in (lm.engine.batch_tokens, 20):
