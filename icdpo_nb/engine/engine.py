@@ -14,15 +14,13 @@ import torch
 
 from .attention import PADDING, attention_mask
 from .base import PROBE_TOKENS, BaseEngine, varies
-from .decoding import Pool
-from .drafting import DraftModel
+from .decoding import Pool, Sampled, nucleus_sample
 from .linear import choose_products, count_products
 from .memory import budget_bytes, pass_bytes, peak_bytes, watch_memory
 from .norms import fuse_norms
-from .packing import Packed, first_batch, pack, right_pad, split
+from .packing import Packed, pack, right_pad, split, token_batches
 from .prefix import Prefix, prefix_groups
 from .proof import Proof, UnservedError, evident
-from .sampling import Sampled, nucleus_sample
 from .turns import enter
 
 LOGITS_AT_A_TIME = 256  # block size of response tokens, which limits the memory for logits over the vocabulary
@@ -75,7 +73,6 @@ class Engine(BaseEngine):
         self.begin()
         _, n, steps = uniform.shape
         out: list = [None] * len(contexts)
-        draft_model = DraftModel()  # of this call alone, so that equal calls round alike
         start = time.perf_counter()
 
         def draw(logits: torch.Tensor, places: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,13 +83,13 @@ class Engine(BaseEngine):
                 waiting.sort(key=lambda i: len(contexts[i]))  # the pool takes the longest first, from the end
                 prefix = Prefix(self, shared)
                 while waiting:
-                    pool = Pool(self, prefix, contexts, waiting, n, steps, draft_model)
+                    pool = Pool(self, prefix, contexts, waiting, n, steps)
                     with watch_memory() as room:
                         for row in pool.run(draw, ended):
                             out[row.index] = row.sampled
                             bar.update()
                     if not room.enough:  # restart the unfinished rows with the same random numbers
-                        self._shrink(len(pool.rows), sum(len(row.context) + n * steps for row in pool.rows))
+                        self._shrink(len(pool.rows), sum(row.length + n * steps for row in pool.rows))
                         waiting += [row.index for row in pool.rows]
                         waiting.sort(key=lambda i: len(contexts[i]))
         self._record("sampling", start)
@@ -106,18 +103,18 @@ class Engine(BaseEngine):
         self.begin()
         out = [[np.zeros(0, np.float32) for _ in ys] for ys in responses]
         packed = [pack(len(c) - 1, c[-1], ys) for c, ys in zip(contexts, responses, strict=True)]
+        lengths = [len(c) + len(p.ids) for c, p in zip(contexts, packed, strict=True)]
         todo = [i for i, p in enumerate(packed) if p.target]
         start = time.perf_counter()
         with progress(total=len(todo)) as bar:
             for shared, members in prefix_groups(contexts, todo):
                 prefix = Prefix(self, shared)
                 while members:
-                    lengths = [len(contexts[i]) for i in members], [len(packed[i].ids) for i in members]
-                    batch = [members[k] for k in first_batch(*lengths, self.batch_tokens)]
+                    batch = [members[k] for k in token_batches([lengths[i] for i in members], self.batch_tokens)[0]]
                     with watch_memory() as room:
                         values = self.score([contexts[i] for i in batch], [packed[i] for i in batch], prefix)
                     if not room.enough:
-                        self._shrink(len(batch), sum(len(contexts[i]) + len(packed[i].ids) for i in batch))
+                        self._shrink(len(batch), len(batch) * max(lengths[i] for i in batch))
                         continue
                     for i, row in zip(batch, split(values, [packed[i].target for i in batch]), strict=True):
                         out[i] = split(row, responses[i])

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, TopPLogitsWarper
 
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.engine.attention import attention_mask
+from icdpo_nb.engine.decoding import nucleus_sample
 from icdpo_nb.engine.memory import CPU_BUDGET, CPU_PASS
 from icdpo_nb.engine.prefix import prefix_groups
-from icdpo_nb.engine.sampling import nucleus_sample
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 

@@ -63,7 +63,7 @@ def test_recorded_steps_give_the_same_samples(lm, monkeypatch):
     assert lm.engine.work["decode"] == 2 * decoded, "padding is not counted"
     assert recorder.replays > 2 * len(recorder.shapes), "most steps are replays"
     rows, tokens = zip(*recorder.shapes, strict=True)
-    assert (max(rows), set(rows) <= {1, 2, 4}, set(tokens) <= {1, 2, 3, 4, 8, 16, 27}) == (4, True, True)
+    assert (max(rows), set(rows) <= {1, 2, 4}, set(tokens) <= {1, 2, 3}) == (4, True, True)
 
 
 def test_a_model_that_cannot_be_recorded_runs_as_it_is(lm, monkeypatch):
