@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+STEP = 32  # tokens by which the contexts of a batch may differ before their responses count
+
 
 @dataclass
 class Packed:
@@ -42,6 +44,22 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
         else:
             batches.append([i])
     return batches
+
+
+def first_batch(contexts: Sequence[int], responses: Sequence[int], batch_tokens: int) -> list[int]:
+    """The first batch of rows with such contexts and packed responses: at most `batch_tokens` with padding, or one row.
+
+    Each part of a row is padded to the longest of the batch. So rows are ordered by their context, the longest first, in
+    steps of `STEP` tokens, and by their responses within a step.
+    """
+    batch: list[int] = []
+    widest = (0, 0)
+    for i in sorted(range(len(contexts)), key=lambda i: (-(contexts[i] // STEP), -responses[i])):
+        widest = max(widest[0], contexts[i]), max(widest[1], responses[i])
+        if batch and (len(batch) + 1) * sum(widest) > batch_tokens:
+            break
+        batch.append(i)
+    return batch
 
 
 def right_pad(rows: Sequence[Sequence[int]], fill: int, device) -> torch.Tensor:
