@@ -18,7 +18,7 @@ from .decoding import Pool, Sampled, nucleus_sample
 from .linear import choose_products, count_products
 from .memory import budget_bytes, pass_bytes, peak_bytes, watch_memory
 from .norms import fuse_norms
-from .packing import Packed, first_batch, pack, right_pad, split
+from .packing import Packed, by_length, fitting, pack, right_pad, split
 from .prefix import Prefix, prefix_groups
 from .proof import Proof, UnservedError, evident
 from .turns import enter
@@ -103,22 +103,23 @@ class Engine(BaseEngine):
         self.begin()
         out = [[np.zeros(0, np.float32) for _ in ys] for ys in responses]
         packed = [pack(len(c) - 1, c[-1], ys) for c, ys in zip(contexts, responses, strict=True)]
+        lengths = [(len(c), len(p.ids)) for c, p in zip(contexts, packed, strict=True)]
         todo = [i for i, p in enumerate(packed) if p.target]
         start = time.perf_counter()
         with progress(total=len(todo)) as bar:
             for shared, members in prefix_groups(contexts, todo):
                 prefix = Prefix(self, shared)
+                members.sort(key=lambda i: by_length(lengths[i]))
                 while members:
-                    lengths = [len(contexts[i]) for i in members], [len(packed[i].ids) for i in members]
-                    batch = [members[k] for k in first_batch(*lengths, self.batch_tokens)]
+                    batch = members[: fitting([lengths[i] for i in members], self.batch_tokens)]
                     with watch_memory() as room:
                         values = self.score([contexts[i] for i in batch], [packed[i] for i in batch], prefix)
                     if not room.enough:
-                        self._shrink(len(batch), sum(len(contexts[i]) + len(packed[i].ids) for i in batch))
+                        self._shrink(len(batch), len(batch) * max(sum(lengths[i]) for i in batch))
                         continue
                     for i, row in zip(batch, split(values, [packed[i].target for i in batch]), strict=True):
                         out[i] = split(row, responses[i])
-                    members = [i for i in members if i not in set(batch)]
+                    del members[: len(batch)]
                     bar.update(len(batch))
         self._record("scoring", start)
         return out

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-STEP = 32  # tokens by which the contexts of a batch may differ before their responses count
+BAND = 32  # tokens by which contexts may differ and still be taken in the order of their responses
 
 
 @dataclass
@@ -46,20 +46,23 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return batches
 
 
-def first_batch(contexts: Sequence[int], responses: Sequence[int], batch_tokens: int) -> list[int]:
-    """The first batch of rows with such contexts and packed responses: at most `batch_tokens` with padding, or one row.
+def by_length(row: tuple[int, int]) -> tuple[int, int]:
+    """The order in which rows of (context, packed responses) have little padding, each part padded to the longest of a batch.
 
-    Each part of a row is padded to the longest of the batch. So rows are ordered by their context, the longest first, in
-    steps of `STEP` tokens, and by their responses within a step.
+    By context, the longest first, in bands of `BAND` tokens, and by responses within a band.
     """
-    batch: list[int] = []
-    widest = (0, 0)
-    for i in sorted(range(len(contexts)), key=lambda i: (-(contexts[i] // STEP), -responses[i])):
-        widest = max(widest[0], contexts[i]), max(widest[1], responses[i])
-        if batch and (len(batch) + 1) * sum(widest) > batch_tokens:
-            break
-        batch.append(i)
-    return batch
+    context, responses = row
+    return -(context // BAND), -responses
+
+
+def fitting(rows: Sequence[tuple[int, int]], batch_tokens: int) -> int:
+    """How many of the first rows of (context, packed responses) make a batch of `batch_tokens` with padding; at least one."""
+    context = responses = 0
+    for n, row in enumerate(rows):
+        context, responses = max(context, row[0]), max(responses, row[1])
+        if n and (n + 1) * (context + responses) > batch_tokens:
+            return n
+    return len(rows)
 
 
 def right_pad(rows: Sequence[Sequence[int]], fill: int, device) -> torch.Tensor:

@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from icdpo_nb.engine.packing import STEP, first_batch, token_batches
+from icdpo_nb.engine.packing import BAND, by_length, fitting, token_batches
+
+
+def first_batch(contexts, responses, batch_tokens):
+    """The indices of the first batch of rows with these lengths."""
+    rows = [*zip(contexts, responses, strict=True)]
+    order = sorted(range(len(rows)), key=lambda i: by_length(rows[i]))
+    return order[: fitting([rows[i] for i in order], batch_tokens)]
 
 
 def test_batches_by_hand():
@@ -11,8 +18,8 @@ def test_batches_by_hand():
 
 
 def test_the_first_batch_by_hand():
-    contexts, responses = [3 * STEP, 3 * STEP + 9, 3 * STEP + 5, STEP], [7, 20, 21, 40]
-    width = 3 * STEP + 9 + 21
+    contexts, responses = [3 * BAND, 3 * BAND + 9, 3 * BAND + 5, BAND], [7, 20, 21, 40]
+    width = 3 * BAND + 9 + 21
     assert first_batch(contexts, responses, 2 * width) == [2, 1], "of the longest contexts, those with the longest responses"
     assert first_batch(contexts, responses, 3 * width) == [2, 1, 0]
     assert first_batch(contexts, responses, 4 * (width + 19)) == [2, 1, 0, 3], "the responses of the last are the longest"
