@@ -209,6 +209,10 @@ def found(name: str) -> tuple[str, str]:
             if y.token_ids:
                 expected = one_by_one(plain, lm.encode_context(context), y.token_ids)
                 np.testing.assert_allclose(logps, expected, atol=1e-4, err_msg=name)
+    if getattr(lm.engine, "invariant", False):
+        for context, row in zip(CONTEXTS, sampled, strict=True):
+            alone = lm.sample([context], 3, RECOMMENDED.but(max_new_tokens=6, top_p=0.95))[0]
+            assert [y.logps.tobytes() for y in alone] == [y.logps.tobytes() for y in row], name
     why = lm.path.partition(": ")[2].partition(" (")[0].partition(", so that")[0]
     return ("alone" if why else "shared"), why
 

@@ -14,6 +14,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .invariance import block_end, key_width
+
 PADDING, CONTEXT = -1, 0  # owners; response j of a row has owner j + 1
 QUERIES_AT_A_TIME = 256  # block size of context queries: each block skips the keys after its last query
 
@@ -82,12 +84,15 @@ def _attend_causally(query, key, value, scaling, softcap, sinks, window) -> list
             query, key, value, is_causal=True, scale=scaling, enable_gqa=True
         )
         return [out.transpose(1, 2)]
-    parts = []
-    for start in range(0, n, QUERIES_AT_A_TIME):
-        end = min(start + QUERIES_AT_A_TIME, n)
+    parts, end = [], 0
+    while end < n:
+        start, end = end, min(block_end(offset + end, QUERIES_AT_A_TIME, query.device) - offset, n)
         stop, first = offset + end, max(0, offset + start - window + 1) if window else 0
         mask = _causal_mask(offset + start, stop, first, window, query)
         keys, values = key[:, :, first:stop], value[:, :, first:stop]
+        if more := key_width(stop - first, query.device) - (stop - first):  # as in a row that goes on
+            keys, values = (torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (keys, values))
+            mask = torch.nn.functional.pad(mask, (0, more), value=float("-inf"))
         parts.append(_attend(query[:, :, start:end], keys, values, mask, scaling, softcap, sinks))
     return parts
 

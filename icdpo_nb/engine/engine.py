@@ -14,13 +14,16 @@ import torch
 
 from .attention import PADDING, attention_mask
 from .base import PROBE_TOKENS, BaseEngine, varies
-from .decoding import Pool, Sampled, nucleus_sample
+from .decoding import Pool
+from .drafting import DraftModel
+from .invariance import ROWS, up
 from .linear import choose_products, count_products
 from .memory import budget_bytes, pass_bytes, peak_bytes, watch_memory
 from .norms import fuse_norms
-from .packing import Packed, by_length, fitting, pack, right_pad, split
+from .packing import BAND, Packed, by_length, fitting, pack, right_pad, split
 from .prefix import Prefix, prefix_groups
 from .proof import Proof, UnservedError, evident
+from .sampling import Sampled, nucleus_sample
 from .turns import enter
 
 LOGITS_AT_A_TIME = 256  # block size of response tokens, which limits the memory for logits over the vocabulary
@@ -45,6 +48,7 @@ class Engine(BaseEngine):
         self.windows = {kind: window if kind == "sliding_attention" else None for kind in kinds}
         self.body = self.head = None
         self.records = self.device.type == "cuda"  # decoding steps, as CUDA graphs
+        self.invariant = False  # whether results have the same bits whatever is computed beside them; found out by `take`
 
     @property
     def products(self) -> Counter:
@@ -73,6 +77,7 @@ class Engine(BaseEngine):
         self.begin()
         _, n, steps = uniform.shape
         out: list = [None] * len(contexts)
+        draft_model = DraftModel() if self.invariant else None
         start = time.perf_counter()
 
         def draw(logits: torch.Tensor, places: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,13 +88,13 @@ class Engine(BaseEngine):
                 waiting.sort(key=lambda i: len(contexts[i]))  # the pool takes the longest first, from the end
                 prefix = Prefix(self, shared)
                 while waiting:
-                    pool = Pool(self, prefix, contexts, waiting, n, steps)
+                    pool = Pool(self, prefix, contexts, waiting, n, steps, draft_model)
                     with watch_memory() as room:
                         for row in pool.run(draw, ended):
                             out[row.index] = row.sampled
                             bar.update()
                     if not room.enough:  # restart the unfinished rows with the same random numbers
-                        self._shrink(len(pool.rows), sum(row.length + n * steps for row in pool.rows))
+                        self._shrink(len(pool.rows), sum(len(row.context) + n * steps for row in pool.rows))
                         waiting += [row.index for row in pool.rows]
                         waiting.sort(key=lambda i: len(contexts[i]))
         self._record("sampling", start)
@@ -103,7 +108,7 @@ class Engine(BaseEngine):
         self.begin()
         out = [[np.zeros(0, np.float32) for _ in ys] for ys in responses]
         packed = [pack(len(c) - 1, c[-1], ys) for c, ys in zip(contexts, responses, strict=True)]
-        lengths = [(len(c), len(p.ids)) for c, p in zip(contexts, packed, strict=True)]
+        lengths = [(len(c) - 1, len(p.ids)) for c, p in zip(contexts, packed, strict=True)]
         todo = [i for i, p in enumerate(packed) if p.target]
         start = time.perf_counter()
         with progress(total=len(todo)) as bar:
@@ -128,10 +133,14 @@ class Engine(BaseEngine):
         """Log-probabilities of all targets of a batch, concatenated in row order."""
         rest = [c[len(prefix.ids) : -1] for c in contexts]  # `pack` repeats the last context token for each response
         self.work["scored"] += sum(map(len, rest)) + sum(len(p.ids) for p in packed)
-        owner, pos = prefix.keys(rest)
-        response_owner = right_pad([p.owner for p in packed], PADDING, self.device)
-        response_pos = right_pad([p.pos for p in packed], 0, self.device)
-        ids = torch.cat([right_pad(rest, 0, self.device), right_pad([p.ids for p in packed], 0, self.device)], 1)
+        owner, pos = prefix.keys(rest, BAND)
+        width = up(max(len(p.ids) for p in packed), BAND)
+        response_owner = right_pad([p.owner for p in packed], PADDING, self.device, width)
+        response_pos = right_pad([p.pos for p in packed], 0, self.device, width)
+        ids = torch.cat([
+            right_pad(rest, 0, self.device, owner.shape[1] - len(prefix.ids)),
+            right_pad([p.ids for p in packed], 0, self.device, width),
+        ], 1)  # fmt: skip
         keys = torch.cat([owner, response_owner], 1), torch.cat([pos, response_pos], 1)
         cache = prefix.fan_out(len(rest), keep=False)
         hidden = self.forward(ids, keys[1][:, len(prefix.ids) :], (response_owner, response_pos), keys, cache)
@@ -175,8 +184,10 @@ class Engine(BaseEngine):
         ).last_hidden_state
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """float32 logits, shape (..., vocab), of hidden states, shape (..., hidden)."""
-        logits = self.head(hidden).float() if self.logit_scale == 1 else self.logit_scale * self.head(hidden).float()
+        """float32 logits, shape (tokens, vocab), of hidden states, shape (tokens, hidden)."""
+        rows = torch.nn.functional.pad(hidden, (0, 0, 0, max(0, ROWS - len(hidden))))
+        logits = self.head(rows)[: len(hidden)].float()
+        logits = logits if self.logit_scale == 1 else self.logit_scale * logits
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     # ------------------------------------------------------------ setup
@@ -220,6 +231,7 @@ class Engine(BaseEngine):
             self.model.set_attn_implementation("icdpo_grouped")
             with self.uncounted():
                 proof.check()
+                self.invariant = proof.invariant()
         except BaseException:
             self.body = None
             self.model.set_attn_implementation(own)

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import torch
 
-BAND = 32  # tokens by which contexts may differ and still be taken in the order of their responses
+from .invariance import up
+
+BAND = 32  # the rows of a batch are padded to the same multiples of this
 
 
 @dataclass
@@ -46,28 +49,35 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return batches
 
 
-def by_length(row: tuple[int, int]) -> tuple[int, int]:
-    """The order in which rows of (context, packed responses) have little padding, each part padded to the longest of a batch.
+def equal_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """As `token_batches`, and all rows of a batch are padded to the same multiple of `BAND`, as each would be alone."""
+    batches: list[list[int]] = []
+    longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for width, members in groupby(longest_first, key=lambda i: up(lengths[i], BAND)):
+        same, n = [*members], max(1, batch_tokens // width)
+        batches += [same[k : k + n] for k in range(0, len(same), n)]
+    return batches
 
-    By context, the longest first, in bands of `BAND` tokens, and by responses within a band.
-    """
+
+def by_length(row: tuple[int, int]) -> tuple[int, int]:
+    """The order of rows of (context, packed responses): by their padded lengths, the longest first."""
     context, responses = row
-    return -(context // BAND), -responses
+    return -up(context, BAND), -up(responses, BAND)
 
 
 def fitting(rows: Sequence[tuple[int, int]], batch_tokens: int) -> int:
-    """How many of the first rows of (context, packed responses) make a batch of `batch_tokens` with padding; at least one."""
-    context = responses = 0
-    for n, row in enumerate(rows):
-        context, responses = max(context, row[0]), max(responses, row[1])
-        if n and (n + 1) * (context + responses) > batch_tokens:
-            return n
-    return len(rows)
+    """How many of the first rows of (context, packed responses) make a batch of `batch_tokens` with padding; at least one.
+
+    All rows of a batch have the same padded lengths, so that each is computed as it would be alone.
+    """
+    padded = by_length(rows[0])
+    most = min(len(rows), max(1, batch_tokens // -sum(padded)))
+    return next((n for n, row in enumerate(rows[:most]) if by_length(row) != padded), most)
 
 
-def right_pad(rows: Sequence[Sequence[int]], fill: int, device) -> torch.Tensor:
-    """Pad the rows on the right with `fill`: int64, shape (rows, longest row)."""
-    width = max(map(len, rows))
+def right_pad(rows: Sequence[Sequence[int]], fill: int, device, width: int = 0) -> torch.Tensor:
+    """Pad the rows on the right with `fill`: int64, shape (rows, longest row), or of `width` if that is more."""
+    width = max(width, *map(len, rows))
     return on_device(torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.int64), device)
 
 

@@ -16,10 +16,10 @@ import torch
 
 from ..common.errors import InputError, first_line
 from .base import BaseEngine, vocabulary
-from .decoding import Sampled, nucleus_sample
 from .memory import budget_bytes, is_out_of_memory, peak_bytes, watch_memory
 from .packing import right_pad, token_batches
 from .proof import TOLERANCE, narrow_windows
+from .sampling import Sampled, nucleus_sample
 from .turns import enter
 
 CHECKED = (40, 25)  # lengths of the two rows of the check, in tokens

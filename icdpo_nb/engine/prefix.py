@@ -6,6 +6,7 @@ from os.path import commonprefix
 import torch
 
 from .attention import CONTEXT, PADDING, PassCache
+from .invariance import QUERIES, up
 from .packing import right_pad
 
 MIN_SHARED_TOKENS = 16  # shorter prefixes are not worth a separate pass
@@ -20,7 +21,7 @@ def prefix_groups(
 
     A separate group needs `passes` extra passes, so it is formed only if its prefix saves more than `PASS_COST_TOKENS` for
     each of them. All remaining contexts form the last group, with a prefix if all of them share one. A prefix ends before
-    the last token of its shortest context, because the hidden state of that token is needed.
+    the last token of its shortest context, because the hidden state of that token is needed, and at a multiple of `QUERIES`.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in indices:
@@ -40,6 +41,7 @@ def prefix_groups(
 def _shared(contexts: Sequence[Sequence[int]]) -> Sequence[int]:
     """The common prefix of the contexts, or () if it is too short for a separate pass or there is only one context."""
     prefix = commonprefix([list(c) for c in contexts])[: min(map(len, contexts)) - 1]
+    prefix = prefix[: len(prefix) // QUERIES * QUERIES]
     return prefix if len(contexts) > 1 and len(prefix) >= MIN_SHARED_TOKENS else ()
 
 
@@ -57,9 +59,13 @@ class Prefix:
             owner, no_responses = torch.full_like(pos, CONTEXT), pos[:, :0]
             engine.forward(row, pos, (no_responses, no_responses), (owner, pos), self.cache)
 
-    def keys(self, rest: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Owner and position, int64, shape (rows, tokens), of the keys of contexts that continue the prefix with `rest`."""
-        owner = right_pad([[CONTEXT] * (len(self.ids) + len(r)) for r in rest], PADDING, self.device)
+    def keys(self, rest: Sequence[Sequence[int]], multiple: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Owner and position of the keys of contexts that continue the prefix with `rest`, padded to a multiple of some number.
+
+        Both are int64, shape (rows, tokens).
+        """
+        lengths = [len(self.ids) + len(r) for r in rest]
+        owner = right_pad([[CONTEXT] * n for n in lengths], PADDING, self.device, up(max(lengths), multiple))
         return owner, torch.arange(owner.shape[1], device=self.device).expand(len(rest), -1)
 
     def fan_out(self, rows: int, keep: bool) -> PassCache:

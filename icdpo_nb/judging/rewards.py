@@ -20,7 +20,8 @@ from ..algorithm import ORIGIN
 from ..common.errors import InputError
 from ..common.files import digest
 from ..data.preferences import Preference, load_preferences
-from ..engine.packing import right_pad, token_batches
+from ..engine.invariance import up
+from ..engine.packing import BAND, equal_batches, right_pad
 from ..engine.turns import enter
 from ..models.checkpoints import fingerprint, load_checkpoint
 from ..models.encoder import Embedder
@@ -105,9 +106,10 @@ class RewardModel:
         ids = [self.tokenizer(t)["input_ids"][-self.max_length :] for t in texts]
         out = np.zeros(len(ids))
         enter(self.model, self.device)
-        for batch in token_batches([len(x) for x in ids], self.batch_tokens):
-            padded = right_pad([ids[i] for i in batch], self.model.config.pad_token_id, self.model.device)
-            mask = right_pad([[1] * len(ids[i]) for i in batch], 0, self.model.device)
+        for batch in equal_batches([len(x) for x in ids], self.batch_tokens):
+            width = up(len(ids[batch[0]]), BAND)
+            padded = right_pad([ids[i] for i in batch], self.model.config.pad_token_id, self.model.device, width)
+            mask = right_pad([[1] * len(ids[i]) for i in batch], 0, self.model.device, width)
             with torch.inference_mode():
                 out[batch] = self.model(input_ids=padded, attention_mask=mask).logits[:, 0].float().cpu().numpy()
         if not np.isfinite(out).all():

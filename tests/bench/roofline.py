@@ -2,7 +2,8 @@
 
 Both rates are measured in the process that is judged. Scoring and prefill are bound by operations: the model's layers,
 attention over the keys that each token may see, and the output layer where logits are needed. A decoding step is bound by
-whichever takes longer, its operations or reading the weights and the keys and values of all unfinished rows once.
+whichever takes longer, its operations or reading the weights and the keys and values of all unfinished rows once. Each
+token of a response counts as a step of its own: a step that also computes drafts, as the engine's do, may need less reading.
 """
 
 import statistics

@@ -7,6 +7,7 @@ from conftest import save_tiny_lm
 
 import icdpo_nb.engine.decoding
 from icdpo_nb.engine.graphs import Graphs, rounded
+from icdpo_nb.engine.invariance import ROWS, key_width, up
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 
@@ -36,14 +37,16 @@ def lm(tmp_path):
     """A tiny Llama with few slots, so that contexts join as others finish."""
     lm = load_lm(str(save_tiny_lm(tmp_path)), device="cpu")
     lm.engine.begin()
-    lm.engine.cache_tokens = 4 * (len(CONTEXTS[3]) + 3 * PROTOCOL.max_new_tokens)
+    longest = max(len(lm.encode_context(c)) for c in CONTEXTS)
+    lm.engine.cache_tokens = 4 * key_width(up(longest + 3 * PROTOCOL.max_new_tokens, ROWS), lm.engine.device)
     return lm
 
 
-def recorded_by(record, monkeypatch):
+def recorded_by(record, lm, monkeypatch):
     """Have pools record their steps with `record`, on a CPU too."""
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(icdpo_nb.engine.decoding, "Graphs", lambda engine: Graphs(engine, record))
+    monkeypatch.setattr(lm.engine, "invariant", False)  # as on a GPU
 
 
 def assert_same(got, expected):
@@ -57,7 +60,7 @@ def assert_same(got, expected):
 def test_recorded_steps_give_the_same_samples(lm, monkeypatch):
     expected, decoded = lm.sample(CONTEXTS, 3, PROTOCOL, seed=2), lm.engine.work["decode"]
     recorder = Recorder()
-    recorded_by(recorder, monkeypatch)
+    recorded_by(recorder, lm, monkeypatch)
     monkeypatch.setattr(lm.engine, "records", True)
     assert_same(lm.sample(CONTEXTS, 3, PROTOCOL, seed=2), expected)
     assert lm.engine.work["decode"] == 2 * decoded, "padding is not counted"
@@ -73,7 +76,7 @@ def test_a_model_that_cannot_be_recorded_runs_as_it_is(lm, monkeypatch):
         tried.append(run)
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    recorded_by(refuse, monkeypatch)
+    recorded_by(refuse, lm, monkeypatch)
     monkeypatch.setattr(lm.engine, "records", True)
     assert_same(lm.sample(CONTEXTS, 3, PROTOCOL), expected)
     assert (len(tried), lm.engine.records) == (1, False), "tried once, and by no later pool"

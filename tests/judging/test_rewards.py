@@ -78,6 +78,18 @@ def test_classifier_is_read_one_by_one(classifier):
     assert len(set(got)) == 3
 
 
+def test_rewards_have_the_same_bits_alone_and_together(classifier, tiny_lm):
+    tiny_lm.engine.begin()
+    if not tiny_lm.engine.invariant:
+        pytest.skip("kernels of this machine round in another way")
+    prompts = [f"Human: {'long ' * (7 * k % 11)}" for k in range(20)]
+    responses = ["Yes, " * (5 * k % 13) for k in range(20)]
+    reward, small = (RewardModel(str(classifier), batch_tokens=n) for n in (16384, 100))
+    together = reward.score(prompts, responses)
+    assert (small.score(prompts, responses) == together).all()
+    assert [reward.score([x], [y])[0] for x, y in zip(prompts, responses, strict=True)] == [*together]
+
+
 def test_a_classifier_takes_its_turn_on_its_device(classifier, monkeypatch):
     entered = []
     monkeypatch.setattr("icdpo_nb.judging.rewards.enter", lambda model, device: entered.append((model, device.type)))

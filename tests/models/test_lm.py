@@ -23,7 +23,7 @@ def scripted(lm: CausalLM, text: str, monkeypatch, eos: bool = False, protocol=R
     ids = lm.tokenize(text) + ([lm.eos_ids[0]] if eos else [])
 
     def sample(contexts, uniform, ended, *args, **kwargs):
-        from icdpo_nb.engine.decoding import Sampled
+        from icdpo_nb.engine.sampling import Sampled
 
         said = []
         for token in ids:

@@ -48,11 +48,12 @@ def test_the_number_of_workers_changes_no_byte(tmp_path, monkeypatch):
     killed: list[int] = []
     runs.append(run(tmp_path / "two", monkeypatch, 2, killed))
     runs.append(run(tmp_path / "three", monkeypatch, 3))
-    tables = [{p.name: p.read_bytes() for p in folder.glob("*.jsonl")} for folder in runs]
+    without = run(tmp_path / "none", monkeypatch)
+    tables = [{p.name: p.read_bytes() for p in folder.glob("*.jsonl")} for folder in [*runs, without]]
     for other in tables[1:]:
         assert other.keys() == tables[0].keys()
         assert [name for name in other if other[name] != tables[0][name]] == ["work.jsonl"]
-    assert len({(folder / "headline.json").read_bytes() for folder in runs}) == 1
+    assert len({(folder / "headline.json").read_bytes() for folder in [*runs, without]}) == 1
     records = [json.loads((folder / "run.json").read_text()) for folder in runs]
     assert [record["workers"]["workers"] for record in records] == [1, 2, 3]
     assert [[loss["process"] for loss in record["workers"]["lost"]] for record in records] == [[], killed, []]

@@ -1,0 +1,58 @@
+"""Batch invariance: on a CPU, in float32, a row's results have the same bits whatever other rows are computed beside it.
+
+Kernels round differently for some shapes: products of few rows, queries that do not fill a block, and sums over keys that
+are split elsewhere. So the engine pads rows, queries and keys to numbers for which kernels round alike, and the place of a
+token in its row does not depend on other rows. `Proof.invariant` finds out whether that is enough for a model.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+ROWS = 16  # of a product: with fewer, MKL takes other kernels
+QUERIES = 4  # the queries of a row are a multiple of this, for the same reason
+KEYS = 512  # keys that PyTorch's attention takes at a time on a CPU
+HEAD = 64  # size of the heads for which sums over keys are measured; for 20 to 128 they are split at the same places
+
+
+def up(n: int, multiple: int) -> int:
+    """The next multiple of a number.
+
+    >>> [up(n, 16) for n in (0, 1, 16, 17)]
+    [0, 16, 16, 32]
+    """
+    return -(-n // multiple) * multiple
+
+
+def key_width(n: int, device: torch.device) -> int:
+    """The least number of keys, n or more, for which attention on a CPU rounds as with further, masked keys."""
+    whole, part = divmod(n, KEYS)
+    if not part or device.type != "cpu":
+        return n
+    return whole * KEYS + next(width for width in _widths() if width >= part)
+
+
+@lru_cache
+def block_end(start: int, most: int, device: torch.device) -> int:
+    """Where a block of queries from `start` ends, of `most` if possible: at a place where `key_width` adds no keys."""
+    ends = [end for end in range(up(start + 1, ROWS), start + most + KEYS, ROWS) if key_width(end, device) == end]
+    return max((end for end in ends if end <= start + most), default=ends[0])
+
+
+@lru_cache
+@torch.inference_mode()
+def _widths() -> list[int]:
+    """The numbers of keys, up to `KEYS`, for which attention rounds as with masked keys up to `KEYS`.
+
+    Of some numbers MKL splits the sums elsewhere.
+    """
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 1, n, HEAD, generator=draw) for n in (QUERIES, KEYS, KEYS))
+
+    def attention(width: int, seen: int) -> torch.Tensor:
+        mask = torch.zeros(1, 1, QUERIES, width)
+        mask[..., seen:] = float("-inf")
+        return scaled_dot_product_attention(query, key[:, :, :width], value[:, :, :width], attn_mask=mask)
+
+    return [width for width in range(ROWS, KEYS + 1, ROWS) if torch.equal(attention(width, width), attention(KEYS, width))]

@@ -1,0 +1,128 @@
+"""Batch invariance: the same bits alone and in company, in any order, with any budgets; `test_drafting.py` has drafts.
+
+Where a processor rounds in a way that was not seen yet, `Engine.invariant` is false, and nothing is promised.
+"""
+
+import numpy as np
+import pytest
+import torch
+from conftest import save_tiny_lm
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
+
+from icdpo_nb.engine import decoding
+from icdpo_nb.engine.engine import Engine
+from icdpo_nb.engine.invariance import KEYS, QUERIES, ROWS, block_end, key_width, up
+from icdpo_nb.models.interface import NO_BAR
+from icdpo_nb.models.lm import load_lm
+from icdpo_nb.protocol import RECOMMENDED
+
+CPU = torch.device("cpu")
+SERVED = ["llama", "qwen2", "mistral", "gemma2", "gemma3", "gpt2", "gpt_neox", "cohere"]
+PROTOCOL = RECOMMENDED.but(max_new_tokens=20)
+CONTEXTS = [f"Human: {'Tell me a story. ' * k}And then?\n\nAssistant:" for k in (1, 30, 3, 12, 29, 7, 18)]
+
+
+@pytest.fixture(params=SERVED)
+def lm(request, tmp_path):
+    """A tiny model that was found to be invariant on this machine."""
+    lm = load_lm(str(save_tiny_lm(tmp_path, request.param)), device="cpu")
+    lm.engine.begin()
+    if not lm.engine.invariant:
+        pytest.skip("kernels of this machine round in another way")
+    return lm
+
+
+def bits(rows) -> list[list[bytes]]:
+    """The bits of the log-probabilities, and with them the tokens, of rows of responses or of arrays."""
+    return [[np.float32(getattr(y, "logps", y)).tobytes() for y in ys] for ys in rows]
+
+
+def chosen(rows, order):
+    return [rows[i] for i in order]
+
+
+# ------------------------------------------------------------ widths
+
+
+@given(st.integers(1, 3 * KEYS))
+def test_a_width_holds_the_keys_and_is_whole(n):
+    width = key_width(n, CPU)
+    assert n <= width <= up(n, KEYS)
+    assert (width % ROWS, key_width(width, CPU), key_width(n, torch.device("meta"))) == (0, width, n)
+
+
+@given(st.integers(1, KEYS + 300), st.sampled_from([QUERIES, 5 * QUERIES, 64]), st.sampled_from([16, 64]))
+def test_keys_beyond_the_width_change_no_bit(n, queries, dim):
+    draw, width = torch.Generator().manual_seed(n), key_width(n, CPU)
+    query, key, value = (torch.randn(2, 3, size, dim, generator=draw) for size in (queries, 2 * KEYS, 2 * KEYS))
+    mask = torch.zeros(1, 1, queries, 2 * KEYS)
+    mask[..., n:] = float("-inf")
+    outputs = [
+        scaled_dot_product_attention(query, key[:, :, :size], value[:, :, :size], attn_mask=mask[..., :size])
+        for size in (width, key_width(width + 1, CPU), 2 * KEYS)
+    ]
+    assert all(torch.equal(outputs[0], other) for other in outputs[1:])
+
+
+@given(st.integers(0, 2000), st.sampled_from([1, 64, 256]))
+def test_blocks_go_on_and_end_where_no_keys_are_added(start, most):
+    end = block_end(start, most, CPU)
+    assert start < end <= start + most + KEYS
+    assert key_width(end, CPU) == end
+    assert block_end(start, most, torch.device("meta")) > start
+
+
+# ------------------------------------------------------------ samples and scores
+
+
+def test_samples_do_not_depend_on_company(lm, monkeypatch):
+    together = lm.sample(CONTEXTS, 3, PROTOCOL, seed=1)
+    for order in ([4, 2, 6], [1], [6, 5, 4, 3, 2, 1, 0]):
+        assert bits(lm.sample(chosen(CONTEXTS, order), 3, PROTOCOL, seed=1)) == bits(chosen(together, order))
+    monkeypatch.setattr(lm.engine, "cache_tokens", 2 * (len(CONTEXTS[1]) + 3 * PROTOCOL.max_new_tokens))
+    monkeypatch.setattr(lm.engine, "batch_tokens", 100)
+    assert bits(lm.sample(CONTEXTS, 3, PROTOCOL, seed=1)) == bits(together), "small budgets"
+
+
+def test_scores_do_not_depend_on_company(lm, monkeypatch):
+    rng, vocab = np.random.default_rng(0), lm.engine.model.get_input_embeddings().num_embeddings
+    contexts = [rng.integers(vocab // 4, vocab // 2, n).tolist() for n in (5, 300, 17, 290, 301, 90, 301)]
+    responses = [[rng.integers(vocab // 4, vocab // 2, n).tolist() for n in (1 + i, 40, 9)] for i in range(len(contexts))]
+    together = lm.engine.logprobs(contexts, responses, NO_BAR)
+    for order in ([4, 2, 6], [1], [6, 5, 4, 3, 2, 1, 0]):
+        got = lm.engine.logprobs(chosen(contexts, order), chosen(responses, order), NO_BAR)
+        assert bits(got) == bits(chosen(together, order))
+    monkeypatch.setattr(lm.engine, "batch_tokens", 100)
+    assert bits(lm.engine.logprobs(contexts, responses, NO_BAR)) == bits(together), "small budgets"
+
+
+def test_a_shared_prefix_changes_no_bit(lm):
+    start = "## An instruction of some length. " * 10
+    texts = [start + c for c in CONTEXTS[:3]]
+    lm.engine.work.clear()
+    together = lm.sample(texts, 2, PROTOCOL)
+    assert lm.engine.work["prefill"] < sum(len(lm.encode_context(c)) for c in texts)
+    assert [bits(lm.sample([c], 2, PROTOCOL))[0] for c in texts] == bits(together)
+
+
+# ------------------------------------------------------------ where it does not hold
+
+
+class Uneven(torch.nn.Linear):
+    """A product that rounds by its number of rows."""
+
+    def forward(self, x):
+        return super().forward(x) * (1 + 1e-6 * (x.numel() // x.shape[-1] % 7))
+
+
+def test_products_that_round_by_their_rows_are_found_out_and_have_no_drafts(tmp_path, monkeypatch):
+    lm = load_lm(str(save_tiny_lm(tmp_path, "llama")), device="cpu")
+    mlp = lm.engine.model.model.layers[0].mlp
+    mlp.down_proj = Uneven(mlp.down_proj.in_features, mlp.down_proj.out_features, bias=False)
+    monkeypatch.setattr(Engine, "choose_layers", lambda engine: [])
+    monkeypatch.setattr(decoding.DraftModel, "guess", lambda model, ids, most: [(0.9, 7)] * most and pytest.fail("a guess"))
+    lm.engine.begin()
+    assert not lm.engine.invariant
+    lm.sample(CONTEXTS[:2], 2, PROTOCOL)
