@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 ROWS = 16  # of a product: with fewer, MKL takes other kernels
 QUERIES = 4  # the queries of a row are a multiple of this, for the same reason
 KEYS = 512  # keys that PyTorch's attention takes at a time on a CPU
-HEAD = 64  # size of the heads for which sums over keys are measured; for 20 to 128 they are split at the same places
+HEADS = (32, 64)  # sizes of the heads for which sums over keys are compared
 
 
 def up(n: int, multiple: int) -> int:
@@ -43,16 +43,24 @@ def block_end(start: int, most: int, device: torch.device) -> int:
 @lru_cache
 @torch.inference_mode()
 def _widths() -> list[int]:
-    """The numbers of keys, up to `KEYS`, for which attention rounds as with masked keys up to `KEYS`.
+    """The numbers of keys, up to `KEYS`, for which attention rounds as with masked keys up to `KEYS`, whatever the queries.
 
     Of some numbers MKL splits the sums elsewhere.
     """
     draw = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(1, 1, n, HEAD, generator=draw) for n in (QUERIES, KEYS, KEYS))
+    tensors = [[torch.randn(1, 1, n, size, generator=draw) for n in (64, KEYS, KEYS)] for size in HEADS]
 
-    def attention(width: int, seen: int) -> torch.Tensor:
-        mask = torch.zeros(1, 1, QUERIES, width)
+    def attention(query, key, value, queries: int, width: int, seen: int) -> torch.Tensor:
+        mask = torch.zeros(1, 1, queries, width)
         mask[..., seen:] = float("-inf")
-        return scaled_dot_product_attention(query, key[:, :, :width], value[:, :, :width], attn_mask=mask)
+        args = query[:, :, :queries], key[:, :, :width], value[:, :, :width]
+        return scaled_dot_product_attention(*args, attn_mask=mask)[:, :, :QUERIES]
 
-    return [width for width in range(ROWS, KEYS + 1, ROWS) if torch.equal(attention(width, width), attention(KEYS, width))]
+    def rounds_alike(width: int) -> bool:
+        return all(
+            torch.equal(attention(*each, queries, width, width), attention(*each, 64, KEYS, width))
+            for each in tensors
+            for queries in (QUERIES, 5 * QUERIES, 64)
+        )
+
+    return [*filter(rounds_alike, range(ROWS, KEYS, ROWS)), KEYS]

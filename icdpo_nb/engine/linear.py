@@ -26,6 +26,7 @@ CACHE = 2**25  # bytes of weights that a step goes through, as in a model: they 
 LARGEST = 10**9  # multiplications of a measured pass: fewer rows for the output layer, whose time they tell as well
 COPIES = 24  # at most: smaller layers stay in the cache in a model, too
 REPEATS = 4  # of which the fastest counts, since other processes can only slow it down
+TRIED = (16, 20, 28, 48, 96, 264, 700)  # numbers of rows for which rounding is compared
 
 
 class PackedLinear(torch.nn.Module):
@@ -33,6 +34,7 @@ class PackedLinear(torch.nn.Module):
 
     def __init__(self, linear: torch.nn.Linear):
         super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), LAYOUT_ROWS)
         self.bias = linear.bias
 
@@ -102,6 +104,21 @@ def faster_product(layer: torch.nn.Linear) -> str:
     product = measured_product(layer)
     _keep(path, product)
     return _kept(path) or product
+
+
+@torch.inference_mode()
+def round_alike(model: torch.nn.Module) -> bool:
+    """Whether rows of the linear layers' products have the same bits among other numbers of rows, as far as `TRIED` tells."""
+    kinds = (torch.nn.Linear, PackedLinear)
+    layers = {(type(m), m.in_features, m.out_features): m for m in model.modules() if isinstance(m, kinds)}
+    return all(map(_rounds_alike, layers.values()))
+
+
+def _rounds_alike(layer: torch.nn.Module) -> bool:
+    sizes = [n for n in TRIED if n == TRIED[0] or n * layer.in_features * layer.out_features < LARGEST]
+    rows = torch.randn(sizes[-1], layer.in_features, generator=torch.Generator().manual_seed(0))
+    whole = layer(rows)
+    return all(torch.equal(layer(rows[:n]), whole[:n]) and torch.equal(layer(rows[-n:]), whole[-n:]) for n in sizes)
 
 
 def kept_choices() -> dict[str, str]:

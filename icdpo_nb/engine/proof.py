@@ -19,6 +19,7 @@ from ..common.errors import InputError, first_line
 from .attention import grouped_attention
 from .base import is_spread, varies, vocabulary
 from .decoding import Pool
+from .linear import round_alike
 from .memory import is_out_of_memory
 from .packing import pack, right_pad, split
 from .prefix import Prefix
@@ -103,8 +104,11 @@ class Proof:
         of attention that were not looked at, or where a processor rounds in ways that were not seen yet.
         """
         engine = self.engine
-        if engine.device.type != "cpu" or any("expert" in name for name, _ in self.model.named_modules()):
+        if engine.device.type != "cpu" or engine.dtype != torch.float32:
             return False
+        with self.small():
+            if any("expert" in name for name, _ in self.model.named_modules()) or not round_alike(self.model):
+                return False
         limit = (engine.max_length or max(COMPANY) + max(RESPONSES)) - max(RESPONSES)
         contexts = [self._draw(min(n, limit)) for n in COMPANY]
         engine.batch_tokens = engine.cache_tokens = 4 * sum(COMPANY)

@@ -6,6 +6,7 @@ Where a processor rounds in a way that was not seen yet, `Engine.invariant` is f
 import numpy as np
 import pytest
 import torch
+from architectures import tiny_model, tokenizer
 from conftest import save_tiny_lm
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +15,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from icdpo_nb.engine import decoding
 from icdpo_nb.engine.engine import Engine
 from icdpo_nb.engine.invariance import KEYS, QUERIES, ROWS, block_end, key_width, up
+from icdpo_nb.engine.linear import round_alike
 from icdpo_nb.models.interface import NO_BAR
-from icdpo_nb.models.lm import load_lm
+from icdpo_nb.models.lm import CausalLM, load_lm
 from icdpo_nb.protocol import RECOMMENDED
 
 CPU = torch.device("cpu")
@@ -53,6 +55,7 @@ def test_a_width_holds_the_keys_and_is_whole(n):
     assert (width % ROWS, key_width(width, CPU), key_width(n, torch.device("meta"))) == (0, width, n)
 
 
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX2", reason="kernels that were not looked at in detail")
 @given(st.integers(1, KEYS + 300), st.sampled_from([QUERIES, 5 * QUERIES, 64]), st.sampled_from([16, 64]))
 def test_keys_beyond_the_width_change_no_bit(n, queries, dim):
     draw, width = torch.Generator().manual_seed(n), key_width(n, CPU)
@@ -115,6 +118,24 @@ class Uneven(torch.nn.Linear):
 
     def forward(self, x):
         return super().forward(x) * (1 + 1e-6 * (x.numel() // x.shape[-1] % 7))
+
+
+@pytest.mark.parametrize("rows", [16, 28])
+def test_a_layer_that_rounds_by_its_rows_is_found_out(rows):
+    class Uneven(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * (1 + 1e-6 * (len(x) == rows))
+
+    assert not round_alike(torch.nn.Sequential(Uneven(8, 8)))
+    assert not round_alike(torch.nn.Sequential(torch.nn.Linear(8, 8), Uneven(8, 9)))
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("qwen3_moe", torch.float32), ("llama", torch.bfloat16)])
+def test_mixtures_of_experts_and_other_precisions_are_excepted(name, dtype):
+    lm = CausalLM(tiny_model(name).to(dtype), tokenizer(), name)
+    lm.prepare()
+    assert isinstance(lm.engine, Engine)
+    assert not lm.engine.invariant
 
 
 def test_products_that_round_by_their_rows_are_found_out_and_have_no_drafts(tmp_path, monkeypatch):
