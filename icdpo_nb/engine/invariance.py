@@ -57,10 +57,7 @@ def _widths() -> list[int]:
         return scaled_dot_product_attention(*args, attn_mask=mask)[:, :, :QUERIES]
 
     def rounds_alike(width: int) -> bool:
-        return all(
-            torch.equal(attention(*each, queries, width, width), attention(*each, 64, KEYS, width))
-            for each in tensors
-            for queries in (QUERIES, 5 * QUERIES, 64)
-        )
+        shapes = (64, KEYS), *((queries, width) for queries in (QUERIES, 5 * QUERIES, 64))
+        return all(len({attention(*each, *shape, width).numpy().tobytes() for shape in shapes}) == 1 for each in tensors)
 
     return [*filter(rounds_alike, range(ROWS, KEYS, ROWS)), KEYS]
