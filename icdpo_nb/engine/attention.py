@@ -86,8 +86,13 @@ def _attend_causally(query, key, value, scaling, softcap, sinks, window) -> list
         return [out.transpose(1, 2)]
     parts, end = [], 0
     while end < n:
-        start, end = end, min(block_end(offset + end, QUERIES_AT_A_TIME, query.device) - offset, n)
-        stop, first = offset + end, max(0, offset + start - window + 1) if window else 0
+        start, first = end, 0
+        if narrow:  # a grid that no prefix moves, since keys before a window are left out
+            corner = (offset + start) // QUERIES_AT_A_TIME * QUERIES_AT_A_TIME
+            end, first = min(corner + QUERIES_AT_A_TIME - offset, n), max(0, corner - window + 1)
+        else:
+            end = min(block_end(offset + start, QUERIES_AT_A_TIME, query.device) - offset, n)
+        stop = offset + end
         mask = _causal_mask(offset + start, stop, first, window, query)
         keys, values = key[:, :, first:stop], value[:, :, first:stop]
         if more := key_width(stop - first, query.device) - (stop - first):  # as in a row that goes on

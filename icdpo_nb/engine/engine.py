@@ -20,7 +20,7 @@ from .invariance import ROWS, up
 from .linear import choose_products, count_products
 from .memory import budget_bytes, pass_bytes, peak_bytes, watch_memory
 from .norms import fuse_norms
-from .packing import BAND, Packed, by_length, fitting, pack, right_pad, split
+from .packing import BAND, Packed, fitting, pack, padded, right_pad, split
 from .prefix import Prefix, prefix_groups
 from .proof import Proof, UnservedError, evident
 from .sampling import Sampled, nucleus_sample
@@ -114,7 +114,7 @@ class Engine(BaseEngine):
         with progress(total=len(todo)) as bar:
             for shared, members in prefix_groups(contexts, todo):
                 prefix = Prefix(self, shared)
-                members.sort(key=lambda i: by_length(lengths[i]))
+                members.sort(key=lambda i: padded(lengths[i]), reverse=True)
                 while members:
                     batch = members[: fitting([lengths[i] for i in members], self.batch_tokens)]
                     with watch_memory() as room:

@@ -17,6 +17,7 @@ import torch
 
 from ..common.files import cache_folder, digest
 from ..common.machine import processor
+from .invariance import ROWS
 
 TORCH, ONEDNN = "torch", "oneDNN"
 LAYOUT_ROWS = 512  # the batch size for which oneDNN chooses the layout; other sizes work, too
@@ -26,7 +27,7 @@ CACHE = 2**25  # bytes of weights that a step goes through, as in a model: they 
 LARGEST = 10**9  # multiplications of a measured pass: fewer rows for the output layer, whose time they tell as well
 COPIES = 24  # at most: smaller layers stay in the cache in a model, too
 REPEATS = 4  # of which the fastest counts, since other processes can only slow it down
-TRIED = (16, 20, 28, 48, 96, 264, 700)  # numbers of rows for which rounding is compared
+TRIED = (ROWS, 20, 28, 48, 96, 264, 700)  # numbers of rows for which rounding is compared
 
 
 class PackedLinear(torch.nn.Module):
@@ -115,7 +116,7 @@ def round_alike(model: torch.nn.Module) -> bool:
 
 
 def _rounds_alike(layer: torch.nn.Module) -> bool:
-    sizes = [n for n in TRIED if n == TRIED[0] or n * layer.in_features * layer.out_features < LARGEST]
+    sizes = [n for n in TRIED if n == ROWS or n * layer.in_features * layer.out_features < LARGEST]
     rows = torch.randn(sizes[-1], layer.in_features, generator=torch.Generator().manual_seed(0))
     whole = layer(rows)
     return all(torch.equal(layer(rows[:n]), whole[:n]) and torch.equal(layer(rows[-n:]), whole[-n:]) for n in sizes)

@@ -38,19 +38,11 @@ def pack(p: int, last: int, responses: Sequence[Sequence[int]]) -> Packed:
     return row
 
 
-def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Batches of indices with similar lengths, longest first, each at most `batch_tokens` with padding (or one item)."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
-
-
 def equal_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """As `token_batches`, and all rows of a batch are padded to the same multiple of `BAND`, as each would be alone."""
+    """Batches of indices, longest first, each at most `batch_tokens` with padding (or one item).
+
+    All rows of a batch are padded to the same multiple of `BAND`, as each would be alone.
+    """
     batches: list[list[int]] = []
     longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     for width, members in groupby(longest_first, key=lambda i: up(lengths[i], BAND)):
@@ -59,10 +51,10 @@ def equal_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return batches
 
 
-def by_length(row: tuple[int, int]) -> tuple[int, int]:
-    """The order of rows of (context, packed responses): by their padded lengths, the longest first."""
+def padded(row: tuple[int, int]) -> tuple[int, int]:
+    """The lengths to which a row of (context, packed responses) is padded."""
     context, responses = row
-    return -up(context, BAND), -up(responses, BAND)
+    return up(context, BAND), up(responses, BAND)
 
 
 def fitting(rows: Sequence[tuple[int, int]], batch_tokens: int) -> int:
@@ -70,9 +62,9 @@ def fitting(rows: Sequence[tuple[int, int]], batch_tokens: int) -> int:
 
     All rows of a batch have the same padded lengths, so that each is computed as it would be alone.
     """
-    padded = by_length(rows[0])
-    most = min(len(rows), max(1, batch_tokens // -sum(padded)))
-    return next((n for n, row in enumerate(rows[:most]) if by_length(row) != padded), most)
+    lengths = padded(rows[0])
+    most = min(len(rows), max(1, batch_tokens // sum(lengths)))
+    return next((n for n, row in enumerate(rows[:most]) if padded(row) != lengths), most)
 
 
 def right_pad(rows: Sequence[Sequence[int]], fill: int, device, width: int = 0) -> torch.Tensor:

@@ -17,8 +17,9 @@ import torch
 from ..common.errors import InputError, first_line
 from .base import BaseEngine, vocabulary
 from .memory import budget_bytes, is_out_of_memory, peak_bytes, watch_memory
-from .packing import right_pad, token_batches
-from .proof import TOLERANCE, narrow_windows
+from .packing import right_pad
+from .proof import TOLERANCE
+from .reduction import narrow_windows
 from .sampling import Sampled, nucleus_sample
 from .turns import enter
 
@@ -66,7 +67,7 @@ class PlainEngine(BaseEngine):
             return nucleus_sample(logits, uniform[places], top_p, top_k, temperature)
 
         lengths = [n * (len(c) + steps) for c in contexts]
-        waiting = [*range(len(contexts))]
+        waiting = sorted(range(len(contexts)), key=lambda i: -lengths[i])
         with progress(total=len(contexts)) as bar:
             while waiting:
                 batch = self._batch(waiting, lengths, padded=self.pads and not self.caches)
@@ -76,7 +77,7 @@ class PlainEngine(BaseEngine):
                 if not room.enough:
                     self._shrink(len(batch), sum(lengths[i] for i in batch))
                     continue
-                waiting = [i for i in waiting if i not in set(batch)]
+                del waiting[: len(batch)]
                 bar.update(len(batch))
         self._record("sampling", start)
         return out
@@ -90,7 +91,7 @@ class PlainEngine(BaseEngine):
         out = [[np.zeros(0, np.float32) for _ in ys] for ys in responses]
         places = [(i, j) for i, ys in enumerate(responses) for j, y in enumerate(ys) if len(y)]
         lengths = [len(contexts[i]) + len(responses[i][j]) for i, j in places]
-        waiting = [*range(len(places))]
+        waiting = sorted(range(len(places)), key=lambda k: -lengths[k])
         start = time.perf_counter()
         with progress(total=len(places)) as bar:
             while waiting:
@@ -103,16 +104,16 @@ class PlainEngine(BaseEngine):
                 for k, row in zip(batch, values, strict=True):
                     i, j = places[k]
                     out[i][j] = row
-                waiting = [k for k in waiting if k not in set(batch)]
+                del waiting[: len(batch)]
                 bar.update(len(batch))
         self._record("scoring", start)
         return out
 
     def _batch(self, waiting: Sequence[int], lengths: Sequence[int], padded: bool) -> list[int]:
-        """The next items to compute together: the longest that fit the budget, all of one length unless `padded`."""
-        longest = max(lengths[i] for i in waiting)
-        members = [i for i in waiting if padded or lengths[i] == longest]
-        return [members[k] for k in token_batches([lengths[i] for i in members], self.batch_tokens)[0]]
+        """The first of the waiting items, longest first, that fit the budget together, all of one length unless `padded`."""
+        longest = lengths[waiting[0]]
+        most = max(1, self.batch_tokens // longest)
+        return [i for i in waiting[:most] if padded or lengths[i] == longest]
 
     def _score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
         """Log-probabilities of the responses of (context, response) pairs, each a row of its own."""

@@ -3,9 +3,7 @@
 Architectures differ in ways that the configuration does not reveal: biases by position, extra tensors in attention, logits
 that change after the output layer. The check therefore compares the log-probabilities of a few tokens. The
 reference is the model as transformers runs it, one sequence at a time. The engine uses every kind of pass: a shared
-prefix, contexts of different lengths, a decoding step, and packed responses. The check uses only the first layers that
-include every kind of layer; more would take time and add rounding errors. Sliding windows are narrowed during the check,
-in the model and in the engine, so that these few tokens exceed a window. At the real width, this would take thousands.
+prefix, contexts of different lengths, a decoding step, and packed responses. The model is reduced for it (`reduction.py`).
 """
 
 from collections.abc import Iterator
@@ -19,14 +17,16 @@ from ..common.errors import InputError, first_line
 from .attention import grouped_attention
 from .base import is_spread, varies, vocabulary
 from .decoding import Pool
+from .invariance import QUERIES
 from .linear import round_alike
 from .memory import is_out_of_memory
 from .packing import pack, right_pad, split
 from .prefix import Prefix
+from .reduction import Reduction
 
-WINDOW = 5  # sliding window in tokens during the check
 PREFIX, CONTEXTS, RESPONSES = 6, (8, 12), (3, 2)  # numbers of tokens; every context has all responses
-COMPANY = (290, 400, 530, 530)  # lengths of contexts that are computed together and alone
+COMPANY = (290, 400, 530, 530)  # lengths of contexts that are computed together, with a shared prefix and alone
+SHARED = 276  # tokens of their prefix
 # The tolerance for the root mean square difference, relative to the standard deviation of the tokens' log-probabilities.
 # Rounding causes at most 2e-6 (float32), 0.002 (float16) and 0.02 (bfloat16) with SmolLM2-135M and the sandbox models,
 # which are checked with one layer. The margin is for models that are checked with several layers.
@@ -67,7 +67,7 @@ class Proof:
         self.prefix = self._draw(PREFIX)
         self.contexts = [[*self.prefix, *self._draw(n - PREFIX)] for n in CONTEXTS]
         self.responses = [self._draw(n) for n in RESPONSES]
-        self.stack, self.n_kept = self._layers()
+        self.small = Reduction(engine)
         self.rows = [(c, y) for c in self.contexts for y in self.responses]
         self.ids = right_pad([[*c, *y] for c, y in self.rows], 0, engine.device)  # causal: right padding has no effect
         with self._as_unserved("eager attention that fails"), self._own_attention():
@@ -106,19 +106,21 @@ class Proof:
         engine = self.engine
         if engine.device.type != "cpu" or engine.dtype != torch.float32:
             return False
-        with self.small():
-            if any("expert" in name for name, _ in self.model.named_modules()) or not round_alike(self.model):
-                return False
+        if any("expert" in name for name, _ in self.model.named_modules()):
+            return False
         limit = (engine.max_length or max(COMPANY) + max(RESPONSES)) - max(RESPONSES)
-        contexts = [self._draw(min(n, limit)) for n in COMPANY]
+        lengths = [min(n, limit) for n in COMPANY]
+        shared = self._draw(min(SHARED, min(lengths) // 2 // QUERIES * QUERIES))
+        contexts = [[*shared, *self._draw(n - len(shared))] for n in lengths]
         engine.batch_tokens = engine.cache_tokens = 4 * sum(COMPANY)
         with self._as_unserved("code that fails with contexts side by side"), self.small():
-            none = Prefix(engine, [])
-            decoded, scored = self._decoded(none, contexts), self._scored(none, contexts[-2:])
-            decoded_alone = [v for c in contexts for v in self._decoded(none, [c])]
-            scored_alone = [v for c in contexts[-2:] for v in self._scored(none, [c])]
-        pairs = zip([*decoded, *scored], [*decoded_alone, *scored_alone], strict=True)
-        return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+            if not round_alike(self.model):
+                return False
+            none, prefix = Prefix(engine, []), Prefix(engine, shared)
+            together = [*self._decoded(prefix, contexts), *self._scored(prefix, contexts[-2:])]
+            alone = [v for c in contexts for v in self._decoded(none, [c])]
+            alone += [v for c in contexts[-2:] for v in self._scored(none, [c])]
+        return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(together, alone, strict=True))
 
     # ------------------------------------------------------------ results of the engine
 
@@ -159,46 +161,6 @@ class Proof:
         finally:
             self.model.set_attn_implementation(before)
 
-    @contextmanager
-    def small(self) -> Iterator[None]:
-        """Reduce the model to its first layers that include every kind, and narrow the sliding windows."""
-        parent, name, layers = self.stack
-        n_layers = self.engine.n_layers
-        if layers:
-            setattr(parent, name, layers[: self.n_kept])
-        self.engine.n_layers = self.n_kept
-        try:
-            with self._narrow_windows():
-                yield
-        finally:
-            self.engine.n_layers = n_layers
-            if layers:
-                setattr(parent, name, layers)
-
-    def _layers(self) -> tuple:
-        """The decoder's list of layers, as (parent, name, layers), and how many of the first include every kind."""
-        decoder, n = self.model.get_decoder(), self.engine.n_layers
-        lists = {name: part for name, part in decoder.named_modules() if isinstance(part, torch.nn.ModuleList)}
-        outer = (name for name, part in lists.items() if len(part) == n and not any(x.isdigit() for x in name.split(".")))
-        path = next(outer, None)
-        if path is None:
-            return (None, "", ()), n
-        parent, _, name = path.rpartition(".")
-        types = getattr(self.model.config.get_text_config(), "layer_types", None) or [None] * n
-        kinds = [(types[i], layer_kind(layer)) for i, layer in enumerate(lists[path])]
-        return (decoder.get_submodule(parent), name, lists[path]), 1 + max(kinds.index(kind) for kind in kinds)
-
-    @contextmanager
-    def _narrow_windows(self) -> Iterator[None]:
-        """Limit sliding windows to `WINDOW` tokens, in the model and in the engine's masks."""
-        windows = self.engine.windows
-        self.engine.windows = {kind: window and min(window, WINDOW) for kind, window in windows.items()}
-        try:
-            with narrow_windows(self.model):
-                yield
-        finally:
-            self.engine.windows = windows
-
     # ------------------------------------------------------------ diagnosis
 
     @contextmanager
@@ -231,32 +193,3 @@ class Proof:
         with self._own_attention("icdpo_recorded"):
             self.model(input_ids=self.ids, use_cache=False)
         return "attention of another kind" + (f" (it takes {', '.join(sorted(extra))} as well)" if extra else "")
-
-
-@contextmanager
-def narrow_windows(model) -> Iterator[None]:
-    """Limit sliding windows and chunks of attention to `WINDOW` tokens, in the configuration and layers of a model."""
-    parts = {id(p): p for m in model.modules() for p in (m, getattr(m, "config", None))}.values()
-    places = [(p, name) for p in parts for name in ("sliding_window", "attention_chunk_size") if not varies(p, name)]
-    windowed = [(p, name, getattr(p, name)) for p, name in places if isinstance(getattr(p, name, None), int)]
-    try:
-        for part, name, window in windowed:
-            setattr(part, name, min(window, WINDOW))
-        yield
-    finally:
-        for part, name, window in windowed:
-            setattr(part, name, window)
-
-
-def layer_kind(layer: torch.nn.Module) -> tuple:
-    """A key that is equal for layers with the same computation: submodules with their settings and shapes, not the index."""
-    plain = bool | int | float | str | None
-    return tuple(
-        (
-            path,
-            type(part),
-            tuple(sorted((k, repr(v)) for k, v in vars(part).items() if isinstance(v, plain) and not k.startswith("layer_i"))),
-            tuple((name, p.shape) for name, p in part.named_parameters(recurse=False)),
-        )
-        for path, part in layer.named_modules()
-    )

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from icdpo_nb.engine import decoding
+from icdpo_nb.engine import attention, decoding, proof
+from icdpo_nb.engine.attention import _attend_causally
 from icdpo_nb.engine.engine import Engine
 from icdpo_nb.engine.invariance import KEYS, QUERIES, ROWS, block_end, key_width, up
 from icdpo_nb.engine.linear import round_alike
@@ -77,6 +78,21 @@ def test_blocks_go_on_and_end_where_no_keys_are_added(start, most):
     assert block_end(start, most, torch.device("meta")) > start
 
 
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX2", reason="kernels that were not looked at in detail")
+@given(
+    st.integers(4, 150).map(lambda n: QUERIES * n),
+    st.integers(1, 25).map(lambda n: ROWS * n),
+    st.integers(0, 10).map(lambda n: ROWS * n),
+    st.sampled_from([None, 100, 150, 300, 400]),
+)
+def test_neither_a_shared_prefix_nor_a_longer_row_changes_a_bit_of_attention(prefix, new, more, window):
+    draw, end = torch.Generator().manual_seed(new), prefix + new
+    query, key, value = (torch.randn(2, 3, end + more, 32, generator=draw) for _ in range(3))
+    whole = torch.cat(_attend_causally(query, key, value, None, None, None, window), 1)
+    part = _attend_causally(query[:, :, prefix:end], key[:, :, :end], value[:, :, :end], None, None, None, window)
+    assert torch.equal(torch.cat(part, 1), whole[:, prefix:end])
+
+
 # ------------------------------------------------------------ samples and scores
 
 
@@ -114,18 +130,17 @@ def test_a_shared_prefix_changes_no_bit(lm):
 
 
 class Uneven(torch.nn.Linear):
-    """A product that rounds by its number of rows."""
+    """A product that rounds in another way for some numbers of rows."""
+
+    rows = range(600, 10**9)
 
     def forward(self, x):
-        return super().forward(x) * (1 + 1e-6 * (x.numel() // x.shape[-1] % 7))
+        return super().forward(x) * (1 + 1e-6 * (x.numel() // x.shape[-1] in self.rows))
 
 
 @pytest.mark.parametrize("rows", [16, 28])
-def test_a_layer_that_rounds_by_its_rows_is_found_out(rows):
-    class Uneven(torch.nn.Linear):
-        def forward(self, x):
-            return super().forward(x) * (1 + 1e-6 * (len(x) == rows))
-
+def test_a_layer_that_rounds_by_its_rows_is_found_out(rows, monkeypatch):
+    monkeypatch.setattr(Uneven, "rows", [rows])
     assert not round_alike(torch.nn.Sequential(Uneven(8, 8)))
     assert not round_alike(torch.nn.Sequential(torch.nn.Linear(8, 8), Uneven(8, 9)))
 
@@ -138,12 +153,25 @@ def test_mixtures_of_experts_and_other_precisions_are_excepted(name, dtype):
     assert not lm.engine.invariant
 
 
-def test_products_that_round_by_their_rows_are_found_out_and_have_no_drafts(tmp_path, monkeypatch):
+@pytest.mark.parametrize("seen_by_the_layers", [True, False])
+def test_products_that_round_by_their_rows_are_found_out_and_have_no_drafts(seen_by_the_layers, tmp_path, monkeypatch):
     lm = load_lm(str(save_tiny_lm(tmp_path, "llama")), device="cpu")
     mlp = lm.engine.model.model.layers[0].mlp
     mlp.down_proj = Uneven(mlp.down_proj.in_features, mlp.down_proj.out_features, bias=False)
     monkeypatch.setattr(Engine, "choose_layers", lambda engine: [])
     monkeypatch.setattr(decoding.DraftModel, "guess", lambda model, ids, most: [(0.9, 7)] * most and pytest.fail("a guess"))
+    if not seen_by_the_layers:
+        monkeypatch.setattr(proof, "round_alike", lambda model: True)
     lm.engine.begin()
     assert not lm.engine.invariant
     lm.sample(CONTEXTS[:2], 2, PROTOCOL)
+
+
+def test_attention_that_rounds_by_the_prefix_is_found_out(tmp_path, monkeypatch):
+    def by_prefix(query, key, *args):
+        return [part * (1 + 1e-6 * (key.shape[2] > query.shape[2])) for part in _attend_causally(query, key, *args)]
+
+    lm = load_lm(str(save_tiny_lm(tmp_path, "llama")), device="cpu")
+    monkeypatch.setattr(attention, "_attend_causally", by_prefix)
+    lm.engine.begin()
+    assert not lm.engine.invariant

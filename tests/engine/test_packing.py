@@ -3,25 +3,21 @@
 import numpy as np
 
 from icdpo_nb.engine.invariance import up
-from icdpo_nb.engine.packing import BAND, by_length, equal_batches, fitting, token_batches
+from icdpo_nb.engine.packing import BAND, equal_batches, fitting, padded
 
 
 def first_batch(contexts, responses, batch_tokens):
     """The indices of the first batch of rows with these lengths."""
     rows = [*zip(contexts, responses, strict=True)]
-    order = sorted(range(len(rows)), key=lambda i: by_length(rows[i]))
+    order = sorted(range(len(rows)), key=lambda i: padded(rows[i]), reverse=True)
     return order[: fitting([rows[i] for i in order], batch_tokens)]
-
-
-def test_batches_by_hand():
-    assert token_batches([5, 9, 8, 2], 18) == [[1, 2], [0, 3]]
-    assert token_batches([30, 1], 18) == [[0], [1]], "a row that is too long is a batch of its own"
 
 
 def test_equal_batches_by_hand():
     lengths = [BAND + 1, 3, 2 * BAND, BAND, 5, 2 * BAND + 1]
     assert equal_batches(lengths, 2 * BAND) == [[5], [2], [0], [3, 4], [1]]
     assert equal_batches(lengths, 100 * BAND) == [[5], [2, 0], [3, 4, 1]]
+    assert equal_batches([3 * BAND, 1], 2 * BAND) == [[0], [1]], "a row that is too long is a batch of its own"
     assert equal_batches([], 9) == []
 
 

@@ -168,6 +168,7 @@ def test_a_batch_that_is_too_large_is_halved(models, monkeypatch):
 
 def test_a_twin_gives_the_same_with_an_account_of_its_own(models):
     lm, _ = models
+    lm.sample(CONTEXTS, 1, PROTOCOL)  # which the twin does not do
     expected, before = lm.sample(CONTEXTS, 2, PROTOCOL), lm.work()
     twin = lm.twin()
     found = twin.sample(CONTEXTS, 2, PROTOCOL)
