@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from .invariance import block_end, key_width
+from .memory import zeros
 
 PADDING, CONTEXT = -1, 0  # owners; response j of a row has owner j + 1
 QUERIES_AT_A_TIME = 256  # block size of context queries: each block skips the keys after its last query
@@ -205,7 +206,7 @@ class SlotCache(Cache):
             n, heads, length, _ = new.keys.shape
             if not layer.is_initialized:
                 shape = (self.slots, heads, self.width)
-                layer.keys, layer.values = (x.new_zeros(*shape, x.shape[-1]) for x in (new.keys, new.values))
+                layer.keys, layer.values = (zeros((*shape, x.shape[-1]), x) for x in (new.keys, new.values))
                 layer.is_initialized = True
             layer.keys[first : first + n, :, :length] = new.keys
             layer.values[first : first + n, :, :length] = new.values
@@ -216,10 +217,11 @@ class SlotCache(Cache):
         for layer in self.layers:
             layer.rows, layer.columns, layer.used = rows, columns, used
 
-    def move(self, source: int, target: int) -> None:
-        """Copy the contents of one slot to another."""
+    def move(self, source: int, target: int, used: int) -> None:
+        """Copy the first `used` columns of one slot to another."""
         for layer in self._filled():
-            layer.keys[target], layer.values[target] = layer.keys[source], layer.values[source]
+            for cached in (layer.keys, layer.values):
+                cached[target, :, :used] = cached[source, :, :used]
 
     @property
     def nbytes(self) -> int:

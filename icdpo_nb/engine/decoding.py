@@ -150,7 +150,7 @@ class Pool:
         """Remove a row and move the last row into its slot."""
         last = len(self.rows) - 1
         if slot < last:
-            self.cache.move(last, slot)
+            self.cache.move(last, slot, self.rows[last].used)
             self.rows[slot] = self.rows[last]
             self.owner[slot] = self.owner[last]
             self.pos[slot] = self.pos[last]

@@ -21,8 +21,8 @@ from .invariance import ROWS
 
 TORCH, ONEDNN = "torch", "oneDNN"
 LAYOUT_ROWS = 512  # the batch size for which oneDNN chooses the layout; other sizes work, too
-PREFILL, STEP = 512, 8  # rows of the passes that are measured
-STEPS = 16  # decoding steps for each pass of prefill: a fourth of its tokens
+PREFILL, STEP = 512, 32  # rows of the passes that are measured
+STEPS = 4  # decoding steps for each pass of prefill: a fourth of its tokens
 CACHE = 2**25  # bytes of weights that a step goes through, as in a model: they come from memory, not from the cache
 LARGEST = 10**9  # multiplications of a measured pass: fewer rows for the output layer, whose time they tell as well
 COPIES = 24  # at most: smaller layers stay in the cache in a model, too
@@ -98,7 +98,7 @@ def faster_product(layer: torch.nn.Linear) -> str:
     The processes of a machine share the first choice, so that they round alike.
     """
     capability = torch.backends.cpu.get_cpu_capability()
-    key = [processor(), capability, torch.__version__, torch.get_num_threads(), *layer.weight.shape]
+    key = [processor(), capability, torch.__version__, torch.get_num_threads(), STEP, *layer.weight.shape]
     path = cache_folder() / "products" / digest(key)[:24]
     if product := _kept(path):
         return product

@@ -8,6 +8,8 @@ import torch
 
 from .packing import on_device
 
+SORTED = 16  # tokens of the vocabulary that are sorted first; where the nucleus has more of them, eight times as many are
+
 
 def nucleus_sample(
     logits: torch.Tensor, uniform: np.ndarray, top_p: float, top_k: int, temperature: float
@@ -26,18 +28,28 @@ def nucleus_sample(
     logp = torch.log_softmax(logits, -1)
     tempered = logp if temperature == 1 else torch.log_softmax(logits / temperature, -1)
     vocab = logits.shape[-1]
-    n_sorted = top_k or min(64, vocab)
-    while True:
-        best, ids = tempered.topk(min(n_sorted, vocab), -1)
-        probs = best.double().exp()
-        if top_k:
-            probs = probs / probs.sum(-1, keepdim=True)
-        enough = probs.sum(-1) >= top_p
-        token = ids.gather(-1, _pick(probs, uniform, top_p))
-        drawn = torch.stack([token[:, 0].double(), logp.gather(-1, token)[:, 0].double(), enough.double()]).cpu()
-        if top_k or n_sorted >= vocab or bool(drawn[2].all()):
-            return drawn[0].long(), drawn[1].float()
-        n_sorted *= 8
+    # On a GPU, another wait costs more than to sort more.
+    n_sorted = min(top_k or (SORTED if logits.device.type == "cpu" else 4 * SORTED), vocab)
+    drawn = _drawn(logp, tempered, uniform, top_p, top_k, n_sorted)
+    while not top_k and n_sorted < vocab and not drawn[2].all():
+        n_sorted = min(8 * n_sorted, vocab)
+        few = (drawn[2] == 0).nonzero()[:, 0]
+        rows = on_device(few, logits.device)
+        drawn[:, few] = _drawn(logp[rows], tempered[rows], uniform[rows], top_p, top_k, n_sorted)
+    return drawn[0].long(), drawn[1].float()
+
+
+def _drawn(
+    logp: torch.Tensor, tempered: torch.Tensor, uniform: torch.Tensor, top_p: float, top_k: int, n_sorted: int
+) -> torch.Tensor:
+    """Token, log-probability, and whether the `n_sorted` best tokens hold the nucleus: float64, shape (3, rows), on the CPU."""
+    best, ids = tempered.topk(n_sorted, -1)
+    probs = best.double().exp()
+    if top_k:
+        probs = probs / probs.sum(-1, keepdim=True)
+    enough = probs.sum(-1) >= top_p
+    token = ids.gather(-1, _pick(probs, uniform, top_p))
+    return torch.stack([token[:, 0].double(), logp.gather(-1, token)[:, 0].double(), enough.double()]).cpu()
 
 
 def _pick(probs: torch.Tensor, uniform: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -10,6 +10,7 @@ from conftest import one_by_one, save_tiny_lm
 from transformers import AutoModelForCausalLM, TopPLogitsWarper
 
 from icdpo_nb.common.errors import InputError
+from icdpo_nb.engine import sampling
 from icdpo_nb.engine.attention import attention_mask
 from icdpo_nb.engine.invariance import QUERIES
 from icdpo_nb.engine.memory import CPU_BUDGET, CPU_PASS
@@ -237,6 +238,20 @@ def test_nucleus_is_that_of_transformers(top_p):
         if top_p <= 0.95:  # with 4,000 draws every token of the nucleus turns up, apart from rare ones
             weight = torch.softmax(logits[row], -1) * kept[row]
             assert set(drawn.tolist()) >= set((weight > 1e-3).nonzero()[:, 0].tolist())
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 1.0])
+def test_flat_and_peaked_rows_sort_as_many_tokens_as_each_needs(top_p, monkeypatch):
+    """Whatever is sorted first, and beside whichever rows, the same tokens are drawn."""
+    torch.manual_seed(1)
+    logits = torch.randn(60, 3000) * torch.linspace(0.1, 9, 60)[torch.randperm(60), None]
+    uniform = torch.rand(60, dtype=torch.float64)
+    drawn, logps = nucleus_sample(logits, uniform, top_p, 0, 1.0)
+    alone = [nucleus_sample(logits[i : i + 1], uniform[i : i + 1], top_p, 0, 1.0) for i in range(60)]
+    assert (drawn.tolist(), logps.tolist()) == ([int(t) for t, _ in alone], [float(p) for _, p in alone])
+    monkeypatch.setattr(sampling, "SORTED", 3000)
+    everything = nucleus_sample(logits, uniform, top_p, 0, 1.0)
+    assert (drawn.tolist(), logps.tolist()) == (everything[0].tolist(), everything[1].tolist())
 
 
 def test_nucleus_frequencies_follow_the_policy():

@@ -59,7 +59,7 @@ def test_packed_equals_plain(bias):
 def test_the_faster_product_is_taken_and_kept(clock, cache, speed, product):
     measured, layer = clock(speed), torch.nn.Linear(6, 4)
     assert faster_product(layer) == product
-    assert {(rows, n) for _, rows, n in measured} == {(512, 1), (8, 1 + linear.COPIES)}, "steps read many weights"
+    assert {(rows, n) for _, rows, n in measured} == {(512, 1), (32, 1 + linear.COPIES)}, "steps read many weights"
     assert {name for name, *_ in measured} == {"Linear", "PackedLinear"}
     clock(1 / speed)
     assert faster_product(layer) == faster_product(torch.nn.Linear(6, 4)) == product, "measured once for a shape"
@@ -106,7 +106,7 @@ def test_a_large_layer_is_measured_on_fewer_rows(clock, monkeypatch):
     monkeypatch.setattr(linear, "LARGEST", 2400)
     measured = clock(2.0)
     faster_product(torch.nn.Linear(6, 4))
-    assert {rows for _, rows, _ in measured} == {100, 8}
+    assert {rows for _, rows, _ in measured} == {100, 32}
 
 
 def test_a_damaged_or_closed_cache_costs_a_measurement(clock, cache, monkeypatch):
