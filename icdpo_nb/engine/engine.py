@@ -19,7 +19,6 @@ from .drafting import DraftModel
 from .invariance import ROWS, up
 from .linear import choose_products, count_products
 from .memory import budget_bytes, pass_bytes, peak_bytes, watch_memory
-from .mlp import split_mlps
 from .norms import fuse_norms
 from .packing import BAND, Packed, fitting, pack, padded, right_pad, split
 from .prefix import Prefix, prefix_groups
@@ -236,15 +235,13 @@ class Engine(BaseEngine):
         except BaseException:
             self.body = None
             self.model.set_attn_implementation(own)
-            for module, name, own in replaced:
-                setattr(module, name, own)
+            for parent, name, layer in replaced:
+                setattr(parent, name, layer)
             raise
         finally:
             self.batch_tokens, self.cache_tokens = budgets
         self.choose_layers()
 
-    def choose_layers(self) -> list[tuple[torch.nn.Module, str, object]]:
-        """Replace layers of the model by faster ones, in place. Returns what was replaced, with its modules and names."""
-        if self.device.type == "cuda":
-            return fuse_norms(self.model)
-        return [*choose_products(self.model), *(split_mlps(self.model) if self.device.type == "cpu" else ())]
+    def choose_layers(self) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
+        """Replace layers of the model by faster ones, in place. Returns the replaced ones with their parents and names."""
+        return fuse_norms(self.model) if self.device.type == "cuda" else choose_products(self.model)
