@@ -14,8 +14,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .invariance import block_end, key_width
-from .memory import zeros
+from .invariance import block_of, key_width
 
 PADDING, CONTEXT = -1, 0  # owners; response j of a row has owner j + 1
 QUERIES_AT_A_TIME = 256  # block size of context queries: each block skips the keys after its last query
@@ -87,13 +86,10 @@ def _attend_causally(query, key, value, scaling, softcap, sinks, window) -> list
         return [out.transpose(1, 2)]
     parts, end = [], 0
     while end < n:
-        start, first = end, 0
-        if narrow:  # a grid that no prefix moves, since keys before a window are left out
-            corner = (offset + start) // QUERIES_AT_A_TIME * QUERIES_AT_A_TIME
-            end, first = min(corner + QUERIES_AT_A_TIME - offset, n), max(0, corner - window + 1)
-        else:
-            end = min(block_end(offset + start, QUERIES_AT_A_TIME, query.device) - offset, n)
-        stop = offset + end
+        start = end
+        block_start, block_end = block_of(offset + start, QUERIES_AT_A_TIME, query.device)
+        end = min(block_end - offset, n)
+        stop, first = offset + end, max(0, block_start - window + 1) if window else 0
         mask = _causal_mask(offset + start, stop, first, window, query)
         keys, values = key[:, :, first:stop], value[:, :, first:stop]
         if more := key_width(stop - first, query.device) - (stop - first):  # as in a row that goes on
@@ -206,7 +202,7 @@ class SlotCache(Cache):
             n, heads, length, _ = new.keys.shape
             if not layer.is_initialized:
                 shape = (self.slots, heads, self.width)
-                layer.keys, layer.values = (zeros((*shape, x.shape[-1]), x) for x in (new.keys, new.values))
+                layer.keys, layer.values = (x.new_zeros(*shape, x.shape[-1]) for x in (new.keys, new.values))
                 layer.is_initialized = True
             layer.keys[first : first + n, :, :length] = new.keys
             layer.values[first : first + n, :, :length] = new.values

@@ -40,6 +40,14 @@ def block_end(start: int, most: int, device: torch.device) -> int:
     return max((end for end in ends if end <= start + most), default=ends[0])
 
 
+def block_of(position: int, most: int, device: torch.device) -> tuple[int, int]:
+    """Start and end of the block of queries that holds a position. Blocks are the same wherever a pass begins."""
+    start = end = 0
+    while end <= position:
+        start, end = end, block_end(end, most, device)
+    return start, end
+
+
 @lru_cache
 @torch.inference_mode()
 def _widths() -> list[int]:

@@ -1,21 +1,18 @@
 """Memory measurements that determine the engine's batch sizes, and detection of out-of-memory errors."""
 
-import math
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import psutil
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 CPU_BUDGET = 2**31  # bytes for a cache and a pass: 16 contexts of SmolLM2 at a time take a fifth less than 7 do
 CPU_PASS = 2**25  # of these, for a pass: the tensors of larger ones come from memory, which takes a quarter longer
-ALIGNED = 64  # bytes: where PyTorch's own tensors begin
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -31,13 +28,13 @@ class _LiveBytes(TorchDispatchMode):
             self.known.add(storage._cdata)
         out = func(*args, **(kwargs or {}))
         for storage in _storages(out):
-            if storage._cdata not in self.known:
-                self.count(storage)
+            self._count(storage)
         return out
 
-    def count(self, storage) -> None:
-        """Count a new storage for as long as it lives."""
+    def _count(self, storage) -> None:
         key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
         self.known.add(key)
         self.now += size
         self.peak = max(self.peak, self.now)
@@ -64,24 +61,6 @@ def peak_bytes(run: Callable[[], object]) -> int:
         result = run()
     del result
     return live.peak
-
-
-def zeros(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
-    """Zeros with the dtype and the device of a tensor. On a CPU, pages that nothing is written to take neither time nor memory.
-
-    >>> zeros((2, 1), torch.ones(3, dtype=torch.bfloat16))
-    tensor([[0.],
-            [0.]], dtype=torch.bfloat16)
-    """
-    if like.device.type != "cpu":
-        return like.new_zeros(shape)
-    size = math.prod(shape) * like.itemsize
-    data = np.zeros(size + ALIGNED, np.uint8)  # numpy leaves the clearing to the operating system
-    start = -data.ctypes.data % ALIGNED
-    made = torch.from_numpy(data)
-    if isinstance(mode := _get_current_dispatch_mode(), _LiveBytes):  # which has seen no operation that made them
-        mode.count(made.untyped_storage())
-    return made[start : start + size].view(like.dtype).view(*shape)
 
 
 def budget_bytes(device: torch.device, most: int = CPU_BUDGET) -> int:

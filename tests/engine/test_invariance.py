@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from icdpo_nb.engine import attention, decoding, proof
 from icdpo_nb.engine.attention import _attend_causally
 from icdpo_nb.engine.engine import Engine
-from icdpo_nb.engine.invariance import KEYS, QUERIES, ROWS, block_end, key_width, up
+from icdpo_nb.engine.invariance import KEYS, QUERIES, ROWS, block_end, block_of, key_width, up
 from icdpo_nb.engine.linear import round_alike
 from icdpo_nb.models.interface import NO_BAR
 from icdpo_nb.models.lm import CausalLM, load_lm
@@ -76,6 +76,13 @@ def test_blocks_go_on_and_end_where_no_keys_are_added(start, most):
     assert start < end <= start + most + KEYS
     assert key_width(end, CPU) == end
     assert block_end(start, most, torch.device("meta")) > start
+
+
+@given(st.integers(0, 2000), st.integers(0, 2000), st.sampled_from([1, 64, 256]))
+def test_a_block_holds_its_position_and_overlaps_no_other(position, other, most):
+    (start, end), (other_start, other_end) = (block_of(p, most, CPU) for p in (position, other))
+    assert start <= position < end == block_end(start, most, CPU)
+    assert (start, end) == (other_start, other_end) or end <= other_start or other_end <= start
 
 
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX2", reason="kernels that were not looked at in detail")

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import torch
 
-from icdpo_nb.engine.memory import ALIGNED, CPU_BUDGET, CPU_PASS, budget_bytes, is_out_of_memory, pass_bytes, peak_bytes, zeros
+from icdpo_nb.engine.memory import CPU_BUDGET, CPU_PASS, budget_bytes, is_out_of_memory, pass_bytes, peak_bytes
 
 
 def test_peak_counts_what_lives_at_one_time():
@@ -47,15 +47,3 @@ def test_budget_and_errors():
 def test_an_eighth_of_the_memory_rounded_to_a_power_of_two(available, budget, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
     assert budget_bytes(torch.device("cpu")) == budget
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_zeros_are_aligned_and_counted(dtype):
-    like = torch.ones(1, dtype=dtype)
-    found = zeros((3, 5, 7), like)
-    assert (found.shape, found.dtype, found.count_nonzero()) == ((3, 5, 7), dtype, 0)
-    assert found.data_ptr() % ALIGNED == 0
-    found[1] = 2
-    assert found.sum() == 70
-    size = 3 * 5 * 7 * like.itemsize
-    assert size <= peak_bytes(lambda: zeros((3, 5, 7), like)) <= size + 2 * ALIGNED

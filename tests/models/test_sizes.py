@@ -57,7 +57,7 @@ def test_each_stage_of_the_paper_fits_on_a_card_of_24_gb():
 def test_sizes_equal_those_of_the_loaded_model(kind, tmp_path, monkeypatch):
     """With blocks of attention as on a GPU: those of a CPU depend on its kernels."""
     monkeypatch.setattr(attention, "key_width", lambda n, device: n)
-    monkeypatch.setattr(attention, "block_end", lambda start, most, device: start + most)
+    monkeypatch.setattr(attention, "block_of", lambda position, most, device: (position, position + most))
     folder = save_tiny_lm(tmp_path, kind)
     size, lm = size_of(AutoConfig.from_pretrained(folder), "float32"), load_lm(str(folder))
     assert size.n_parameters == lm.n_parameters
