@@ -1,4 +1,4 @@
-"""Attention for rows in which n responses share one context: the mask, the attention function and the key/value caches.
+"""Attention for rows in which n responses share one context: the mask and the attention function.
 
 A row of a batch holds a context followed by the tokens of its n responses. Each token has an owner (0 for the context, j
 for the j-th response, -1 for padding) and a position, and attends to the context and to its own response. A context is
@@ -6,15 +6,16 @@ therefore computed once for any n, and every token attends to exactly what it wo
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .invariance import block_of, key_width
+from .invariance import QUERIES, block_of, key_width
 
 PADDING, CONTEXT = -1, 0  # owners; response j of a row has owner j + 1
 QUERIES_AT_A_TIME = 256  # block size of context queries: each block skips the keys after its last query
@@ -40,6 +41,23 @@ def attention_mask(
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))[:, None]
 
 
+_places: ContextVar[torch.Tensor | None] = ContextVar("places", default=None)
+
+
+@contextmanager
+def in_one_line(places: torch.Tensor | None) -> Iterator[None]:
+    """Within the block, the tokens of all rows of a pass stand in one line, without padding, unless `places` is None.
+
+    Token t has place `places[t]` of the mask's rows and queries, counted row by row. It is no argument of `grouped_attention`,
+    since some models pass none of theirs on.
+    """
+    token = _places.set(places)
+    try:
+        yield
+    finally:
+        _places.reset(token)
+
+
 def grouped_attention(
     module,
     query,
@@ -59,8 +77,12 @@ def grouped_attention(
     last. `attention_mask`, shape (batch, 1, r, k), applies to the last r queries, which belong to responses. The queries
     before them belong to contexts, which start at the first key of every row, so plain causal attention applies to them.
     `s_aux`, shape (heads,), are the attention sinks of gpt-oss: the logit of a key without a value that every query sees.
+    Where tokens stand in one line (`in_one_line`), query has shape (1, heads, tokens, dim), and the output likewise.
     Returns the output, shape (batch, q, heads, dim), and None.
     """
+    if (places := _places.get()) is not None:
+        out = _attend(_in_rows(query, places, attention_mask), key, value, attention_mask, scaling, softcap, s_aux)
+        return out.flatten(0, 1)[places][None], None
     if attention_mask is None and (softcap or s_aux is not None):
         attention_mask = query.new_zeros(len(query), 1, 0, key.shape[2])
     if attention_mask is None:  # a call of the model from outside the engine
@@ -73,6 +95,15 @@ def grouped_attention(
     if n_context < query.shape[2]:
         parts.append(_attend(query[:, :, n_context:], key, value, attention_mask, scaling, softcap, s_aux))
     return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).contiguous(), None
+
+
+def _in_rows(query: torch.Tensor, places: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Queries at their places, shape (rows, heads, q, dim), zero where there is none."""
+    _, heads, _, dim = query.shape
+    rows, _, q, _ = mask.shape
+    grid = query.new_zeros(rows * q, heads, dim)
+    grid[places] = query[0].transpose(0, 1)
+    return grid.view(rows, q, heads, dim).transpose(1, 2)
 
 
 def _attend_causally(query, key, value, scaling, softcap, sinks, window) -> list[torch.Tensor]:
@@ -129,100 +160,15 @@ def _attend(query, key, value, mask, scaling, softcap, sinks) -> torch.Tensor:
         mask = torch.cat([mask.expand(-1, kv_heads, -1, -1), column], -1)
         key, value = (torch.nn.functional.pad(x, (0, 0, 0, 1)) for x in (key, value))
     query = query.reshape(batch, kv_heads, groups * q, dim)
+    if more := -groups * q % QUERIES if query.device.type == "cpu" else 0:
+        query, mask = (torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (query, mask))
     if softcap:
         logits = softcap * torch.tanh(query @ key.transpose(2, 3) * (scaling or dim**-0.5) / softcap)
         out = torch.softmax((logits + mask).float(), -1).to(value.dtype) @ value
     else:
         out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    return out.reshape(batch, heads, q, out.shape[-1]).transpose(1, 2)
+    return out[:, :, : groups * q].reshape(batch, heads, q, out.shape[-1]).transpose(1, 2)
 
 
 AttentionInterface.register("icdpo_grouped", grouped_attention)
 AttentionMaskInterface.register("icdpo_grouped", sdpa_mask)
-
-
-class _PassLayer(DynamicLayer):
-    """Keys and values of a prefix, prepended to those of a pass. With `keep`, the new ones are stored as well."""
-
-    def __init__(self, keep: bool, keys: torch.Tensor | None = None, values: torch.Tensor | None = None):
-        super().__init__()
-        self.keep = keep
-        self.keys, self.values = keys, values
-        self.is_initialized = keys is not None
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        if self.is_initialized:
-            key_states, value_states = torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
-        if self.keep:
-            self.keys, self.values = key_states, value_states
-            self.is_initialized = True
-        return key_states, value_states
-
-
-class PassCache(Cache):
-    """The key/value cache of one pass over contexts: their shared prefix, if any, and with `keep` also the new tokens."""
-
-    def __init__(self, n_layers: int, keep: bool):
-        super().__init__(layers=[_PassLayer(keep) for _ in range(n_layers)])
-
-    def fan_out(self, rows: int, keep: bool) -> "PassCache":
-        """A cache for `rows` rows that all begin with the contents of this one (at most one row)."""
-        new = PassCache(len(self.layers), keep)
-        for new_layer, layer in zip(new.layers, self.layers, strict=True):
-            if layer.is_initialized:
-                new_layer.__init__(keep, layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
-        return new
-
-
-class _SlotLayer(DynamicLayer):
-    """One layer of a `SlotCache`."""
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        for cached, new in ((self.keys, key_states), (self.values, value_states)):
-            cached[self.rows, :, self.columns] = new.transpose(1, 2)
-        return self.keys[: len(self.rows), :, : self.used], self.values[: len(self.rows), :, : self.used]
-
-
-class SlotCache(Cache):
-    """A preallocated key/value cache with one slot of `width` columns for each row of a pool, written in place.
-
-    The last column receives the padding of a pass and is never read. Unused columns are zero rather than uninitialised:
-    masked keys have weight 0, but 0 times NaN is NaN.
-    """
-
-    def __init__(self, n_layers: int, slots: int, width: int):
-        super().__init__(layers=[_SlotLayer() for _ in range(n_layers)])
-        self.slots, self.width = slots, width
-
-    def put(self, first: int, rows: PassCache) -> None:
-        """Write the rows of a pass into consecutive slots, starting at `first`."""
-        for layer, new in zip(self.layers, rows.layers, strict=True):
-            if not new.is_initialized:  # a layer that attends to the keys and values of another one
-                continue
-            n, heads, length, _ = new.keys.shape
-            if not layer.is_initialized:
-                shape = (self.slots, heads, self.width)
-                layer.keys, layer.values = (x.new_zeros(*shape, x.shape[-1]) for x in (new.keys, new.values))
-                layer.is_initialized = True
-            layer.keys[first : first + n, :, :length] = new.keys
-            layer.values[first : first + n, :, :length] = new.values
-
-    def aim(self, columns: torch.Tensor, used: int) -> None:
-        """Make the next pass write token k of row i to `columns[i, k]` and read the first `used` columns."""
-        rows = torch.arange(len(columns), device=columns.device)[:, None]
-        for layer in self.layers:
-            layer.rows, layer.columns, layer.used = rows, columns, used
-
-    def move(self, source: int, target: int, used: int) -> None:
-        """Copy the first `used` columns of one slot to another."""
-        for layer in self._filled():
-            for cached in (layer.keys, layer.values):
-                cached[target, :, :used] = cached[source, :, :used]
-
-    @property
-    def nbytes(self) -> int:
-        """The number of bytes of all slots."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._filled())
-
-    def _filled(self) -> Iterator[_SlotLayer]:
-        return (layer for layer in self.layers if layer.is_initialized)

@@ -10,10 +10,11 @@ from itertools import islice
 import numpy as np
 import torch
 
-from .attention import PADDING, SlotCache
-from .drafting import DraftModel, best_places
+from .attention import PADDING
+from .caches import SlotCache
+from .drafting import DraftModel, best_drafts
 from .graphs import Graphs, rounded
-from .invariance import QUERIES, ROWS, key_width, up
+from .invariance import ROWS, key_width, up
 from .packing import on_device, right_pad
 from .prefix import Prefix
 from .rows import Row
@@ -162,36 +163,35 @@ class Pool:
         if self.draft_model:
             self._draft()
         step = self._step()
-        used = max(row.used for row in self.rows)
+        used, device = max(row.used for row in self.rows), self.engine.device
+        places = on_device((step[1] != PADDING).flatten().nonzero()[:, 0], device)
         if self.graphs is None:
-            hidden = self._pass(on_device(step, self.engine.device), key_width(used, self.engine.device))
+            hidden = self._pass(on_device(step, device), key_width(used, device), places)[0, : len(places)]
         else:
-            hidden = self.graphs(self._pass, step, rounded(used, self.width))
-        fed = (step[1] != PADDING).flatten().nonzero()[:, 0]
-        return self.engine.logits(hidden.flatten(0, 1)[on_device(fed, self.engine.device)])
+            hidden = self.graphs(self._pass, step, rounded(used, self.width)).flatten(0, 1)[places]
+        return self.engine.logits(hidden)
 
     def _draft(self) -> None:
-        """Guess further tokens, as many as are worth computing. All rows take as many places, so each may fill its own."""
+        """Guess further tokens, as many as are worth computing and the memory of a pass allows."""
         live, used = [len(row.live) for row in self.rows], max(row.used for row in self.rows)
-        guesses = [row.guesses(self.draft_model, self.steps) for row in self.rows]
-        places = best_places(live, [[chance for chance, *_ in each] for each in guesses], used)
         room = min(self.engine.batch_tokens, LOGITS // self.logits.shape[1]) // len(self.rows)
-        places = self._rounded(max(*live, min(places, room)))
-        for row, each in zip(self.rows, guesses, strict=True):
-            row.draft(each[: places - len(row.live)])
-
-    def _rounded(self, tokens: int) -> int:
-        """The number of tokens in each row of a step, so many that steps round alike, or that few shapes are recorded."""
-        return up(max(tokens, -(-ROWS // len(self.rows))), QUERIES) if self.graphs is None else rounded(tokens, self.n)
+        guesses = [
+            row.guesses(self.draft_model, self.steps)[: max(0, room - n)] for row, n in zip(self.rows, live, strict=True)
+        ]
+        numbers = best_drafts(live, [[chance for chance, *_ in each] for each in guesses], used * self.engine.key_cost)
+        for row, each, number in zip(self.rows, guesses, numbers, strict=True):
+            row.draft(each[:number])
 
     def _step(self) -> torch.Tensor:
-        """Token, owner, position and column, int64, shape (4, rows, tokens), of all that the next step computes.
+        """Token, owner, position and column, int64, shape (4, rows, most tokens of a row), of all that the next step computes.
 
-        Where steps are recorded, rows and tokens are rounded up, and the further ones are padding.
+        Rows with fewer tokens end with padding. Where steps are recorded, both numbers are rounded up.
         """
         fed = [[*row.fed()] for row in self.rows]
-        rows = len(fed) if self.graphs is None else rounded(len(fed), self.slots)
-        step = np.zeros((4, rows, self._rounded(max(map(len, fed)))), np.int64)
+        rows, most = len(fed), max(map(len, fed))
+        if self.graphs is not None:
+            rows, most = rounded(rows, self.slots), rounded(most, self.n)
+        step = np.zeros((4, rows, most), np.int64)
         step[1], step[3] = PADDING, self.width
         k, t, *values = np.transpose([
             (k, t, token, j + 1, len(row.context) + before, column)
@@ -200,11 +200,22 @@ class Pool:
         step[:, k, t] = values
         return torch.from_numpy(step)
 
-    def _pass(self, step: torch.Tensor, used: int) -> torch.Tensor:
-        """Hidden states, shape (rows, tokens, hidden), of a step that reads the first `used` columns."""
-        ids, owner, pos, columns = step
-        n = len(ids)
+    def _pass(self, step: torch.Tensor, used: int, places: torch.Tensor | None = None) -> torch.Tensor:
+        """Hidden states of a step that reads the first `used` columns, shape (rows, tokens of a row, hidden).
+
+        With `places`, only the tokens at these places are computed, shape (1, tokens, hidden), and some again where products
+        need more rows.
+        """
+        _, owner, pos, columns = step
+        n, width = owner.shape
         self.owner[:n].scatter_(1, columns, owner)
         self.pos[:n].scatter_(1, columns, pos)
-        self.cache.aim(columns, used)
-        return self.engine.forward(ids, pos, (owner, pos), (self.owner[:n, :used], self.pos[:n, :used]), self.cache)
+        queries, keys = (owner, pos), (self.owner[:n, :used], self.pos[:n, :used])
+        rows = torch.arange(n, device=step.device)[:, None].expand(-1, width)
+        computed = torch.stack([step[0], pos, rows, columns])
+        if places is not None:
+            places = torch.cat([places, places[:1].expand(max(0, self.engine.least_rows - len(places)))])
+            computed = computed.flatten(1)[:, None, places]
+        ids, pos, rows, columns = computed
+        self.cache.aim(rows, columns, n, used)
+        return self.engine.forward(ids, pos, queries, keys, self.cache, places)

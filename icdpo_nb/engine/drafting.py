@@ -17,9 +17,9 @@ LONGEST = max(ORDERS)
 MOST = 8  # drafts for each response
 KEPT = 2**18  # n-grams: some 50 MB
 STREAK = 3  # n-grams with longer streaks count as one kind
-# What a step costs besides its tokens, in tokens. Measured on a CPU: a pass as much as 20 (135M parameters) and 80 (2M), and
-# reading as many keys as here as much as one.
-PASS, KEYS = 64, 64
+# What a step costs on a CPU besides its tokens: a pass as much as so many tokens, and reading the keys of a row as much as
+# the attention of so many tokens to them.
+PASS, READ = 20, 10
 
 
 class DraftModel:
@@ -76,16 +76,21 @@ class DraftModel:
         return None, (0, 0)
 
 
-def best_places(live: Sequence[int], chances: Sequence[Sequence[float]], keys: int) -> int:
-    """The number of tokens in each row of a step that yields most for its cost, drafts included.
+def best_drafts(live: Sequence[int], chances: Sequence[Sequence[float]], attention: float) -> list[int]:
+    """The number of drafts of each row with which a step yields most tokens for its cost.
 
     Row k computes `live[k]` tokens in any case, and may compute drafts that are right with `chances[k]`, in descending
-    order. All rows take as many places, and read as many `keys`.
+    order. In attention every row has as many places as the one with most tokens, and a place costs `attention` tokens.
     """
-    least = max(live)
-    most = max(n + len(each) for n, each in zip(live, chances, strict=True))
-    gains = np.zeros(most + 1)
-    for n, each in zip(live, chances, strict=True):
-        gains[n + 1 : n + 1 + len(each)] += each
-    cost = PASS / len(live) + keys / KEYS + np.arange(most + 1)
-    return least + int(((sum(live) + gains.cumsum()) / cost)[least:].argmax())
+    n, least = len(live), max(live)
+    grid = np.zeros((len(live), max(n + len(each) for n, each in zip(live, chances, strict=True))))
+    for row, first, each in zip(grid, live, chances, strict=True):
+        row[first : first + len(each)] = each
+    rate, before = 0.0, -1.0
+    while rate > before:  # Dinkelbach's method: most of yield - rate * cost has a higher rate, up to the highest
+        worth = np.maximum(grid - rate, 0).sum(0) - rate * attention * n
+        places = least + int(np.cumsum([0.0, *worth[least:]]).argmax())
+        taken = np.where(grid[:, :places] > rate, grid[:, :places], 0)
+        cost = PASS + sum(live) + np.count_nonzero(taken) + attention * n * (READ + places)
+        before, rate = rate, (sum(live) + taken.sum()) / cost
+    return np.count_nonzero(taken, axis=1).tolist()

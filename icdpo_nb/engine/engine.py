@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from .attention import PADDING, attention_mask
+from .attention import PADDING, attention_mask, in_one_line
 from .base import PROBE_TOKENS, BaseEngine, varies
 from .decoding import Pool
 from .drafting import DraftModel
 from .invariance import ROWS, up
-from .linear import choose_products, count_products
+from .linear import choose_products, count_products, least_rows
 from .memory import budget_bytes, pass_bytes, peak_bytes, watch_memory
 from .norms import fuse_norms
 from .packing import BAND, Packed, fitting, pack, padded, right_pad, split
@@ -46,8 +46,11 @@ class Engine(BaseEngine):
         window = getattr(config, "sliding_window", None) if windowed else None
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
         self.windows = {kind: window if kind == "sliding_attention" else None for kind in kinds}
+        # What attention to a key costs in tokens: the multiplications of one and the other.
+        self.key_cost = 2 * model.get_input_embeddings().embedding_dim * self.n_layers / self.n_parameters
         self.body = self.head = None
         self.records = self.device.type == "cuda"  # decoding steps, as CUDA graphs
+        self.least_rows = ROWS  # of a product, with which it rounds as with any more
         self.invariant = False  # whether results have the same bits whatever is computed beside them; found out by `take`
 
     @property
@@ -169,23 +172,25 @@ class Engine(BaseEngine):
 
     # ------------------------------------------------------------ one pass
 
-    def forward(self, ids, pos, queries, keys, cache) -> torch.Tensor:
+    def forward(self, ids, pos, queries, keys, cache, places=None) -> torch.Tensor:
         """Hidden states, shape (batch, tokens, hidden), of one packed pass. `ids` and `pos` have shape (batch, tokens).
 
-        `queries` and `keys` are (owner, position) pairs of the response tokens and of all keys; see `attention_mask`.
+        `queries` and `keys` are (owner, position) pairs of the response tokens and of all keys; see `attention_mask`. With
+        `places`, the batch is one row with the tokens of all rows; see `in_one_line`.
         """
         masks = {kind: attention_mask(*queries, *keys, self.dtype, window) for kind, window in self.windows.items()}
-        return self.body(
-            input_ids=ids,
-            attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
-            position_ids=pos,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        with in_one_line(places):
+            return self.body(
+                input_ids=ids,
+                attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
+                position_ids=pos,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 logits, shape (tokens, vocab), of hidden states, shape (tokens, hidden)."""
-        rows = torch.nn.functional.pad(hidden, (0, 0, 0, max(0, ROWS - len(hidden))))
+        rows = torch.nn.functional.pad(hidden, (0, 0, 0, max(0, self.least_rows - len(hidden))))
         logits = self.head(rows)[: len(hidden)].float()
         logits = logits if self.logit_scale == 1 else self.logit_scale * logits
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
@@ -244,4 +249,6 @@ class Engine(BaseEngine):
 
     def choose_layers(self) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
         """Replace layers of the model by faster ones, in place. Returns the replaced ones with their parents and names."""
-        return fuse_norms(self.model) if self.device.type == "cuda" else choose_products(self.model)
+        replaced = fuse_norms(self.model) if self.device.type == "cuda" else choose_products(self.model)
+        self.least_rows = least_rows(self.model)
+        return replaced

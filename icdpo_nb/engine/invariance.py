@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 ROWS = 16  # of a product: with fewer, MKL takes other kernels
-QUERIES = 4  # the queries of a row are a multiple of this, for the same reason
+QUERIES = 4  # the queries that attend to the same keys are a multiple of this, for the same reason
 KEYS = 512  # keys that PyTorch's attention takes at a time on a CPU
 HEADS = (32, 64)  # sizes of the heads for which sums over keys are compared
 

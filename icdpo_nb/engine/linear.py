@@ -27,7 +27,7 @@ CACHE = 2**25  # bytes of weights that a step goes through, as in a model: they 
 LARGEST = 10**9  # multiplications of a measured pass: fewer rows for the output layer, whose time they tell as well
 COPIES = 24  # at most: smaller layers stay in the cache in a model, too
 REPEATS = 4  # of which the fastest counts, since other processes can only slow it down
-TRIED = (ROWS, 20, 28, 48, 96, 264, 700)  # numbers of rows for which rounding is compared
+TRIED = (1, 2, 3, 6, 11, ROWS, 20, 28, 48, 96, 264, 700)  # numbers of rows for which rounding is compared
 
 
 class PackedLinear(torch.nn.Module):
@@ -107,16 +107,23 @@ def faster_product(layer: torch.nn.Linear) -> str:
     return _kept(path) or product
 
 
+def least_rows(model: torch.nn.Module) -> int:
+    """The number of rows with which products round as with any more: `ROWS`, or 1 where all of them are oneDNN's."""
+    others = (m for m in model.modules() if not isinstance(m, (PackedLinear, torch.nn.Embedding)))
+    return ROWS if any(p.ndim > 1 for m in others for p in m.parameters(recurse=False)) else 1
+
+
 @torch.inference_mode()
 def round_alike(model: torch.nn.Module) -> bool:
     """Whether rows of the linear layers' products have the same bits among other numbers of rows, as far as `TRIED` tells."""
     kinds = (torch.nn.Linear, PackedLinear)
     layers = {(type(m), m.in_features, m.out_features): m for m in model.modules() if isinstance(m, kinds)}
-    return all(map(_rounds_alike, layers.values()))
+    least = least_rows(model)
+    return all(_rounds_alike(layer, [n for n in TRIED if n >= least]) for layer in layers.values())
 
 
-def _rounds_alike(layer: torch.nn.Module) -> bool:
-    sizes = [n for n in TRIED if n == ROWS or n * layer.in_features * layer.out_features < LARGEST]
+def _rounds_alike(layer: torch.nn.Module, tried: Sequence[int]) -> bool:
+    sizes = [n for n in tried if n <= ROWS or n * layer.in_features * layer.out_features < LARGEST]
     rows = torch.randn(sizes[-1], layer.in_features, generator=torch.Generator().manual_seed(0))
     whole = layer(rows)
     return all(torch.equal(layer(rows[:n]), whole[:n]) and torch.equal(layer(rows[-n:]), whole[-n:]) for n in sizes)

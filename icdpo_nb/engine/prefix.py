@@ -5,7 +5,8 @@ from os.path import commonprefix
 
 import torch
 
-from .attention import CONTEXT, PADDING, PassCache
+from .attention import CONTEXT, PADDING
+from .caches import PassCache
 from .invariance import QUERIES, up
 from .packing import right_pad
 

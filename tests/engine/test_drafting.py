@@ -1,7 +1,7 @@
-"""Drafts: guesses by hand, the worth of a step's places by hand, and the same samples whatever is guessed."""
+"""Drafts: guesses by hand, how many are worth computing, and the same samples whatever is guessed."""
 
-import math
 import random
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,8 +9,7 @@ from conftest import save_tiny_lm
 
 import icdpo_nb as nb
 from icdpo_nb.engine import decoding, drafting, rows
-from icdpo_nb.engine.drafting import KEYS, PASS, DraftModel, best_places
-from icdpo_nb.engine.invariance import QUERIES, up
+from icdpo_nb.engine.drafting import PASS, READ, DraftModel, best_drafts
 from icdpo_nb.models.lm import load_lm
 from icdpo_nb.protocol import RECOMMENDED
 
@@ -20,10 +19,15 @@ CONTEXTS = [f"Human: Tell me about {'very ' * (3 * i % 7)}big number {i}.\n\nAss
 
 @pytest.fixture
 def passes(monkeypatch):
-    """The shapes of all decoding steps, (rows, tokens)."""
-    shapes, run = [], decoding.Pool._pass
-    monkeypatch.setattr(decoding.Pool, "_pass", lambda pool, step, used: shapes.append(step.shape[1:]) or run(pool, step, used))
-    return shapes
+    """The rows and the tokens of all decoding steps."""
+    sizes, run = [], decoding.Pool._pass
+
+    def counted(pool, step, used, places):
+        sizes.append((len(pool.rows), len(places)))
+        return run(pool, step, used, places)
+
+    monkeypatch.setattr(decoding.Pool, "_pass", counted)
+    return sizes
 
 
 def without_drafts(monkeypatch, sample):
@@ -108,23 +112,39 @@ def test_memory_is_bounded(monkeypatch):
     assert model.guess([9998], 1)[0][1] == 9999
 
 
-# ------------------------------------------------------------ places
+# ------------------------------------------------------------ numbers
 
 
-def test_places_by_hand():
-    cost = PASS / 2 + 640 / KEYS  # of a step with two rows besides its places: 42
-    assert best_places([1, 1], [[], []], 640) == 1
-    assert best_places([1, 1], [[0.9], [0.9]], 640) == 2, f"{(2 + 1.8) / (cost + 2)} is more than {2 / (cost + 1)}"
-    assert best_places([1, 1], [[0.02], []], 640) == 1, f"{(2 + 0.02) / (cost + 2)} is less"
-    assert best_places([1, 1], [[0.9, 0.9, 0.01], []], 640) == 3, "the other row is padded"
-    assert best_places([3, 1], [[], [0.9, 0.8]], 640) == 3, "its places are there in any case"
-    assert best_places([2, 1], [[0.5], [0.9, 0.9, 0.9]], 640) == 4
+def cost(live, drafts, attention) -> float:
+    """Of a step, in tokens."""
+    places = max(n + d for n, d in zip(live, drafts, strict=True))
+    return PASS + sum(live) + sum(drafts) + attention * len(live) * (places + READ)
 
 
-def test_a_further_place_counts_for_less_where_a_step_costs_little():
-    chances = [[0.8, 0.1]] * 200
-    dear, cheap = (best_places([1] * 200, chances, keys) for keys in (100 * KEYS, 0))
-    assert (dear, cheap) == (3, 2)
+def test_numbers_by_hand():
+    assert best_drafts([1, 1], [[], []], 0.5) == [0, 0]
+    none, one, two = (cost([1, 1], drafts, 0.5) for drafts in ([0, 0], [1, 0], [1, 1]))
+    assert (none, one, two) == (33, 35, 36)
+    assert best_drafts([1, 1], [[0.9], [0.9]], 0.5) == [1, 1], "3.8 / 36 > 2 / 33"
+    assert best_drafts([1, 1], [[0.05], []], 0.5) == [0, 0], "2.05 / 35 < 2 / 33"
+    assert best_drafts([1, 1], [[0.1], []], 0) == [1, 0], "2.1 / 23 > 2 / 22, where attention costs nothing"
+    assert best_drafts([3, 1], [[0.15], [0.2, 0.15]], 0.5) == [0, 2], "the second row has places in any case"
+    assert best_drafts([1, 1], [[0.9, 0.9, 0.01], [0.01]], 0.5) == [2, 0]
+
+
+def test_nothing_yields_more_for_its_cost():
+    rng = random.Random(0)
+    for _ in range(200):
+        live = [rng.randint(1, 3) for _ in range(rng.randint(1, 3))]
+        chances = [sorted((rng.random() ** 2 for _ in range(rng.randint(0, 4))), reverse=True) for _ in live]
+        attention = rng.choice([0, 0.1, 1, 5])
+
+        def rate(drafts, live=live, chances=chances, attention=attention):
+            gained = sum(sum(each[:n]) for each, n in zip(chances, drafts, strict=True))
+            return (sum(live) + gained) / cost(live, drafts, attention)
+
+        best = max(map(rate, product(*(range(len(each) + 1) for each in chances))))
+        assert rate(best_drafts(live, chances, attention)) == pytest.approx(best, rel=1e-12)
 
 
 # ------------------------------------------------------------ samples
@@ -188,9 +208,7 @@ def test_drafts_stay_within_the_responses_and_the_memory_of_a_pass(chance, tmp_p
         monkeypatch.setattr(lm.engine, "batch_tokens", batch_tokens)
         passes.clear()
         assert_same(lm.sample(CONTEXTS[:4], 3, PROTOCOL), expected, tolerance)
-        most = max(tokens for _, tokens in passes)
-        assert most == (
-            up(3, QUERIES) if chance < 0.5 else up(5, QUERIES) if batch_tokens == 20 else up(3 * (1 + drafting.MOST), QUERIES)
-        )
-        assert all(math.prod(shape) <= max(batch_tokens + QUERIES * shape[0], 3 * shape[0]) for shape in passes)
+        every, none = 4 * 3 * (1 + drafting.MOST), 4 * 3
+        assert max(tokens for _, tokens in passes) == (none if chance < 0.5 else min(every, batch_tokens))
+        assert all(tokens <= max(batch_tokens, 3 * rows) for rows, tokens in passes)
     assert max(before for _, _, before, _ in yielded) < PROTOCOL.max_new_tokens - 1

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from icdpo_nb.engine import attention, decoding, proof
+from icdpo_nb.engine import attention, decoding, linear, proof
 from icdpo_nb.engine.attention import _attend_causally
 from icdpo_nb.engine.engine import Engine
 from icdpo_nb.engine.invariance import KEYS, QUERIES, ROWS, block_end, block_of, key_width, up
-from icdpo_nb.engine.linear import round_alike
+from icdpo_nb.engine.linear import ONEDNN, TORCH, round_alike
 from icdpo_nb.models.interface import NO_BAR
 from icdpo_nb.models.lm import CausalLM, load_lm
 from icdpo_nb.protocol import RECOMMENDED
@@ -131,6 +131,29 @@ def test_a_shared_prefix_changes_no_bit(lm):
     together = lm.sample(texts, 2, PROTOCOL)
     assert lm.engine.work["prefill"] < sum(len(lm.encode_context(c)) for c in texts)
     assert [bits(lm.sample([c], 2, PROTOCOL))[0] for c in texts] == bits(together)
+
+
+@pytest.mark.parametrize("product", [ONEDNN, TORCH])
+def test_a_step_computes_no_padding_but_for_products_that_need_rows(product, tmp_path, monkeypatch):
+    """Few responses beside each other, as many as there are, with the bits that each has alone."""
+    monkeypatch.setattr(linear, "faster_product", lambda layer: product)
+    lm = load_lm(str(save_tiny_lm(tmp_path, "llama")), device="cpu")
+    lm.engine.begin()
+    if not lm.engine.invariant:
+        pytest.skip("kernels of this machine round in another way")
+    computed, forward = [], Engine.forward
+
+    def counted(engine, ids, pos, queries, keys, cache, places=None):
+        if places is not None:
+            computed.append((ids.numel(), len(set(places.tolist()))))
+        return forward(engine, ids, pos, queries, keys, cache, places)
+
+    monkeypatch.setattr(Engine, "forward", counted)
+    together = lm.sample(CONTEXTS[:3], 3, PROTOCOL, seed=1)
+    least = {ONEDNN: 1, TORCH: ROWS}[product]
+    assert all(n == max(least, real) for n, real in computed)
+    assert min(real for _, real in computed) < QUERIES, "few at the end"
+    assert [bits(lm.sample([c], 3, PROTOCOL, seed=1))[0] for c in CONTEXTS[:3]] == bits(together)
 
 
 # ------------------------------------------------------------ where it does not hold

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from icdpo_nb.engine import linear
+from icdpo_nb.engine.invariance import ROWS
 from icdpo_nb.engine.linear import (
     ONEDNN,
     TORCH,
@@ -13,6 +15,7 @@ from icdpo_nb.engine.linear import (
     faster_product,
     keep_choices,
     kept_choices,
+    least_rows,
 )
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
@@ -145,3 +148,16 @@ def test_a_model_whose_own_products_are_faster_keeps_them(clock):
     assert choose_products(model) == []
     assert count_products(model) == {TORCH: 2}
     assert {type(layer) for layer in model} == {torch.nn.Linear}
+
+
+@torch.inference_mode()
+def test_few_rows_are_enough_where_all_products_are_onednn():
+    """Its product of any number of rows has the bits of a larger one; another one's may not."""
+    packed = PackedLinear(torch.nn.Linear(48, 100))
+    served = torch.nn.Sequential(torch.nn.Embedding(9, 48), torch.nn.LayerNorm(48), packed)
+    assert least_rows(served) == 1
+    assert least_rows(torch.nn.Sequential(served, torch.nn.Linear(100, 3))) == ROWS
+    assert least_rows(torch.nn.Sequential(served, Conv1D(3, 100))) == ROWS, "GPT-2's layers"
+    x = torch.randn(200, 48)
+    whole = packed(x)
+    assert all(torch.equal(packed(x[:n]), whole[:n]) for n in range(1, 40))

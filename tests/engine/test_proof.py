@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import save_tiny_lm
 
-from icdpo_nb.engine import attention, engine, proof
+from icdpo_nb.engine import attention, caches, engine, proof
 from icdpo_nb.engine.plain import PlainEngine
 from icdpo_nb.engine.proof import UnservedError
 from icdpo_nb.models.lm import load_lm
@@ -129,22 +129,22 @@ class Wrong:
         """Tokens after a shared prefix stand a position too early."""
         plain = engine.Engine.forward
 
-        def early(self, ids, pos, queries, keys, cache):
-            return plain(self, ids, pos - (pos >= proof.PREFIX).long(), queries, keys, cache)
+        def early(self, ids, pos, *others):
+            return plain(self, ids, pos - (pos >= proof.PREFIX).long(), *others)
 
         monkeypatch.setattr(engine.Engine, "forward", early)
 
     @staticmethod
     def decoding(monkeypatch, lm):
         """A step of decoding does not see the token before it."""
-        plain = attention.SlotCache.aim
+        plain = caches.SlotCache.aim
 
-        def short(self, columns, used):
-            plain(self, columns, used)
+        def short(self, rows, columns, *others):
+            plain(self, rows, columns, *others)
             for layer in self.layers:
                 layer.columns = columns - 1
 
-        monkeypatch.setattr(attention.SlotCache, "aim", short)
+        monkeypatch.setattr(caches.SlotCache, "aim", short)
 
 
 @pytest.mark.parametrize("wrong", ["window", "owners", "positions", "decoding"])
@@ -157,10 +157,10 @@ def test_every_kind_of_pass_is_proved(tiny, monkeypatch, wrong):
 
 def test_what_fails_is_one_sentence_and_a_full_memory_is_itself(tiny, monkeypatch):
     lm = tiny()
-    monkeypatch.setattr(attention.SlotCache, "put", lambda *a: (_ for _ in ()).throw(RuntimeError("shapes\ndo not fit")))
+    monkeypatch.setattr(caches.SlotCache, "put", lambda *a: (_ for _ in ()).throw(RuntimeError("shapes\ndo not fit")))
     with pytest.raises(UnservedError, match=r"code that fails with responses side by side \(shapes\)$"):
         lm.engine.begin()
-    monkeypatch.setattr(attention.SlotCache, "put", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
+    monkeypatch.setattr(caches.SlotCache, "put", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
     with pytest.raises(torch.OutOfMemoryError):
         lm.engine.begin()
     monkeypatch.setattr(type(lm.engine.model), "forward", lambda *a, **k: {}["eager"])
