@@ -41,21 +41,21 @@ def attention_mask(
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))[:, None]
 
 
-_places: ContextVar[torch.Tensor | None] = ContextVar("places", default=None)
+_cells: ContextVar[torch.Tensor | None] = ContextVar("cells", default=None)
 
 
 @contextmanager
-def in_one_line(places: torch.Tensor | None) -> Iterator[None]:
-    """Within the block, the tokens of all rows of a pass stand in one line, without padding, unless `places` is None.
+def in_one_line(cells: torch.Tensor | None) -> Iterator[None]:
+    """Within the block, the tokens of all rows of a pass stand in one line, without padding, unless `cells` is None.
 
-    Token t has place `places[t]` of the mask's rows and queries, counted row by row. It is no argument of `grouped_attention`,
-    since some models pass none of theirs on.
+    Token t has cell `cells[t]` of the grid of the mask's rows and queries, counted row by row. It is no argument of
+    `grouped_attention`, since some models pass none of theirs on.
     """
-    token = _places.set(places)
+    token = _cells.set(cells)
     try:
         yield
     finally:
-        _places.reset(token)
+        _cells.reset(token)
 
 
 def grouped_attention(
@@ -80,9 +80,9 @@ def grouped_attention(
     Where tokens stand in one line (`in_one_line`), query has shape (1, heads, tokens, dim), and the output likewise.
     Returns the output, shape (batch, q, heads, dim), and None.
     """
-    if (places := _places.get()) is not None:
-        out = _attend(_in_rows(query, places, attention_mask), key, value, attention_mask, scaling, softcap, s_aux)
-        return out.flatten(0, 1)[places][None], None
+    if (cells := _cells.get()) is not None:
+        out = _attend(_in_rows(query, cells, attention_mask), key, value, attention_mask, scaling, softcap, s_aux)
+        return out.flatten(0, 1)[cells][None], None
     if attention_mask is None and (softcap or s_aux is not None):
         attention_mask = query.new_zeros(len(query), 1, 0, key.shape[2])
     if attention_mask is None:  # a call of the model from outside the engine
@@ -97,12 +97,12 @@ def grouped_attention(
     return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).contiguous(), None
 
 
-def _in_rows(query: torch.Tensor, places: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Queries at their places, shape (rows, heads, q, dim), zero where there is none."""
+def _in_rows(query: torch.Tensor, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Queries in their cells, shape (rows, heads, q, dim), and zeros in the others."""
     _, heads, _, dim = query.shape
     rows, _, q, _ = mask.shape
     grid = query.new_zeros(rows * q, heads, dim)
-    grid[places] = query[0].transpose(0, 1)
+    grid[cells] = query[0].transpose(0, 1)
     return grid.view(rows, q, heads, dim).transpose(1, 2)
 
 

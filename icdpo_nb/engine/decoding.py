@@ -164,11 +164,11 @@ class Pool:
             self._draft()
         step = self._step()
         used, device = max(row.used for row in self.rows), self.engine.device
-        places = on_device((step[1] != PADDING).flatten().nonzero()[:, 0], device)
+        cells = on_device((step[1] != PADDING).flatten().nonzero()[:, 0], device)
         if self.graphs is None:
-            hidden = self._pass(on_device(step, device), key_width(used, device), places)[0, : len(places)]
+            hidden = self._pass(on_device(step, device), key_width(used, device), cells)[0, : len(cells)]
         else:
-            hidden = self.graphs(self._pass, step, rounded(used, self.width)).flatten(0, 1)[places]
+            hidden = self.graphs(self._pass, step, rounded(used, self.width)).flatten(0, 1)[cells]
         return self.engine.logits(hidden)
 
     def _draft(self) -> None:
@@ -200,10 +200,10 @@ class Pool:
         step[:, k, t] = values
         return torch.from_numpy(step)
 
-    def _pass(self, step: torch.Tensor, used: int, places: torch.Tensor | None = None) -> torch.Tensor:
+    def _pass(self, step: torch.Tensor, used: int, cells: torch.Tensor | None = None) -> torch.Tensor:
         """Hidden states of a step that reads the first `used` columns, shape (rows, tokens of a row, hidden).
 
-        With `places`, only the tokens at these places are computed, shape (1, tokens, hidden), and some again where products
+        With `cells`, only the tokens in these are computed, shape (1, tokens, hidden), and some again where products
         need more rows.
         """
         _, owner, pos, columns = step
@@ -213,9 +213,9 @@ class Pool:
         queries, keys = (owner, pos), (self.owner[:n, :used], self.pos[:n, :used])
         rows = torch.arange(n, device=step.device)[:, None].expand(-1, width)
         computed = torch.stack([step[0], pos, rows, columns])
-        if places is not None:
-            places = torch.cat([places, places[:1].expand(max(0, self.engine.least_rows - len(places)))])
-            computed = computed.flatten(1)[:, None, places]
+        if cells is not None:
+            cells = torch.cat([cells, cells[:1].expand(max(0, self.engine.least_rows - len(cells)))])
+            computed = computed.flatten(1)[:, None, cells]
         ids, pos, rows, columns = computed
         self.cache.aim(rows, columns, n, used)
-        return self.engine.forward(ids, pos, queries, keys, self.cache, places)
+        return self.engine.forward(ids, pos, queries, keys, self.cache, cells)

@@ -80,7 +80,7 @@ def best_drafts(live: Sequence[int], chances: Sequence[Sequence[float]], attenti
     """The number of drafts of each row with which a step yields most tokens for its cost.
 
     Row k computes `live[k]` tokens in any case, and may compute drafts that are right with `chances[k]`, in descending
-    order. In attention every row has as many places as the one with most tokens, and a place costs `attention` tokens.
+    order. In attention every row has as many cells as the one with most tokens has tokens, and a cell costs `attention` tokens.
     """
     n, least = len(live), max(live)
     grid = np.zeros((len(live), max(n + len(each) for n, each in zip(live, chances, strict=True))))
@@ -89,8 +89,8 @@ def best_drafts(live: Sequence[int], chances: Sequence[Sequence[float]], attenti
     rate, before = 0.0, -1.0
     while rate > before:  # Dinkelbach's method: most of yield - rate * cost has a higher rate, up to the highest
         worth = np.maximum(grid - rate, 0).sum(0) - rate * attention * n
-        places = least + int(np.cumsum([0.0, *worth[least:]]).argmax())
-        taken = np.where(grid[:, :places] > rate, grid[:, :places], 0)
-        cost = PASS + sum(live) + np.count_nonzero(taken) + attention * n * (READ + places)
+        cells = least + int(np.cumsum([0.0, *worth[least:]]).argmax())
+        taken = np.where(grid[:, :cells] > rate, grid[:, :cells], 0)
+        cost = PASS + sum(live) + np.count_nonzero(taken) + attention * n * (READ + cells)
         before, rate = rate, (sum(live) + taken.sum()) / cost
     return np.count_nonzero(taken, axis=1).tolist()

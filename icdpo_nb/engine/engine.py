@@ -172,14 +172,14 @@ class Engine(BaseEngine):
 
     # ------------------------------------------------------------ one pass
 
-    def forward(self, ids, pos, queries, keys, cache, places=None) -> torch.Tensor:
+    def forward(self, ids, pos, queries, keys, cache, cells=None) -> torch.Tensor:
         """Hidden states, shape (batch, tokens, hidden), of one packed pass. `ids` and `pos` have shape (batch, tokens).
 
         `queries` and `keys` are (owner, position) pairs of the response tokens and of all keys; see `attention_mask`. With
-        `places`, the batch is one row with the tokens of all rows; see `in_one_line`.
+        `cells`, the batch is one row with the tokens of all rows; see `in_one_line`.
         """
         masks = {kind: attention_mask(*queries, *keys, self.dtype, window) for kind, window in self.windows.items()}
-        with in_one_line(places):
+        with in_one_line(cells):
             return self.body(
                 input_ids=ids,
                 attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),

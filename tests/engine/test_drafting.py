@@ -22,9 +22,9 @@ def passes(monkeypatch):
     """The rows and the tokens of all decoding steps."""
     sizes, run = [], decoding.Pool._pass
 
-    def counted(pool, step, used, places):
-        sizes.append((len(pool.rows), len(places)))
-        return run(pool, step, used, places)
+    def counted(pool, step, used, cells):
+        sizes.append((len(pool.rows), len(cells)))
+        return run(pool, step, used, cells)
 
     monkeypatch.setattr(decoding.Pool, "_pass", counted)
     return sizes
@@ -117,8 +117,8 @@ def test_memory_is_bounded(monkeypatch):
 
 def cost(live, drafts, attention) -> float:
     """Of a step, in tokens."""
-    places = max(n + d for n, d in zip(live, drafts, strict=True))
-    return PASS + sum(live) + sum(drafts) + attention * len(live) * (places + READ)
+    cells = max(n + d for n, d in zip(live, drafts, strict=True))
+    return PASS + sum(live) + sum(drafts) + attention * len(live) * (cells + READ)
 
 
 def test_numbers_by_hand():
@@ -128,7 +128,7 @@ def test_numbers_by_hand():
     assert best_drafts([1, 1], [[0.9], [0.9]], 0.5) == [1, 1], "3.8 / 36 > 2 / 33"
     assert best_drafts([1, 1], [[0.05], []], 0.5) == [0, 0], "2.05 / 35 < 2 / 33"
     assert best_drafts([1, 1], [[0.1], []], 0) == [1, 0], "2.1 / 23 > 2 / 22, where attention costs nothing"
-    assert best_drafts([3, 1], [[0.15], [0.2, 0.15]], 0.5) == [0, 2], "the second row has places in any case"
+    assert best_drafts([3, 1], [[0.15], [0.2, 0.15]], 0.5) == [0, 2], "the second row has cells in any case"
     assert best_drafts([1, 1], [[0.9, 0.9, 0.01], [0.01]], 0.5) == [2, 0]
 
 

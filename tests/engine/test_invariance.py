@@ -143,10 +143,10 @@ def test_a_step_computes_no_padding_but_for_products_that_need_rows(product, tmp
         pytest.skip("kernels of this machine round in another way")
     computed, forward = [], Engine.forward
 
-    def counted(engine, ids, pos, queries, keys, cache, places=None):
-        if places is not None:
-            computed.append((ids.numel(), len(set(places.tolist()))))
-        return forward(engine, ids, pos, queries, keys, cache, places)
+    def counted(engine, ids, pos, queries, keys, cache, cells=None):
+        if cells is not None:
+            computed.append((ids.numel(), len(set(cells.tolist()))))
+        return forward(engine, ids, pos, queries, keys, cache, cells)
 
     monkeypatch.setattr(Engine, "forward", counted)
     together = lm.sample(CONTEXTS[:3], 3, PROTOCOL, seed=1)
