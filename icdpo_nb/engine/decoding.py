@@ -183,18 +183,18 @@ class Pool:
             row.draft(each[:number])
 
     def _step(self) -> torch.Tensor:
-        """Token, owner, position and column, int64, shape (4, rows, most tokens of a row), of all that the next step computes.
+        """Token, owner, position, row and column of all that the next step computes, int64, shape (5, rows, tokens of a row).
 
-        Rows with fewer tokens end with padding. Where steps are recorded, both numbers are rounded up.
+        Rows with fewer tokens than another end with padding. Where steps are recorded, both numbers are rounded up.
         """
         fed = [[*row.fed()] for row in self.rows]
         rows, most = len(fed), max(map(len, fed))
         if self.graphs is not None:
             rows, most = rounded(rows, self.slots), rounded(most, self.n)
-        step = np.zeros((4, rows, most), np.int64)
-        step[1], step[3] = PADDING, self.width
+        step = np.zeros((5, rows, most), np.int64)
+        step[1], step[3], step[4] = PADDING, np.arange(rows)[:, None], self.width
         k, t, *values = np.transpose([
-            (k, t, token, j + 1, len(row.context) + before, column)
+            (k, t, token, j + 1, len(row.context) + before, k, column)
             for k, row in enumerate(self.rows) for t, (token, j, before, column) in enumerate(fed[k])
         ])  # fmt: skip
         step[:, k, t] = values
@@ -206,16 +206,14 @@ class Pool:
         With `cells`, only the tokens in these are computed, shape (1, tokens, hidden), and some again where products
         need more rows.
         """
-        _, owner, pos, columns = step
-        n, width = owner.shape
+        _, owner, pos, _, columns = step
+        n = len(owner)
         self.owner[:n].scatter_(1, columns, owner)
         self.pos[:n].scatter_(1, columns, pos)
         queries, keys = (owner, pos), (self.owner[:n, :used], self.pos[:n, :used])
-        rows = torch.arange(n, device=step.device)[:, None].expand(-1, width)
-        computed = torch.stack([step[0], pos, rows, columns])
         if cells is not None:
             cells = torch.cat([cells, cells[:1].expand(max(0, self.engine.least_rows - len(cells)))])
-            computed = computed.flatten(1)[:, None, cells]
-        ids, pos, rows, columns = computed
+            step = step.flatten(1)[:, None, cells]
+        ids, _, pos, rows, columns = step
         self.cache.aim(rows, columns, n, used)
         return self.engine.forward(ids, pos, queries, keys, self.cache, cells)

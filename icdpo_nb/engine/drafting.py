@@ -82,8 +82,8 @@ def best_drafts(live: Sequence[int], chances: Sequence[Sequence[float]], attenti
     Row k computes `live[k]` tokens in any case, and may compute drafts that are right with `chances[k]`, in descending
     order. In attention every row has as many cells as the one with most tokens has tokens, and a cell costs `attention` tokens.
     """
-    n, least = len(live), max(live)
-    grid = np.zeros((len(live), max(n + len(each) for n, each in zip(live, chances, strict=True))))
+    n, least, certain = len(live), max(live), sum(live)
+    grid = np.zeros((n, max(first + len(each) for first, each in zip(live, chances, strict=True))))
     for row, first, each in zip(grid, live, chances, strict=True):
         row[first : first + len(each)] = each
     rate, before = 0.0, -1.0
@@ -91,6 +91,6 @@ def best_drafts(live: Sequence[int], chances: Sequence[Sequence[float]], attenti
         worth = np.maximum(grid - rate, 0).sum(0) - rate * attention * n
         cells = least + int(np.cumsum([0.0, *worth[least:]]).argmax())
         taken = np.where(grid[:, :cells] > rate, grid[:, :cells], 0)
-        cost = PASS + sum(live) + np.count_nonzero(taken) + attention * n * (READ + cells)
-        before, rate = rate, (sum(live) + taken.sum()) / cost
+        cost = PASS + certain + np.count_nonzero(taken) + attention * n * (READ + cells)
+        before, rate = rate, (certain + taken.sum()) / cost
     return np.count_nonzero(taken, axis=1).tolist()
