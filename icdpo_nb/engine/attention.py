@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .invariance import QUERIES, block_of, key_width
+from .invariance import block_of, key_width, query_multiple
 
 PADDING, CONTEXT = -1, 0  # owners; response j of a row has owner j + 1
 QUERIES_AT_A_TIME = 256  # block size of context queries: each block skips the keys after its last query
@@ -160,7 +160,7 @@ def _attend(query, key, value, mask, scaling, softcap, sinks) -> torch.Tensor:
         mask = torch.cat([mask.expand(-1, kv_heads, -1, -1), column], -1)
         key, value = (torch.nn.functional.pad(x, (0, 0, 0, 1)) for x in (key, value))
     query = query.reshape(batch, kv_heads, groups * q, dim)
-    if more := -groups * q % QUERIES if query.device.type == "cpu" else 0:
+    if more := -groups * q % query_multiple(max(dim, value.shape[-1])) if query.device.type == "cpu" else 0:
         query, mask = (torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (query, mask))
     if softcap:
         logits = softcap * torch.tanh(query @ key.transpose(2, 3) * (scaling or dim**-0.5) / softcap)

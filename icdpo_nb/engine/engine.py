@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from .activations import even_activations
 from .attention import PADDING, attention_mask, in_one_line
 from .base import PROBE_TOKENS, BaseEngine, varies
 from .decoding import Pool
 from .drafting import DraftModel
 from .invariance import ROWS, up
-from .linear import choose_products, count_products, least_rows
+from .linear import choose_products, count_products, fastest_products, least_rows
 from .memory import budget_bytes, pass_bytes, peak_bytes, watch_memory
 from .norms import fuse_norms
 from .packing import BAND, Packed, fitting, pack, padded, right_pad, split
@@ -50,6 +51,7 @@ class Engine(BaseEngine):
         self.key_cost = 2 * model.get_input_embeddings().embedding_dim * self.n_layers / self.n_parameters
         self.body = self.head = None
         self.records = self.device.type == "cuda"  # decoding steps, as CUDA graphs
+        self.fastest = {}  # products by shape
         self.least_rows = ROWS  # of a product, with which it rounds as with any more
         self.invariant = False  # whether results have the same bits whatever is computed beside them; found out by `take`
 
@@ -228,6 +230,7 @@ class Engine(BaseEngine):
         if why := evident(self.model):
             raise UnservedError(self.model, why)
         proof, budgets, own = Proof(self), (self.batch_tokens, self.cache_tokens), self.model.config._attn_implementation
+        self.fastest = fastest_products(self.model)  # of all layers, whose products the check has, too
         with proof.small():
             replaced = self.choose_layers()  # the others only if the check succeeds
         self.body, self.head = self.model.base_model, self.model.get_output_embeddings()
@@ -249,6 +252,8 @@ class Engine(BaseEngine):
 
     def choose_layers(self) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
         """Replace layers of the model by faster ones, in place. Returns the replaced ones with their parents and names."""
-        replaced = fuse_norms(self.model) if self.device.type == "cuda" else choose_products(self.model)
+        if self.device.type == "cuda":
+            return fuse_norms(self.model)
+        replaced = choose_products(self.model, self.fastest)
         self.least_rows = least_rows(self.model)
-        return replaced
+        return replaced + (even_activations(self.model) if self.device.type == "cpu" else [])

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 ROWS = 16  # of a product: with fewer, MKL takes other kernels
-QUERIES = 4  # the queries that attend to the same keys are a multiple of this, for the same reason
+QUERIES = (4, 8, 16, 32)  # the queries that attend to the same keys are a multiple of one of these, for the same reason
 KEYS = 512  # keys that PyTorch's attention takes at a time on a CPU
 HEADS = (32, 64)  # sizes of the heads for which sums over keys are compared
 
@@ -50,6 +50,28 @@ def block_of(position: int, most: int, device: torch.device) -> tuple[int, int]:
 
 @lru_cache
 @torch.inference_mode()
+def query_multiple(dim: int) -> int:
+    """The multiple to which queries are padded on a CPU, so that attention with heads of this size rounds alike for any number.
+
+    With AVX-512, MKL takes other kernels for 2 queries of 64 numbers and fewer, for 5 of 128, and for 10 of 256; PyTorch's
+    attention takes up to 32 queries at a time.
+    """
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 1, n, dim, generator=draw) for n in (3 * QUERIES[-1], ROWS, ROWS))
+
+    def attention(n: int) -> torch.Tensor:
+        return scaled_dot_product_attention(query[:, :, :n], key, value, attn_mask=torch.zeros(1, 1, n, ROWS))
+
+    whole = attention(query.shape[2])
+
+    def rounds_alike(multiple: int) -> bool:
+        return all(torch.equal(attention(n), whole[:, :, :n]) for n in range(multiple, whole.shape[2], multiple))
+
+    return next((multiple for multiple in QUERIES if rounds_alike(multiple)), QUERIES[-1])
+
+
+@lru_cache
+@torch.inference_mode()
 def _widths() -> list[int]:
     """The numbers of keys, up to `KEYS`, for which attention rounds as with masked keys up to `KEYS`, whatever the queries.
 
@@ -62,10 +84,10 @@ def _widths() -> list[int]:
         mask = torch.zeros(1, 1, queries, width)
         mask[..., seen:] = float("-inf")
         args = query[:, :, :queries], key[:, :, :width], value[:, :, :width]
-        return scaled_dot_product_attention(*args, attn_mask=mask)[:, :, :QUERIES]
+        return scaled_dot_product_attention(*args, attn_mask=mask)[:, :, :8]
 
     def rounds_alike(width: int) -> bool:
-        shapes = (64, KEYS), *((queries, width) for queries in (QUERIES, 5 * QUERIES, 64))
+        shapes = (64, KEYS), *((queries, width) for queries in (8, 20, 64))
         return all(len({attention(*each, *shape, width).numpy().tobytes() for shape in shapes}) == 1 for each in tensors)
 
     return [*filter(rounds_alike, range(ROWS, KEYS, ROWS)), KEYS]

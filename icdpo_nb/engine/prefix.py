@@ -7,7 +7,7 @@ import torch
 
 from .attention import CONTEXT, PADDING
 from .caches import PassCache
-from .invariance import QUERIES, up
+from .invariance import up
 from .packing import right_pad
 
 MIN_SHARED_TOKENS = 16  # shorter prefixes are not worth a separate pass
@@ -22,7 +22,7 @@ def prefix_groups(
 
     A separate group needs `passes` extra passes, so it is formed only if its prefix saves more than `PASS_COST_TOKENS` for
     each of them. All remaining contexts form the last group, with a prefix if all of them share one. A prefix ends before
-    the last token of its shortest context, because the hidden state of that token is needed, and at a multiple of `QUERIES`.
+    the last token of its shortest context, because the hidden state of that token is needed.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in indices:
@@ -42,7 +42,6 @@ def prefix_groups(
 def _shared(contexts: Sequence[Sequence[int]]) -> Sequence[int]:
     """The common prefix of the contexts, or () if it is too short for a separate pass or there is only one context."""
     prefix = commonprefix([list(c) for c in contexts])[: min(map(len, contexts)) - 1]
-    prefix = prefix[: len(prefix) // QUERIES * QUERIES]
     return prefix if len(contexts) > 1 and len(prefix) >= MIN_SHARED_TOKENS else ()
 
 

@@ -17,7 +17,6 @@ from ..common.errors import InputError, first_line
 from .attention import grouped_attention
 from .base import is_spread, varies, vocabulary
 from .decoding import Pool
-from .invariance import QUERIES
 from .linear import round_alike
 from .memory import is_out_of_memory
 from .packing import pack, right_pad, split
@@ -25,8 +24,9 @@ from .prefix import Prefix
 from .reduction import Reduction
 
 PREFIX, CONTEXTS, RESPONSES = 6, (8, 12), (3, 2)  # numbers of tokens; every context has all responses
-COMPANY = (290, 400, 530, 530)  # lengths of contexts that are computed together, with a shared prefix and alone
-SHARED = 276  # tokens of their prefix
+COMPANY = (290, 400, 530, 530, 290)  # lengths of contexts that are computed together, with a shared prefix, and alone
+SHARED = 277  # tokens of their prefix
+SIDE_BY_SIDE = 5  # responses to each; to the shortest contexts all but one end early, so that a row has fewer queries alone
 # The tolerance for the root mean square difference, relative to the standard deviation of the tokens' log-probabilities.
 # Rounding causes at most 2e-6 (float32), 0.002 (float16) and 0.02 (bfloat16) with SmolLM2-135M and the sandbox models,
 # which are checked with one layer. The margin is for models that are checked with several layers.
@@ -83,7 +83,7 @@ class Proof:
         with self._as_unserved("code that fails with responses side by side"), self.small():
             prefix = Prefix(self.engine, self.prefix)
             computed = {
-                "after a context": self._decoded(prefix, self.contexts),
+                "after a context": self._decoded(prefix, self.contexts, self.responses),
                 "of responses side by side": self._scored(prefix, self.contexts),
             }
         for where, values in computed.items():
@@ -110,30 +110,38 @@ class Proof:
             return False
         limit = (engine.max_length or max(COMPANY) + max(RESPONSES)) - max(RESPONSES)
         lengths = [min(n, limit) for n in COMPANY]
-        shared = self._draw(min(SHARED, min(lengths) // 2 // QUERIES * QUERIES))
+        shared = self._draw(min(SHARED, min(lengths) // 2))
         contexts = [[*shared, *self._draw(n - len(shared))] for n in lengths]
+        responses = [self._draw(2) for _ in range(SIDE_BY_SIDE)]
         engine.batch_tokens = engine.cache_tokens = 4 * sum(COMPANY)
         with self._as_unserved("code that fails with contexts side by side"), self.small():
             if not round_alike(self.model):
                 return False
             none, prefix = Prefix(engine, []), Prefix(engine, shared)
-            together = [*self._decoded(prefix, contexts), *self._scored(prefix, contexts[-2:])]
-            alone = [v for c in contexts for v in self._decoded(none, [c])]
-            alone += [v for c in contexts[-2:] for v in self._scored(none, [c])]
+            together = [*self._decoded(prefix, contexts, responses), *self._scored(prefix, contexts[2:4])]
+            alone = [v for c in contexts for v in self._decoded(none, [c], responses)]
+            alone += [v for c in contexts[2:4] for v in self._scored(none, [c])]
         return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(together, alone, strict=True))
 
     # ------------------------------------------------------------ results of the engine
 
-    def _decoded(self, prefix: Prefix, contexts: list[list[int]]) -> list[np.ndarray]:
-        """Log-probabilities of the first two tokens of every response, from a pool (prefill and a decoding step)."""
+    def _decoded(self, prefix: Prefix, contexts: list[list[int]], responses: list[list[int]]) -> list[np.ndarray]:
+        """Log-probabilities of the first two tokens of these responses, from a pool (prefill and a decoding step).
+
+        After a context of the shortest length of `COMPANY`, all responses but the first end with their first token.
+        """
 
         def given(logits: torch.Tensor, places: tuple[np.ndarray, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-            tokens = torch.tensor([self.responses[j][t] for _, j, t in zip(*places, strict=True)], device=logits.device)
+            tokens = torch.tensor([responses[j][t] for _, j, t in zip(*places, strict=True)], device=logits.device)
             return tokens, torch.log_softmax(logits, -1).gather(-1, tokens[:, None])[:, 0]
 
         waiting = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
-        pool = Pool(self.engine, prefix, contexts, waiting, len(self.responses), 2)
-        rows = sorted(pool.run(given, lambda i, j, ids: None), key=lambda row: row.index)
+        pool = Pool(self.engine, prefix, contexts, waiting, len(responses), 2)
+
+        def ended(i: int, j: int, ids: list[int]) -> str | None:
+            return "eos" if j and len(contexts[i]) == min(COMPANY) else None
+
+        rows = sorted(pool.run(given, ended), key=lambda row: row.index)
         return [np.float32(sampled.logps) for row in rows for sampled in row.sampled]
 
     def _scored(self, prefix: Prefix, contexts: list[list[int]]) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple
 from uuid import uuid4
 
-from ..engine.linear import keep_choices, kept_choices
+from ..engine.linear import keep_times, kept_times
 from .crew import Part
 from .interface import TOKENS, machine
 from .lm import CausalLM
@@ -80,7 +80,7 @@ def _measured(copy) -> dict:
     """
     if hasattr(copy, "prepare"):
         copy.prepare()
-    settings: dict = {"choices": kept_choices()}
+    settings: dict = {"times": kept_times()}
     if isinstance(copy, CausalLM):
         budgets = copy.engine.batch_tokens, copy.engine.cache_tokens
         settings |= {
@@ -93,7 +93,7 @@ def _measured(copy) -> dict:
 
 def _settle(settings: Mapping, copy) -> None:
     """Give a copy the settings that all have in common."""
-    keep_choices(settings["choices"])
+    keep_times(settings["times"])
     if isinstance(copy, CausalLM) and copy.path:  # which chooses the engine
         copy.engine.batch_tokens, copy.engine.cache_tokens = settings["budgets"]
     if hasattr(copy, "prepare"):

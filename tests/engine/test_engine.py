@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, TopPLogitsWarper
 from icdpo_nb.common.errors import InputError
 from icdpo_nb.engine import sampling
 from icdpo_nb.engine.attention import attention_mask
-from icdpo_nb.engine.invariance import QUERIES
 from icdpo_nb.engine.memory import CPU_BUDGET, CPU_PASS
 from icdpo_nb.engine.prefix import prefix_groups
 from icdpo_nb.engine.sampling import nucleus_sample
@@ -62,7 +61,7 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(models):
     lengths = [len(lm.encode_context(c)) for c in texts]
     lm.engine.work.clear()
     sampled = lm.sample(texts, 2, RECOMMENDED.but(max_new_tokens=12))
-    shared = len(lm.encode_context(start + "Human: ")) // QUERIES * QUERIES
+    shared = len(lm.encode_context(start + "Human: "))
     assert lm.engine.work["prefill"] == sum(lengths) - 2 * shared
     for context, ys in zip(texts, sampled, strict=True):
         for y in ys:
@@ -77,14 +76,11 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(models):
 def test_families_by_hand(monkeypatch):
     monkeypatch.setattr("icdpo_nb.engine.prefix.MIN_SHARED_TOKENS", 2)
     monkeypatch.setattr("icdpo_nb.engine.prefix.PASS_COST_TOKENS", 3)
-    monkeypatch.setattr("icdpo_nb.engine.prefix.QUERIES", 1)
     contexts = [[1, 2, 3, 4], [1, 2, 3, 5, 6], [9, 9, 1], [1, 2, 3], [7, 7, 7]]
     assert prefix_groups(contexts, range(5)) == [([1, 2], [0, 1, 3]), ((), [2, 4])], "each keeps its last token to itself"
     assert prefix_groups(contexts, range(5), 2) == [((), [0, 1, 3, 2, 4])], "four tokens saved are less than two passes cost"
     assert prefix_groups(contexts, [0, 1, 3], 2) == [([1, 2], [0, 1, 3])], "alone it has no passes of its own"
     assert prefix_groups([[1, 2], [1, 2]], [0, 1]) == [((), [0, 1])], "one shared token is not worth a pass"
-    monkeypatch.setattr("icdpo_nb.engine.prefix.QUERIES", 2)
-    assert prefix_groups([[1, 2, 3, 4], [1, 2, 3, 5]], [0, 1]) == [([1, 2], [0, 1])], "a whole number of blocks"
 
 
 def test_a_batch_that_is_too_large_is_halved(models, monkeypatch):
