@@ -1,8 +1,8 @@
 """Activation functions that give a number the same bits wherever it stands in a tensor, on a CPU.
 
-PyTorch computes most functions of each number for whole vectors at a time, and what is left at the end of a thread's share by
-another function with other last digits. So the last tokens of a pass depend on how many there are, where their width is not a
-multiple of `LANES` for every thread.
+PyTorch computes such a function for whole vectors of numbers at a time, and for those that are left at the end of a thread's
+share in another way, with other last digits. Where a token's numbers fill no whole vectors for every thread, the results for
+some tokens would depend on how many there are.
 """
 
 from math import lcm
@@ -15,11 +15,11 @@ from .linear import replace_layers
 
 KINDS = (torch.nn.GELU, *{kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()})
 LANES = 32  # numbers that a CPU with AVX-512 takes at a time: two vectors; 16 with AVX2
-GRAIN = 2**15  # numbers from which on PyTorch takes one thread more
+GRAIN = 2**15  # numbers for each thread that takes part
 
 
 class EvenActivation(torch.nn.Module):
-    """The same function, for numbers of which every thread has whole vectors: those given and, where needed, some more."""
+    """The same function, computed with as many further zeros as give whole vectors to every thread."""
 
     def __init__(self, activation: torch.nn.Module):
         super().__init__()
@@ -35,16 +35,16 @@ class EvenActivation(torch.nn.Module):
 
 
 def even_size(n: int, threads: int) -> int:
-    """The least number of numbers, n or more, that leaves whole vectors to every thread, whether all take part or fewer.
+    """A size, n or more, of which every thread has whole vectors, whether all threads take part or one for each `GRAIN`.
 
     >>> [even_size(n, threads=1) for n in (0, 1, 32, 33)]
     [0, 32, 32, 64]
-    >>> [even_size(n, threads=2) for n in (33, 2**15, 2**15 + 1)]  # the last one has both threads at work
+    >>> [even_size(n, threads=2) for n in (33, 2**15, 2**15 + 1)]  # in the last one both threads take part
     [64, 32768, 32832]
     """
     size, at_work = n, 0
     while at_work < (at_work := min(threads, max(1, -(-size // GRAIN)))):
-        size = up(size, LANES * lcm(threads, at_work))  # which may have one more at work
+        size = up(size, LANES * lcm(threads, at_work))  # one more may take part in that
     return size
 
 

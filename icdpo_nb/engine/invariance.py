@@ -84,10 +84,10 @@ def _widths() -> list[int]:
         mask = torch.zeros(1, 1, queries, width)
         mask[..., seen:] = float("-inf")
         args = query[:, :, :queries], key[:, :, :width], value[:, :, :width]
-        return scaled_dot_product_attention(*args, attn_mask=mask)[:, :, :8]
+        return scaled_dot_product_attention(*args, attn_mask=mask)[:, :, : QUERIES[0]]
 
     def rounds_alike(width: int) -> bool:
-        shapes = (64, KEYS), *((queries, width) for queries in (8, 20, 64))
+        shapes = (64, KEYS), *((queries, width) for queries in (QUERIES[0], 5 * QUERIES[0], 64))
         return all(len({attention(*each, *shape, width).numpy().tobytes() for shape in shapes}) == 1 for each in tensors)
 
     return [*filter(rounds_alike, range(ROWS, KEYS, ROWS)), KEYS]

@@ -27,7 +27,7 @@ TORCH, ONEDNN = "torch", "oneDNN"
 LAYOUT_ROWS = 512  # the batch size for which oneDNN chooses the layout; other sizes work, too
 FEWEST = 2  # rows with which oneDNN's product rounds as with any more; a single row has a kernel of its own
 PREFILL, STEP = 512, 6  # rows of the passes that are measured: a context, and the unfinished responses to a few prompts
-STEPS = 8  # decoding steps for each pass of prefill
+STEPS = 8  # decoding steps for each pass of prefill, of few responses side by side
 CACHE = 2**25  # bytes of weights that a step goes through, as in a model: they come from memory, not from the cache
 LARGEST = 10**9  # multiplications of a measured pass: fewer rows for the output layer, whose time they tell as well
 COPIES = 24  # at most: smaller layers stay in the cache in a model, too
@@ -88,22 +88,26 @@ def choose_products(
     return replaced
 
 
-def fastest_products(model: torch.nn.Module) -> dict[tuple[int, ...], str]:
+def fastest_products(model: torch.nn.Module, steps: int = STEPS) -> dict[tuple[int, ...], str]:
     """The product for each shape of the linear layers of a model with which its passes are fastest.
 
-    That is the faster one for each shape, with steps of `ROWS` rows, or oneDNN's for all, with steps of fewer. Empty where
-    there is no choice, or PyTorch was built without oneDNN.
+    That is the faster one for each shape, with steps of `ROWS` rows, or oneDNN's for all, with steps of fewer. `steps` is the
+    number of decoding steps for each pass of prefill. Empty where there is no choice, or PyTorch was built without oneDNN.
     """
     layers = [m for m in model.modules() if _has_choice(m)]
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return {}
     times = {layer.weight.shape: product_times(layer) for layer in layers}
-    faster = {shape: min(found, key=lambda name: _cost(found[name], ROWS)) for shape, found in times.items()}
-    only = dict.fromkeys(times, ONEDNN)
+
+    def cost_of_one(shape: tuple[int, ...], product: str, rows: int) -> float:
+        seconds = times[shape][product]
+        return seconds[str(PREFILL)] + steps * seconds[str(rows)]
 
     def cost(products: Mapping[tuple[int, ...], str], rows: int) -> float:
-        return sum(_cost(times[layer.weight.shape][products[layer.weight.shape]], rows) for layer in layers)
+        return sum(cost_of_one(layer.weight.shape, products[layer.weight.shape], rows) for layer in layers)
 
+    faster = {shape: min(found, key=lambda product: cost_of_one(shape, product, ROWS)) for shape, found in times.items()}
+    only = dict.fromkeys(times, ONEDNN)
     others = _has_matrices(m for m in model.modules() if not _has_choice(m))
     may_be_few = not others and all(ONEDNN in found for found in times.values())
     return only if may_be_few and cost(only, STEP) <= cost(faster, ROWS) else faster
@@ -136,11 +140,6 @@ def product_times(layer: torch.nn.Linear) -> Times:
     times = measured_times(layer)
     _keep(path, times)
     return _kept(path) or times
-
-
-def _cost(seconds: Mapping[str, float], rows: int) -> float:
-    """Seconds of a pass of prefill and `STEPS` decoding steps with so many rows."""
-    return seconds[str(PREFILL)] + STEPS * seconds[str(rows)]
 
 
 def least_rows(model: torch.nn.Module) -> int:

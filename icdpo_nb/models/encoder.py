@@ -127,9 +127,9 @@ class Embedder:
 
     @cached_property
     def _encode(self) -> Callable:
-        from ..engine.linear import choose_products
+        from ..engine.linear import choose_products, fastest_products
 
-        choose_products(self.model)
+        choose_products(self.model, fastest_products(self.model, steps=0))
         return self.model.encode
 
     def prepare(self) -> None:

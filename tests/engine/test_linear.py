@@ -88,6 +88,7 @@ def test_steps_with_fewer_rows_count_where_all_products_are_onednn(clock):
     model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 6))
     assert fastest_products(model) == {(4, 6): ONEDNN, (6, 4): ONEDNN}
     assert fastest_products(torch.nn.Sequential(*model, Conv1D(3, 6))) == {(4, 6): TORCH, (6, 4): TORCH}
+    assert set(fastest_products(model, steps=0).values()) == {TORCH}, "an encoder has no steps"
     clock(lambda rows: 0.8 if rows == 512 else 1.0)  # 512 / 0.8 + 8 * 6 = 688
     assert set(fastest_products(torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 6))).values()) == {TORCH}
 

@@ -171,12 +171,12 @@ def test_short_texts_have_the_vectors_they_had(minilm):
     """Bit for bit those of the encoder as its package has it, with the same products of matrices."""
     from sentence_transformers import SentenceTransformer
 
-    from icdpo_nb.engine.linear import choose_products
+    from icdpo_nb.engine.linear import choose_products, fastest_products
 
     untouched = SentenceTransformer(minilm.path, local_files_only=True, model_kwargs={"dtype": "float32"})
     texts = ["Human: How do I cook soup?", f"Human: {filler(250)}", "é😀", ""]
     assert untouched.tokenizer.truncation_side == "right"
-    choose_products(untouched)
+    choose_products(untouched, fastest_products(untouched, steps=0))
     for batch in (texts, texts[:1]):
         theirs = untouched.encode(batch, normalize_embeddings=True, show_progress_bar=False)
         ours = minilm.vectors(batch)
