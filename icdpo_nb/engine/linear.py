@@ -70,14 +70,13 @@ def replace_layers(
 
 
 def choose_products(
-    model: torch.nn.Module, products: Mapping[tuple[int, ...], str] | None = None
+    model: torch.nn.Module, products: Mapping[tuple[int, ...], str]
 ) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
-    """Give the linear layers of a float32 model on a CPU their `products` by shape, in place; by default the fastest ones.
+    """Give the linear layers of a float32 model on a CPU their `products` by shape (`fastest_products`), in place.
 
     The model can no longer be trained or saved. Its other weights are copied, so that the memory-mapped checkpoint can be
     closed. Returns the replaced layers with their parents and names.
     """
-    products = fastest_products(model) if products is None else products
 
     def packed(layer: torch.nn.Module) -> torch.nn.Module | None:
         return PackedLinear(layer) if _has_choice(layer) and products.get(layer.weight.shape) == ONEDNN else None
